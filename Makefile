@@ -1,0 +1,37 @@
+# `make help` lists the targets. Each one sets up what it needs; the second time that is quick.
+
+PYTHON ?=
+BIN := .venv/bin
+RUN := CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} $(BIN)/python
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint addition clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+.venv/.ready: pyproject.toml scripts/setup.sh
+	@PYTHON="$(PYTHON)" sh scripts/setup.sh
+	@touch $@
+
+venv: .venv/.ready  ## .venv with everything that the other targets need
+
+demo: .venv/.ready  ## SmolLM2-135M learns to answer in JSON, in minutes on a laptop's CPU
+	@$(BIN)/python scripts/demo.py $(ARGS)
+
+addition: .venv/.ready  ## sums with the solution as context: pure distillation, then mixed with GRPO
+	@$(BIN)/python scripts/smollm2.py
+	@$(BIN)/python scripts/tasks.py addition
+	@$(RUN) scripts/opsd.py --config recipes/smollm2_addition.yaml $(ARGS)
+	@$(RUN) scripts/opsd.py --config recipes/smollm2_addition_grpo.yaml $(ARGS)
+
+test: .venv/.ready  ## all tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/.ready  ## style and common mistakes
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+clean:  ## remove what was built, but not .venv
+	rm -rf demo output build .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

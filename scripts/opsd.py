@@ -1,0 +1,229 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+# /// script
+# dependencies = [
+#     "trl-opsd",
+# ]
+# ///
+
+"""
+On-policy self-distillation from a recipe, with TRL's command line; options given there win over the recipe:
+
+accelerate launch scripts/opsd.py --config recipes/smollm2_json.yaml
+"""
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trl import ScriptArguments
+
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+    from transformers import TrainerCallback
+    from trl import DatasetMixtureConfig, ModelConfig, TrlParser
+
+    from trl_opsd import OPSDConfig, OPSDTrainer
+
+    Parsed = tuple["OPSDScriptArguments", OPSDConfig, ModelConfig, DatasetMixtureConfig]
+
+# Folders that the recipes name and git does not hold, with what makes them.
+MAKERS = {
+    "demo/models/smollm2-135m": "python scripts/smollm2.py",
+    "demo/data/json": "python scripts/tasks.py json",
+    "demo/data/addition": "python scripts/tasks.py addition",
+}
+
+
+@dataclass
+class OPSDScriptArguments(ScriptArguments):
+    """
+    Script arguments of the OPSD training script.
+
+    Args:
+        reward_model_name_or_path (`str`, *optional*):
+            Reward model: a Hub id or a local directory.
+        reward_funcs (`list[str]`, *optional*):
+            Reward functions: names from `trl.rewards`, or dotted import paths such as `tasks.correct_sum`, looked up
+            in the working directory and beside this script. Without a reward the run is pure distillation.
+        prompt_column (`str`, *optional*):
+            Text column that becomes the user message of `prompt`, for a dataset without a `prompt` column.
+        prompt_suffix (`str`, *optional*, defaults to `""`):
+            Text added after it.
+    """
+
+    reward_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Reward model: a Hub id or a local directory."}
+    )
+    reward_funcs: list[str] | None = field(
+        default=None,
+        metadata={"help": "Reward functions: names from `trl.rewards` or dotted paths such as `tasks.correct_sum`."},
+    )
+    prompt_column: str | None = field(
+        default=None, metadata={"help": "Text column that becomes the user message of `prompt`."}
+    )
+    prompt_suffix: str = field(default="", metadata={"help": "Text added after `prompt_column`."})
+
+
+def make_parser(subparsers: "argparse._SubParsersAction | None" = None, prog: str | None = None) -> "TrlParser":
+    from trl import DatasetMixtureConfig, ModelConfig, TrlParser
+
+    from trl_opsd import OPSDConfig
+
+    dataclass_types = (OPSDScriptArguments, OPSDConfig, ModelConfig, DatasetMixtureConfig)
+    if subparsers is not None:
+        return subparsers.add_parser("opsd", help="Run on-policy self-distillation", dataclass_types=dataclass_types)
+    return TrlParser(dataclass_types, prog=prog)
+
+
+def parse(args: Sequence[str] | None = None) -> "Parsed":
+    """A mistake in a recipe is the user's to mend: it ends in one sentence that names the option, not a traceback."""
+    parser = make_parser()
+    try:
+        *parsed, unknown = parser.parse_args_and_config(args, return_remaining_strings=True)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    check_known(unknown, [name.name for kind in parser.dataclass_types for name in fields(kind)])
+    script_args, training_args, model_args, _ = parsed
+    check_folder("model_name_or_path", model_args.model_name_or_path)
+    check_folder("dataset_name", script_args.dataset_name)
+    if training_args.output_dir is None:
+        sys.exit("error: `output_dir` is missing: say where the trained model goes.")
+    return tuple(parsed)
+
+
+def check_known(unknown: Sequence[str], known: Sequence[str]) -> None:
+    """Stop at options that nothing reads, from the recipe or the command line: most are typing errors."""
+    names = [text.removeprefix("--").split("=")[0] for text in unknown if text.startswith("--")]
+    advice = []
+    for name in names:
+        close = difflib.get_close_matches(name, known, n=1)
+        advice.append(f"`{name}`" + (f" (did you mean `{close[0]}`?)" if close else ""))
+    if unknown:
+        sys.exit(f"error: unknown option: {', '.join(advice or unknown)}.")
+
+
+def check_folder(option: str, name: str | None) -> None:
+    """A missing folder would otherwise be looked up on the Hub and be reported as a bad repository id."""
+    if name is None or Path(name).expanduser().exists():
+        return
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_local:
+        maker = MAKERS.get(Path(name).as_posix())
+        advice = f"make it with `{maker}` from the repository's root" if maker else "make it or correct the path"
+        sys.exit(f"error: `{option}` is the folder {name}, which does not exist: {advice}.")
+
+
+def load_rewards(script_args: OPSDScriptArguments) -> list[str | Callable[..., list[float | None]]]:
+    rewards: list[Any] = [import_reward(name) for name in script_args.reward_funcs or ()]
+    if script_args.reward_model_name_or_path:
+        rewards.insert(0, script_args.reward_model_name_or_path)
+    return rewards
+
+
+def import_reward(name: str) -> Callable[..., list[float | None]]:
+    """`accuracy_reward` is TRL's; `tasks.correct_sum` is the function `correct_sum` of the module `tasks`."""
+    if name == "get_soft_overlong_punishment":
+        sys.exit(f"error: `{name}` makes a reward from two lengths: name a function of your own that calls it.")
+    module, _, function = name.rpartition(".")
+    for folder in (str(Path(__file__).parent), os.getcwd()):
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+    try:
+        return getattr(importlib.import_module(module or "trl.rewards"), function)
+    except ModuleNotFoundError as error:
+        if error.name != module.split(".")[0] and error.name != module:
+            raise  # the module is there, and something that it imports is not
+        sys.exit(f"error: `reward_funcs` names {name}, but there is no module {module} to import.")
+    except AttributeError:
+        sys.exit(f"error: `reward_funcs` names {name}, but {module or 'trl.rewards'} has no {function}.")
+
+
+def load_data(script_args: OPSDScriptArguments, dataset_args: "DatasetMixtureConfig") -> "DatasetDict":
+    from datasets import load_dataset
+    from trl import get_dataset
+
+    if dataset_args.datasets and script_args.dataset_name:
+        sys.exit("error: `datasets` and `dataset_name` are both set: leave out one of them.")
+    if dataset_args.datasets:
+        dataset = get_dataset(dataset_args)
+    elif script_args.dataset_name:
+        dataset = load_dataset(
+            script_args.dataset_name, name=script_args.dataset_config, streaming=script_args.dataset_streaming
+        )
+    else:
+        sys.exit("error: `dataset_name` is missing: name a Hub dataset or a local folder.")
+
+    if script_args.prompt_column is not None:
+        column, suffix = script_args.prompt_column, script_args.prompt_suffix
+        dataset = dataset.map(lambda row: {"prompt": [{"role": "user", "content": row[column] + suffix}]})
+    return dataset
+
+
+def build_trainer(
+    script_args: OPSDScriptArguments,
+    training_args: "OPSDConfig",
+    model_args: "ModelConfig",
+    dataset: "DatasetDict",
+    callbacks: "list[TrainerCallback] | None" = None,
+) -> "OPSDTrainer":
+    from trl import get_peft_config, get_quantization_config
+
+    from trl_opsd import OPSDTrainer
+
+    training_args.model_init_kwargs = {
+        "revision": model_args.model_revision,
+        "trust_remote_code": training_args.trust_remote_code,
+        "attn_implementation": model_args.attn_implementation,
+        "dtype": model_args.dtype,
+        **(training_args.model_init_kwargs or {}),
+    }
+    evaluates = training_args.eval_strategy != "no"
+    return OPSDTrainer(
+        model=model_args.model_name_or_path,
+        reward_funcs=load_rewards(script_args) or None,
+        args=training_args,
+        train_dataset=dataset[script_args.dataset_train_split],
+        eval_dataset=dataset[script_args.dataset_test_split] if evaluates else None,
+        callbacks=callbacks,
+        quantization_config=get_quantization_config(model_args),
+        peft_config=get_peft_config(model_args),
+    )
+
+
+def save(trainer: "OPSDTrainer", script_args: OPSDScriptArguments) -> None:
+    """The model with its card, which TRL alone would only write beside a checkpoint."""
+    output_dir = Path(trainer.args.output_dir)
+    trainer.save_model(str(output_dir))
+    is_local = script_args.dataset_name is not None and Path(script_args.dataset_name).exists()
+    dataset_name = None if is_local else script_args.dataset_name  # a card links to the Hub
+    trainer.create_model_card(model_name=output_dir.name, dataset_name=dataset_name)
+    trainer.accelerator.print(f"The model is in {output_dir}.")
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub(dataset_name=dataset_name)
+        trainer.accelerator.print(f"It was pushed to {trainer.hub_model_id}.")
+
+
+def main(
+    script_args: OPSDScriptArguments,
+    training_args: "OPSDConfig",
+    model_args: "ModelConfig",
+    dataset_args: "DatasetMixtureConfig",
+) -> None:
+    dataset = load_data(script_args, dataset_args)
+    trainer = build_trainer(script_args, training_args, model_args, dataset)
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    save(trainer, script_args)
+    if hasattr(trainer, "end"):  # transformers >= 5.18: finishes trackers and the process group
+        trainer.end()
+
+
+if __name__ == "__main__":
+    main(*parse())

@@ -1,0 +1,11 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""On-policy self-distillation of language models, on top of TRL's GRPOTrainer."""
+
+from trl_opsd.config import OPSDConfig
+from trl_opsd.privileged import DatasetColumn
+from trl_opsd.rollouts import PrivilegedSource, Rollout, View
+from trl_opsd.trainer import OPSDTrainer
+
+
+__all__ = ["DatasetColumn", "OPSDConfig", "OPSDTrainer", "PrivilegedSource", "Rollout", "View"]

@@ -1,0 +1,93 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""What can only be checked once the model and the data are there, before the first step."""
+
+from collections.abc import Callable
+from typing import Any
+
+from datasets import Dataset
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
+
+from trl_opsd.config import OPSDConfig
+from trl_opsd.privileged import DatasetColumn, teacher_prompt
+
+
+def context_length(model: nn.Module) -> int | None:
+    """Tokens that the model can read at once, `None` where its config does not say."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def check_model(args: OPSDConfig, model: nn.Module, processing_class: PreTrainedTokenizerBase | ProcessorMixin) -> None:
+    """
+    Check the options that depend on the model.
+
+    Raises:
+        ValueError: If an option is impossible with this model.
+    """
+    if isinstance(processing_class, ProcessorMixin):
+        raise ValueError(
+            "The distillation term does not support vision-language processors. For text-only training of such a model, "
+            "pass its tokenizer as `processing_class`; otherwise set `distillation_weight=0.0`."
+        )
+    core = model.get_base_model() if isinstance(model, PeftModel) else model
+    vocabulary = core.config.get_text_config().vocab_size
+    if args.distillation_topk is not None and args.distillation_topk > vocabulary:
+        raise ValueError(
+            f"`distillation_topk={args.distillation_topk}` is above the vocabulary of the model, {vocabulary} tokens. "
+            "Lower it, or use `distillation_mode='full_logits'`."
+        )
+    limit = context_length(model)
+    if args.teacher_max_length is not None and limit is not None and args.teacher_max_length > limit:
+        raise ValueError(
+            f"`teacher_max_length={args.teacher_max_length}` is above the {limit} tokens of context that the model has. "
+            "Lower it, or leave it out to use the model's own limit."
+        )
+
+
+def check_dataset_lengths(
+    name: str,
+    dataset: Any,
+    source: DatasetColumn,
+    tokenize: Callable[[list, list], list[list[int]]],
+    max_length: int | None,
+    args: OPSDConfig,
+) -> None:
+    """
+    Find a row whose teacher prompt can't fit before training starts, not at the step that samples it.
+
+    Only rows long enough to be in question are tokenized: a byte is the shortest thing a token stands for.
+
+    Args:
+        name (`str`): What to call the data set in the error.
+        dataset (`Any`): Checked if it is a `Dataset`, or a dict of them.
+        source ([`DatasetColumn`]): Where the contexts are.
+        tokenize (`Callable`): From prompts and contexts to token ids.
+        max_length (`int` or `None`): Most tokens of teacher prompt and completion.
+        args ([`OPSDConfig`]): For `teacher_overlong`, `max_completion_length` and the template.
+
+    Raises:
+        ValueError: If a teacher prompt and a completion of `max_completion_length` tokens exceed `max_length`.
+    """
+    if isinstance(dataset, dict):
+        for key, part in dataset.items():
+            check_dataset_lengths(f"{name}[{key!r}]", part, source, tokenize, max_length, args)
+        return
+    if max_length is None or args.teacher_overlong != "error" or not isinstance(dataset, Dataset):
+        return
+    if source.column not in dataset.column_names:
+        return
+    completion = args.max_completion_length or 0
+    bytes_to_spare = max_length - completion - 256  # what the chat template adds
+    for number, (prompt, context) in enumerate(zip(dataset["prompt"], dataset[source.column], strict=True)):
+        if context is None or len(f"{prompt}{context}{source.template}".encode()) <= bytes_to_spare:
+            continue
+        length = len(tokenize([teacher_prompt(prompt, context, source.template, source.place)], [context])[0])
+        if length + completion > max_length:
+            raise ValueError(
+                f"Row {number} of `{name}`: the teacher's prompt with `{source.column}` has {length} tokens; with "
+                f"`max_completion_length={completion}` that is more than the {max_length} that `teacher_max_length` or "
+                "the model's context allows. Shorten the privileged context, raise `teacher_max_length` if the model "
+                "can take it, or set `teacher_overlong='drop_view'`."
+            )

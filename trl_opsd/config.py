@@ -1,0 +1,364 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""`OPSDConfig`: every option of on-policy self-distillation, checked when the config is built."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl import GRPOConfig
+
+
+PLACEHOLDER = "{privileged_context}"
+
+CHOICES = {
+    "distillation_mode": ("full_logits", "topk_logits", "sampled_token"),
+    "distillation_topk_source": ("student", "teacher"),
+    "distillation_entry_clip_mode": ("signed", "non_negative"),
+    "distillation_token_clip_mode": ("hard", "scale"),
+    "distillation_reduction": ("token_mean", "sequence_mean"),
+    "teacher_model_kind": ("base", "live", "ema", "snapshot", "checkpoint"),
+    "teacher_overlong": ("error", "drop_view"),
+    "privileged_place": ("system", "before_user", "after_user"),
+}
+
+# Options that only one other setting reads: (option, default, option that must have one of the values, values).
+# Setting them elsewhere would silently do nothing, so it is refused.
+DEPENDENT = (
+    ("distillation_topk", None, "distillation_mode", ("topk_logits",)),
+    ("distillation_topk_source", "student", "distillation_mode", ("topk_logits",)),
+    ("distillation_add_tail", False, "distillation_mode", ("topk_logits",)),
+    ("distillation_entry_clip", None, "distillation_mode", ("full_logits", "topk_logits")),
+    ("distillation_token_clip", None, "distillation_mode", ("full_logits", "topk_logits")),
+    ("distillation_temperature", None, "distillation_mode", ("full_logits", "topk_logits")),
+    ("distillation_is_clip", None, "distillation_mode", ("full_logits", "topk_logits")),
+    ("distillation_reduction", "token_mean", "distillation_mode", ("full_logits", "topk_logits")),
+    ("teacher_update_rate", 0.05, "teacher_model_kind", ("ema",)),
+    ("teacher_sync_steps", 1, "teacher_model_kind", ("ema", "snapshot")),
+    ("teacher_model_name_or_path", None, "teacher_model_kind", ("checkpoint",)),
+    ("teacher_model_init_kwargs", None, "teacher_model_kind", ("checkpoint",)),
+)
+
+
+class _SingleGeneration(int):
+    """The number 1 while `GRPOConfig.__post_init__` runs: its `num_generations < 2` check guards group-relative
+    advantages, which a run without the policy term does not compute."""
+
+    def __lt__(self, other: int) -> bool:
+        return False
+
+
+# docstyle-ignore
+@dataclass
+class OPSDConfig(GRPOConfig):
+    r"""
+    Configuration class for the [`OPSDTrainer`].
+
+    It adds the options of the distillation term to [`~trl.GRPOConfig`]; everything else is inherited and means what it
+    means there (`beta` stays the weight of the reference KL). `num_generations=1` is allowed when the policy term is
+    off.
+
+    Parameters:
+        > Parameters that control the loss
+
+        policy_weight (`float`, *optional*):
+            Weight of TRL's GRPO loss. `None` means `1.0` when a reward is given (reward functions or an environment
+            reward) and `0.0` otherwise. `0.0` skips its work.
+        distillation_weight (`float`, *optional*, defaults to `1.0`):
+            Weight of the distillation loss. `0.0` skips its work: the trainer is then [`~trl.GRPOTrainer`].
+        distillation_alpha (`float`, *optional*, defaults to `0.0`):
+            Divergence between the teacher q and the student p: `0.0` forward KL(q||p), `1.0` reverse KL(p||q), between
+            them the generalised Jensen-Shannon divergence. Its end points are not continuous: near `0.0` it behaves
+            like `alpha * KL(q||p)`, near `1.0` like `(1 - alpha) * KL(p||q)`.
+        distillation_mode (`str`, *optional*, defaults to `"full_logits"`):
+            `"full_logits"` compares the whole next-token distributions, `"topk_logits"` a top-k set of tokens, and
+            `"sampled_token"` adds the gap log q(y_t) - log p(y_t) to the advantages of shape `(B, T)`, so that every
+            `loss_type`, clip and importance weight of GRPO applies to it (its expected gradient is that of the reverse
+            KL; `distillation_alpha` must be `1.0`).
+        distillation_topk (`int`, *optional*):
+            Size k of the top-k set. Required by, and only for, `distillation_mode="topk_logits"`.
+        distillation_topk_source (`str`, *optional*, defaults to `"student"`):
+            Whose k most likely tokens form the set: `"student"` or `"teacher"`.
+        distillation_add_tail (`bool`, *optional*, defaults to `False`):
+            Whether to add the rest of the vocabulary as one more class. Otherwise both sides are renormalised over the
+            set.
+        distillation_entry_clip (`float`, *optional*):
+            Upper bound on the divergence of each vocabulary entry, before the sum over the vocabulary. Read the
+            warnings in docs/defaults.md first.
+        distillation_entry_clip_mode (`str`, *optional*, defaults to `"signed"`):
+            `"signed"` clips q log(q/p) as the OPSD paper does; the clipped sum can be negative and can invert the
+            objective. `"non_negative"` clips q log(q/p) - q + p, which sums to the same divergence and can't invert.
+        distillation_token_clip (`float`, *optional*):
+            Upper bound on the divergence of each token, after the sum over the vocabulary.
+        distillation_token_clip_mode (`str`, *optional*, defaults to `"hard"`):
+            `"hard"` gives clipped tokens no gradient; `"scale"` multiplies a token's loss by min(1, clip/value), which
+            keeps the gradient's direction.
+        distillation_is_clip (`float`, *optional*):
+            Weigh each token by min(p/p_old, clip), with p_old the policy that sampled it. `None` applies no correction.
+        distillation_temperature (`float`, *optional*):
+            Temperature of both distributions. `None` means the sampling `temperature`.
+        distillation_reduction (`str`, *optional*, defaults to `"token_mean"`):
+            `"token_mean"` averages over all distilled tokens of the global batch, `"sequence_mean"` over the tokens of
+            each completion and then over the completions that have a view.
+        num_loss_tokens_to_skip (`int`, *optional*, defaults to `0`):
+            Number of model tokens at the start of each completion that are not distilled.
+
+        > Parameters that control the teacher
+
+        teacher_model_kind (`str`, *optional*, defaults to `"base"`):
+            Whose weights read the privileged context: `"base"` the weights as they were at the start (no extra memory
+            under PEFT, a frozen copy otherwise), `"live"` the current weights, `"ema"` a float32 moving average,
+            `"snapshot"` a copy renewed every `teacher_sync_steps`, `"checkpoint"` other weights with the same
+            vocabulary. With `"checkpoint"`, a row without privileged context is taught from the student's own prompt.
+        teacher_update_rate (`float`, *optional*, defaults to `0.05`):
+            Rate r of the moving average: teacher = (1 - r) * teacher + r * student.
+        teacher_sync_steps (`int`, *optional*, defaults to `1`):
+            Optimizer steps between two updates of an `"ema"` or `"snapshot"` teacher.
+        teacher_model_name_or_path (`str`, *optional*):
+            Model of the `"checkpoint"` teacher.
+        teacher_model_init_kwargs (`dict[str, Any]`, *optional*):
+            Keyword arguments for loading the `"checkpoint"` teacher.
+        teacher_max_length (`int`, *optional*):
+            Most tokens of the teacher's prompt and the completion together. `None` means the model's context length.
+        teacher_overlong (`str`, *optional*, defaults to `"error"`):
+            What to do with a longer one: `"error"` stops, `"drop_view"` trains the row without its teacher and counts
+            it in `self_distillation/dropped_views`.
+
+        > Parameters that control the privileged context
+
+        privileged_column (`str`, *optional*, defaults to `"privileged_context"`):
+            Dataset column with the privileged context: a string, chat messages, or `None` for a row without a teacher.
+        privileged_template (`str`, *optional*, defaults to `"{privileged_context}"`):
+            Text around a string context. Only the placeholder is replaced; the rest is taken literally.
+        privileged_place (`str`, *optional*, defaults to `"after_user"`):
+            Where a string context goes in the teacher's prompt: `"system"`, or `"before_user"` or `"after_user"`, the
+            text of the last user message. Chat messages always go before the prompt's own messages.
+        student_chat_template_kwargs (`dict[str, Any]`, *optional*):
+            Chat template arguments of the student alone, on top of `chat_template_kwargs`.
+        teacher_chat_template_kwargs (`dict[str, Any]`, *optional*):
+            Chat template arguments of the teacher alone, on top of `chat_template_kwargs`, for example
+            `{"enable_thinking": true}`.
+    """
+
+    _VALID_DICT_FIELDS = [
+        *GRPOConfig._VALID_DICT_FIELDS,
+        "teacher_model_init_kwargs",
+        "student_chat_template_kwargs",
+        "teacher_chat_template_kwargs",
+    ]
+
+    # Parameters that control the loss
+    policy_weight: float | None = field(
+        default=None,
+        metadata={"help": "Weight of the GRPO loss. `None`: 1.0 when a reward is given, else 0.0."},
+    )
+    distillation_weight: float = field(
+        default=1.0,
+        metadata={"help": "Weight of the distillation loss. 0.0 makes the trainer a plain GRPOTrainer."},
+    )
+    distillation_alpha: float = field(
+        default=0.0,
+        metadata={"help": "0.0: forward KL, 1.0: reverse KL, between: generalised Jensen-Shannon divergence."},
+    )
+    distillation_mode: str = field(
+        default="full_logits",
+        metadata={"help": "What is compared.", "choices": list(CHOICES["distillation_mode"])},
+    )
+    distillation_topk: int | None = field(
+        default=None, metadata={"help": "Size of the top-k set of `distillation_mode='topk_logits'`."}
+    )
+    distillation_topk_source: str = field(
+        default="student",
+        metadata={
+            "help": "Whose most likely tokens form the top-k set.",
+            "choices": list(CHOICES["distillation_topk_source"]),
+        },
+    )
+    distillation_add_tail: bool = field(
+        default=False, metadata={"help": "Add the rest of the vocabulary as one more class of the top-k set."}
+    )
+    distillation_entry_clip: float | None = field(
+        default=None, metadata={"help": "Upper bound on each vocabulary entry of the divergence, before the sum."}
+    )
+    distillation_entry_clip_mode: str = field(
+        default="signed",
+        metadata={
+            "help": "Form of the clipped entries: the paper's, or one that can't be negative.",
+            "choices": list(CHOICES["distillation_entry_clip_mode"]),
+        },
+    )
+    distillation_token_clip: float | None = field(
+        default=None, metadata={"help": "Upper bound on each token's divergence, after the sum."}
+    )
+    distillation_token_clip_mode: str = field(
+        default="hard",
+        metadata={
+            "help": "`hard`: no gradient beyond the bound; `scale`: scaled down to it.",
+            "choices": list(CHOICES["distillation_token_clip_mode"]),
+        },
+    )
+    distillation_is_clip: float | None = field(
+        default=None, metadata={"help": "Upper bound of the importance weight p/p_old of each distilled token."}
+    )
+    distillation_temperature: float | None = field(
+        default=None, metadata={"help": "Temperature of both distributions. `None`: the sampling temperature."}
+    )
+    distillation_reduction: str = field(
+        default="token_mean",
+        metadata={"help": "How tokens are averaged.", "choices": list(CHOICES["distillation_reduction"])},
+    )
+    num_loss_tokens_to_skip: int = field(
+        default=0, metadata={"help": "Model tokens at the start of each completion that are not distilled."}
+    )
+
+    # Parameters that control the teacher
+    teacher_model_kind: str = field(
+        default="base",
+        metadata={
+            "help": "Whose weights read the privileged context.",
+            "choices": list(CHOICES["teacher_model_kind"]),
+        },
+    )
+    teacher_update_rate: float = field(default=0.05, metadata={"help": "Rate of the `ema` teacher."})
+    teacher_sync_steps: int = field(
+        default=1, metadata={"help": "Optimizer steps between two updates of an `ema` or `snapshot` teacher."}
+    )
+    teacher_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Model of the `checkpoint` teacher."}
+    )
+    teacher_model_init_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Keyword arguments for loading the `checkpoint` teacher."}
+    )
+    teacher_max_length: int | None = field(
+        default=None,
+        metadata={"help": "Most tokens of teacher prompt and completion. `None`: the model's context length."},
+    )
+    teacher_overlong: str = field(
+        default="error",
+        metadata={"help": "What to do beyond `teacher_max_length`.", "choices": list(CHOICES["teacher_overlong"])},
+    )
+
+    # Parameters that control the privileged context
+    privileged_column: str = field(
+        default="privileged_context", metadata={"help": "Dataset column with the privileged context."}
+    )
+    privileged_template: str = field(
+        default=PLACEHOLDER,
+        metadata={"help": "Text around a string context, with the placeholder {privileged_context}."},
+    )
+    privileged_place: str = field(
+        default="after_user",
+        metadata={
+            "help": "Where a string context goes in the teacher's prompt.",
+            "choices": list(CHOICES["privileged_place"]),
+        },
+    )
+    student_chat_template_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Chat template arguments of the student alone."}
+    )
+    teacher_chat_template_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Chat template arguments of the teacher alone."}
+    )
+
+    def __post_init__(self) -> None:
+        single = self.num_generations == 1
+        if single:
+            self.num_generations = _SingleGeneration(1)
+            if self.num_generations_eval is None:
+                self.num_generations_eval = 1
+        super().__post_init__()
+        if single:
+            self.num_generations = 1
+        self._check_values()
+        self._check_combinations()
+
+    def check_policy_weight(self, policy_weight: float) -> None:
+        """
+        Check the options that depend on the resolved weight of the policy term.
+
+        Args:
+            policy_weight (`float`):
+                `policy_weight`, or what `None` stands for once it is known whether there is a reward.
+        """
+        if policy_weight == 0 and self.distillation_weight == 0:
+            raise ValueError(
+                "`policy_weight` and `distillation_weight` are both 0 (`policy_weight=None` counts as 0 without reward "
+                "functions), so there is nothing to train. Pass `reward_funcs` or set one of the two weights."
+            )
+        if policy_weight != 0 and self.num_generations < 2:
+            raise ValueError(
+                f"`num_generations={self.num_generations}` can't be combined with the policy term: GRPO compares the "
+                "completions of one prompt. Set `num_generations` to at least 2, or `policy_weight=0.0` for pure "
+                "self-distillation."
+            )
+        if policy_weight == 0 and self.distillation_mode != "sampled_token":
+            for name in ("beta", "entropy_coef"):
+                if getattr(self, name) != 0.0:
+                    raise ValueError(
+                        f"`{name}={getattr(self, name)}` belongs to the policy term, which is off (`policy_weight` is "
+                        f"0), so it would do nothing. Set `{name}=0.0`, or `policy_weight` above 0 with a reward."
+                    )
+
+    def _check_values(self) -> None:
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"`{name}` must be one of {list(choices)}, got {getattr(self, name)!r}.")
+        at_least_zero = ("policy_weight", "distillation_weight", "num_loss_tokens_to_skip")
+        above_zero = (
+            "distillation_entry_clip",
+            "distillation_token_clip",
+            "distillation_is_clip",
+            "distillation_temperature",
+            "distillation_topk",
+            "teacher_sync_steps",
+            "teacher_max_length",
+        )
+        for name in at_least_zero + above_zero:
+            value = getattr(self, name)
+            if value is None:
+                continue
+            low = 0 if name in at_least_zero else math.ulp(0.0)
+            if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= low):
+                bound = "at least 0" if name in at_least_zero else "above 0"
+                raise ValueError(f"`{name}` must be a finite number {bound}, got {value!r}.")
+        for name in ("distillation_alpha", "teacher_update_rate"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"`{name}` must lie between 0 and 1, got {getattr(self, name)!r}.")
+        if self.teacher_update_rate == 0.0:
+            raise ValueError(
+                "`teacher_update_rate=0` never moves the teacher. Use `teacher_model_kind='base'` for that."
+            )
+        if PLACEHOLDER not in self.privileged_template:
+            raise ValueError(
+                f"`privileged_template` must contain the placeholder {PLACEHOLDER}, or the teacher would never see the "
+                f"privileged context; got {self.privileged_template!r}."
+            )
+
+    def _check_combinations(self) -> None:
+        for name, default, owner, values in DEPENDENT:
+            if getattr(self, name) != default and getattr(self, owner) not in values:
+                expected = " or ".join(f"`{owner}={value!r}`" for value in values)
+                raise ValueError(
+                    f"`{name}={getattr(self, name)!r}` is only read with {expected}, but `{owner}` is "
+                    f"{getattr(self, owner)!r}. Set `{owner}` to that, or leave `{name}` out."
+                )
+        if self.distillation_mode == "topk_logits" and self.distillation_topk is None:
+            raise ValueError("`distillation_mode='topk_logits'` needs `distillation_topk`, the size of the set.")
+        if self.distillation_topk == 1 and not self.distillation_add_tail:
+            raise ValueError(
+                "`distillation_topk=1` renormalised over one token is the same on both sides, so its divergence is "
+                "always 0. Set `distillation_add_tail=True` or a larger `distillation_topk`."
+            )
+        if self.distillation_mode == "sampled_token" and self.distillation_alpha != 1.0:
+            raise ValueError(
+                "`distillation_mode='sampled_token'` estimates the gradient of the reverse KL and of no other "
+                f"divergence, so it needs `distillation_alpha=1.0` (got {self.distillation_alpha})."
+            )
+        if self.distillation_entry_clip is None and self.distillation_entry_clip_mode != "signed":
+            raise ValueError("`distillation_entry_clip_mode` is set, but `distillation_entry_clip` is None: set both.")
+        if self.distillation_token_clip is None and self.distillation_token_clip_mode != "hard":
+            raise ValueError("`distillation_token_clip_mode` is set, but `distillation_token_clip` is None: set both.")
+        if self.teacher_model_kind == "checkpoint" and self.teacher_model_name_or_path is None:
+            raise ValueError("`teacher_model_kind='checkpoint'` needs `teacher_model_name_or_path`.")
+        if self.policy_weight is not None:
+            self.check_policy_weight(self.policy_weight)

@@ -1,0 +1,66 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""
+The language-model head as plain data: hidden states in, logits out, and the way back.
+
+Legend: N tokens, H hidden size, V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass
+class Head:
+    """
+    Args:
+        weight (`torch.Tensor` of shape `(V, H)`): Projection.
+        bias (`torch.Tensor` of shape `(V,)`, *optional*): Its bias.
+        scale (`float`, *optional*, defaults to `1.0`): Factor on the logits (Cohere, Granite).
+        softcap (`float`, *optional*): Logits become softcap * tanh(logits / softcap) (Gemma 2).
+        float32 (`bool`, *optional*, defaults to `False`): Whether the projection runs in float32, outside autocast.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+    float32: bool = False
+
+    def cut(self, vocabulary: int) -> "Head":
+        """The head without rows from `vocabulary` on: padding that two models of one tokenizer may size differently."""
+        if vocabulary == self.weight.shape[0]:
+            return self
+        bias = None if self.bias is None else self.bias[:vocabulary]
+        return Head(self.weight[:vocabulary], bias, self.scale, self.softcap, self.float32)
+
+    def compute_dtype(self, hidden: torch.Tensor) -> torch.dtype:
+        """Type of the matrix products: that of the running autocast if any, else that of the hidden states."""
+        if self.float32:
+            return torch.float32
+        device = hidden.device.type
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+
+    def prepared(self, hidden: torch.Tensor) -> "Head":
+        """The same head, detached and in the type of the matrix products, cast once and not once per chunk."""
+        dtype = self.compute_dtype(hidden)
+        bias = None if self.bias is None else self.bias.detach().to(dtype)
+        return Head(self.weight.detach().to(dtype), bias, self.scale, self.softcap, self.float32)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits of shape `(N, V)`, at least float32, from hidden states `(N, H)`; for a [`prepared`] head."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits = torch.nn.functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.scale != 1.0:
+            logits *= self.scale
+        if self.softcap is not None:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        return logits
+
+    def back_through_transform(self, gradient: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """Gradient before scaling and soft-capping, from the gradient on `logits` (both of shape `(N, V)`)."""
+        if self.softcap is not None:
+            gradient = gradient * (1 - (logits / self.softcap) ** 2)
+        return gradient * self.scale if self.scale != 1.0 else gradient

@@ -1,0 +1,60 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""What the model card says beyond TRL's: how this model was distilled."""
+
+from dataclasses import fields
+from importlib.metadata import version
+from pathlib import Path
+
+from huggingface_hub import ModelCard
+from trl import GRPOConfig
+
+from trl_opsd.config import OPSDConfig
+
+
+_HEADING = "### Framework versions"
+_TEACHERS = {
+    "base": "the same weights as they were at the start of training",
+    "live": "the current weights",
+    "ema": "a moving average of the weights",
+    "snapshot": "a periodic copy of the weights",
+    "checkpoint": "other weights with the same vocabulary",
+}
+
+
+def settings_section(args: OPSDConfig, policy_weight: float) -> str:
+    """Markdown section with every option of the method that this run set apart from `GRPOConfig`'s own."""
+    inherited = {item.name for item in fields(GRPOConfig)}
+    settings = {item.name: getattr(args, item.name) for item in fields(args) if item.name not in inherited}
+    settings["policy_weight"] = policy_weight
+    lines = [f"| `{name}` | `{value!r}` |" for name, value in sorted(settings.items())]
+    mixed = "mixed with a GRPO loss on rewards" if policy_weight else "without a reward"
+    return "\n".join(
+        [
+            "### Self-distillation",
+            "",
+            "The model sampled its own answers to bare prompts; a teacher that read the same prompts with privileged "
+            f"context, {_TEACHERS[args.teacher_model_kind]}, scored every token of them ({mixed}). The privileged "
+            "context is not needed to use the model.",
+            "",
+            "| Option | Value |",
+            "| --- | --- |",
+            *lines,
+            "",
+        ]
+    )
+
+
+def add_settings(path: Path, args: OPSDConfig, policy_weight: float) -> None:
+    """
+    Add the section of [`settings_section`] and this package's version to the card that TRL wrote at `path`.
+
+    Args:
+        path (`Path`): The card.
+        args ([`OPSDConfig`]): Options of the run.
+        policy_weight (`float`): Resolved weight of the policy term.
+    """
+    card = ModelCard.load(path)
+    versions = f"{_HEADING}\n\n- trl_opsd: {version('trl-opsd')}"
+    card.text = card.text.replace(f"{_HEADING}\n", f"{settings_section(args, policy_weight)}\n{versions}", 1)
+    card.save(path)

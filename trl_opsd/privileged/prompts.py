@@ -1,0 +1,121 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""A privileged context and a student prompt make a teacher prompt. Text is placed, never interpreted."""
+
+from typing import Any
+
+from trl_opsd.config import PLACEHOLDER
+from trl_opsd.rollouts import Messages
+
+
+def check_context(context: Any, where: str) -> None:
+    """
+    Refuse what can't be a privileged context.
+
+    Args:
+        context (`Any`): A dataset value that is not `None`.
+        where (`str`): Row and column, for the error.
+
+    Raises:
+        ValueError: If it is neither text nor chat messages, or is empty, or can't be encoded.
+    """
+    if isinstance(context, str):
+        if not context.strip():
+            raise ValueError(f"{where} is an empty string. Use None for a row without privileged context.")
+        _check_encodable(context, where)
+        return
+    if not isinstance(context, list) or not context or not all(isinstance(message, dict) for message in context):
+        raise ValueError(
+            f"{where} must be a string, a list of chat messages, or None for a row without privileged context; got "
+            f"{_excerpt(context)} of type {type(context).__name__}."
+        )
+    for number, message in enumerate(context):
+        text = content_text(message.get("content"))
+        has_more = message.get("tool_calls") or message.get("reasoning_content")
+        if not message.get("role") or (not text.strip() and not has_more):
+            raise ValueError(
+                f"{where}: message {number} needs a role and content, got {_excerpt(message)}. Remove the message or "
+                "fill it in."
+            )
+        _check_encodable(text, f"{where}: message {number}")
+
+
+def content_text(content: Any) -> str:
+    """Text of a message's content: the content itself, or its text blocks."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    return "".join(block.get("text") or "" for block in content)
+
+
+def teacher_prompt(prompt: str | Messages, context: str | Messages, template: str, place: str) -> str | Messages:
+    """
+    The prompt that the teacher reads.
+
+    A string goes through `template` (only the placeholder is replaced) to `place`. Chat messages stand before the
+    prompt's own; a system message among the first is put before the prompt's system text, if it has one.
+
+    Args:
+        prompt (`str` or `list[dict]`): The student's prompt.
+        context (`str` or `list[dict]`): Privileged context, checked by [`check_context`].
+        template (`str`): Text with the placeholder `{privileged_context}`.
+        place (`str`): `"system"`, `"before_user"` or `"after_user"`.
+    """
+    if isinstance(context, str):
+        text = template.replace(PLACEHOLDER, context)
+        if isinstance(prompt, str):
+            return f"{prompt}\n\n{text}" if place == "after_user" else f"{text}\n\n{prompt}"
+        return _with_system(prompt, text) if place == "system" else _with_user_text(prompt, text, place)
+    if isinstance(prompt, str):
+        raise ValueError(
+            "The privileged context is a list of chat messages, but the prompt is plain text. Make the prompt a list of "
+            "messages too, or the context a string."
+        )
+    # Arrow gives every message of a column every key, None where a message lacks it
+    messages = [{key: value for key, value in message.items() if value is not None} for message in context]
+    if messages[0]["role"] == "system":
+        prompt = _with_system(prompt, content_text(messages[0]["content"]))
+        return [prompt[0], *messages[1:], *prompt[1:]]
+    own_system = 1 if prompt[0]["role"] == "system" else 0
+    return [*prompt[:own_system], *messages, *prompt[own_system:]]
+
+
+def _with_system(prompt: Messages, text: str) -> Messages:
+    if prompt[0]["role"] != "system":
+        return [{"role": "system", "content": text}, *prompt]
+    return [{**prompt[0], "content": _joined(text, prompt[0]["content"], before=True)}, *prompt[1:]]
+
+
+def _with_user_text(prompt: Messages, text: str, place: str) -> Messages:
+    last = max((i for i, message in enumerate(prompt) if message["role"] == "user"), default=None)
+    if last is None:
+        raise ValueError(
+            f"`privileged_place={place!r}` needs a user message in the prompt, and this one has none: "
+            f"{_excerpt(prompt)}. Use `privileged_place='system'`."
+        )
+    message = {**prompt[last], "content": _joined(text, prompt[last]["content"], before=place == "before_user")}
+    return [*prompt[:last], message, *prompt[last + 1 :]]
+
+
+def _joined(text: str, content: str | list[dict], before: bool) -> str | list[dict]:
+    """Text and a message's content with an empty line between them; content blocks get one more text block."""
+    if isinstance(content, list):
+        block = {"type": "text", "text": f"{text}\n\n" if before else f"\n\n{text}"}
+        return [block, *content] if before else [*content, block]
+    return f"{text}\n\n{content}" if before else f"{content}\n\n{text}"
+
+
+def _check_encodable(text: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{where} holds a lone surrogate at character {error.start}, which no tokenizer can encode. Clean the text, "
+            "for example with `text.encode('utf-8', 'replace').decode()`."
+        ) from None
+
+
+def _excerpt(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

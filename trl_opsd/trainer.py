@@ -1,0 +1,482 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""`OPSDTrainer`: overrides of `GRPOTrainer`'s hooks, each of which calls super()."""
+
+import textwrap
+from collections.abc import Callable
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+from peft import PeftConfig, PeftModel
+from torch import nn
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.grpo_trainer import EnvironmentFactory, RewardFunc, RolloutFunc
+from trl.trainer.utils import add_fused_lm_head, get_config_model_id
+
+from trl_opsd.checks import check_dataset_lengths, check_model, context_length
+from trl_opsd.config import OPSDConfig
+from trl_opsd.diagnostics import SignalMonitor
+from trl_opsd.encoding import EncodedView, check_views, control_tokens, encode_literally, encode_view
+from trl_opsd.forward import ObservedForward, add_distillation_forward
+from trl_opsd.losses import distillation_mask
+from trl_opsd.metrics import PREFIX, generation_metrics, token_metrics
+from trl_opsd.model_card import add_settings
+from trl_opsd.privileged import DatasetColumn
+from trl_opsd.rollouts import PrivilegedSource, Rollout, View
+from trl_opsd.teacher import Teacher
+from trl_opsd.term import DistillationTerm, view_names
+
+
+# Model inputs beside ids and mask that TRL's forward takes from a batch
+_MODALITIES = (
+    "pixel_values", "image_grid_thw", "num_images", "pixel_attention_mask", "spatial_shapes", "num_tiles",
+    "image_sizes", "token_type_ids", "mm_token_type_ids", "image_position_ids",
+)  # fmt: skip
+
+
+def no_reward(prompts: list, **kwargs: Any) -> list[float]:
+    """Stands in for the reward functions of a pure distillation run, as `GRPOTrainer` asks for at least one."""
+    return [0.0] * len(prompts)
+
+
+class _TeacherFollows(TrainerCallback):
+    """Moves the teacher after each optimizer step, before a checkpoint of that step is written."""
+
+    def __init__(self, teacher: Teacher):
+        self.teacher = teacher
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.teacher.follow(state.global_step)
+
+
+class OPSDTrainer(GRPOTrainer):
+    """
+    Trainer for on-policy self-distillation (OPSD), a drop-in extension of [`~trl.GRPOTrainer`].
+
+    The student samples completions of the bare prompt. The teacher, by default the same weights as they were at the
+    start, reads the same prompt with privileged context and scores every token of those completions. Training pulls the
+    student's next-token distributions to the teacher's; a GRPO loss on rewards can be mixed in. The method was
+    introduced in [Self-Distilled Reasoner: On-Policy Self-Distillation for Large Language
+    Models](https://huggingface.co/papers/2601.18734).
+
+    Example:
+
+    ```python
+    from datasets import Dataset
+    from trl_opsd import OPSDConfig, OPSDTrainer
+
+    dataset = Dataset.from_list(
+        [{"prompt": [{"role": "user", "content": "What is 12 + 30?"}], "privileged_context": "12 + 30 = 42"}] * 64
+    )
+    trainer = OPSDTrainer("Qwen/Qwen3-0.6B", args=OPSDConfig("out", num_generations=1), train_dataset=dataset)
+    trainer.train()
+    ```
+
+    Args:
+        reward_funcs (`RewardFunc` or `list[RewardFunc]`, *optional*):
+            As in [`~trl.GRPOTrainer`], but optional: without a reward, the run is pure distillation.
+        args ([`OPSDConfig`] or [`~trl.GRPOConfig`], *optional*):
+            Configuration. With a plain [`~trl.GRPOConfig`], or with `distillation_weight=0.0`, this trainer is
+            [`~trl.GRPOTrainer`].
+        train_dataset (`Dataset` or `IterableDataset`, *optional*):
+            As in [`~trl.GRPOTrainer`], with the column `privileged_context` (see `privileged_column`): a string, chat
+            messages, or `None` for a row without a teacher.
+        privileged (`Callable[[list[Rollout]], list[list[View]]]`, *optional*, keyword-only):
+            Source of the privileged contexts, instead of the dataset column: from the rollouts of a rank to 0 or more
+            views of each.
+
+    The other arguments are those of [`~trl.GRPOTrainer`].
+    """
+
+    _tag_names = ["trl", "opsd"]
+    _name = "OPSD"
+    _paper = {
+        "title": "Self-Distilled Reasoner: On-Policy Self-Distillation for Large Language Models",
+        "id": "2601.18734",
+        # docstyle-ignore
+        "citation": textwrap.dedent("""\
+            @article{zhao2026selfdistilled,
+                title        = {{Self-Distilled Reasoner: On-Policy Self-Distillation for Large Language Models}},
+                author       = {Siyan Zhao and Zhihui Xie and Mengchen Liu and Jing Huang and Guan Pang and Feiyu Chen and Aditya Grover},
+                year         = 2026,
+                eprint       = {arXiv:2601.18734},
+            }"""),  # noqa: E501
+    }
+
+    def __init__(
+        self,
+        model: "str | PreTrainedModel | PeftModel",
+        reward_funcs: RewardFunc | list[RewardFunc] | None = None,
+        args: GRPOConfig | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset
+        | IterableDataset
+        | DatasetDict
+        | IterableDatasetDict
+        | dict[str, Dataset | IterableDataset]
+        | None = None,
+        processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
+        reward_processing_classes: PreTrainedTokenizerBase | list[PreTrainedTokenizerBase] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
+        quantization_config: Any | None = None,
+        peft_config: "PeftConfig | None" = None,
+        tools: list[Callable] | None = None,
+        rollout_func: RolloutFunc | None = None,
+        environment_factory: EnvironmentFactory | dict[str, EnvironmentFactory] | None = None,
+        *,
+        privileged: PrivilegedSource | None = None,
+    ):
+        if args is None:
+            model_name = model if isinstance(model, str) else get_config_model_id(model.config)
+            args = OPSDConfig(f"{model_name.split('/')[-1]}-OPSD")
+        self._distills = isinstance(args, OPSDConfig) and args.distillation_weight != 0
+        self._has_reward = bool(reward_funcs)
+        if not self._distills:
+            self._tag_names, self._name, self._paper = GRPOTrainer._tag_names, GRPOTrainer._name, GRPOTrainer._paper
+        else:
+            if not self._has_reward:
+                reward_funcs, reward_processing_classes = [no_reward], None
+            self.privileged = privileged or DatasetColumn(
+                args.privileged_column,
+                args.privileged_template,
+                args.privileged_place,
+                teach_bare_rows=args.teacher_model_kind == "checkpoint",
+            )
+            self._check_datasets(train_dataset, eval_dataset)
+        self._weigh(args, known=environment_factory is None)
+        super().__init__(
+            model, reward_funcs, args, train_dataset, eval_dataset, processing_class, reward_processing_classes,
+            callbacks, optimizers, quantization_config, peft_config, tools, rollout_func, environment_factory,
+        )  # fmt: skip
+        if self._distills:
+            self._set_up_distillation(args)
+
+    # Set-up
+
+    def _weigh(self, args: GRPOConfig, known: bool) -> None:
+        """Resolve `policy_weight`. With environments, whether there is a reward is only known once they are probed."""
+        self.policy_weight = 1.0
+        if isinstance(args, OPSDConfig):
+            self.policy_weight = args.policy_weight
+            if self.policy_weight is None:
+                self.policy_weight = 1.0 if self._has_reward else 0.0
+            if known or self._has_reward:
+                args.check_policy_weight(self.policy_weight)
+            if known and self.policy_weight > 0 and not self._has_reward:
+                raise ValueError(
+                    f"`policy_weight={self.policy_weight}` needs a reward, and there is none. Pass `reward_funcs`, or set "
+                    "`policy_weight=0.0` for pure self-distillation."
+                )
+
+    def _check_datasets(self, train_dataset: Any, eval_dataset: Any) -> None:
+        if not isinstance(self.privileged, DatasetColumn):
+            return
+        named = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
+        if isinstance(eval_dataset, dict):
+            named = {"train_dataset": train_dataset} | {f"eval_dataset[{k!r}]": v for k, v in eval_dataset.items()}
+        for name, dataset in named.items():
+            if isinstance(dataset, (Dataset, IterableDataset)):
+                self.privileged.check(dataset, name)
+
+    def _set_up_distillation(self, args: OPSDConfig) -> None:
+        if not self._has_reward and len(self.reward_funcs) > 1:  # an environment brings its own reward
+            self._has_reward = True
+            self.reward_funcs, self.reward_func_names = self.reward_funcs[1:], self.reward_func_names[1:]
+            self.reward_processing_classes = self.reward_processing_classes[1:]
+            self.reward_weights = self.reward_weights[1:]
+        self._weigh(args, known=True)
+        check_model(args, self.model, self.processing_class)
+        self._own_chat_template_kwargs = self.chat_template_kwargs
+        self.chat_template_kwargs = {**self._own_chat_template_kwargs, **(args.student_chat_template_kwargs or {})}
+        core = self.accelerator.unwrap_model(self.model)
+        add_distillation_forward(core.get_base_model() if isinstance(core, PeftModel) else core)
+        self.teacher = Teacher(args, core, self.accelerator, self._tokenizer, self._patch_teacher)
+        self.add_callback(_TeacherFollows(self.teacher))
+        self.term = DistillationTerm(args, self.teacher, self.accelerator)
+        self.monitor = SignalMonitor()
+        self._max_length = args.teacher_max_length or context_length(self.model)
+        self._rollouts: list[Rollout] = []
+        self._views: list[list[View]] = []
+        if isinstance(self.privileged, DatasetColumn) and self.environment_factories is None:
+            for name, dataset in (("train_dataset", self.train_dataset), ("eval_dataset", self.eval_dataset)):
+                check_dataset_lengths(name, dataset, self.privileged, self._teacher_prompt_ids, self._max_length, args)
+
+    def _patch_teacher(self, model: PreTrainedModel) -> None:
+        """Give a separate teacher the forward that the student has, before it is wrapped."""
+        cast = self.args.cast_lm_head_to_fp32
+        add_fused_lm_head(model, self.temperature, cast_lm_head_to_fp32=cast, outputs=("log_probs", "entropy"))
+        add_distillation_forward(model)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if self._distills and isinstance(self.privileged, DatasetColumn):
+            self._signature_columns = list(dict.fromkeys([*self._signature_columns, self.privileged.column]))
+
+    # Rollouts and views
+
+    def _calculate_rewards(
+        self, inputs: list[dict], prompts: list, completions: list, completion_ids_list: list[list[int]]
+    ) -> torch.Tensor:
+        # The one hook where rows, prompts (after an environment's reset), completions, ids and rewards meet
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        if not self._distills:
+            return rewards
+        count, start = len(prompts), self.accelerator.process_index * len(prompts)
+        group_size = self.num_generations if self.model.training else self.num_generations_eval
+        names = self.reward_func_names if self._has_reward else []
+        local = rewards[start : start + count].tolist()
+        self._rollouts = [
+            Rollout(
+                row=inputs[i],
+                prompt=prompts[i],
+                completion=completions[i],
+                completion_ids=list(completion_ids_list[i]),
+                rewards=dict(zip(names, local[i], strict=False)),
+                group=(start + i) // group_size,
+                index=start + i,
+                step=self.state.global_step,
+            )
+            for i in range(count)
+        ]
+        self._views = self.privileged(self._rollouts)
+        check_views(self._views, self._rollouts)
+        if self.log_completions:  # must be there before TRL flushes the table's extra columns
+            self._log_completion_extra("privileged_context", [_shown(views) for views in self._views])
+            self._log_completion_extra("mean_gap", [float("nan")] * count)
+        return rewards
+
+    def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        if not self._distills:
+            return output
+        self._check_alignment(output)
+        encoded = self._encode_views()
+        mode = "train" if self.model.training else "eval"
+        completions = [rollout.completion_ids for rollout in self._rollouts]
+        for name, value in generation_metrics(self.accelerator, encoded, completions).items():
+            self._metrics[mode][name].append(value)
+
+        for name, view in encoded.items():
+            output |= view.tensors(name, self._tokenizer.pad_token_id, self.pad_to_multiple_of, self.accelerator.device)
+        loss_mask = output["completion_mask"] * output.get("tool_mask", 1)
+        has_view = torch.stack([output[f"teacher_weight/{name}"] for name in encoded]).sum(0) > 0
+        mask = distillation_mask(loss_mask, has_view, self.args.num_loss_tokens_to_skip)
+        counts = torch.stack([mask.sum(), mask.any(1).sum(), loss_mask.any(1).sum()]).float()
+        # Counted over the generation batch of all ranks, like TRL's `num_items_in_batch`
+        tokens, rows, all_rows = self.accelerator.reduce(counts, reduction="sum")
+        output["distillation_mask"] = mask
+        output["distillation_tokens"], output["distillation_rows"], output["rollout_rows"] = tokens, rows, all_rows
+        output["rollout_index"] = torch.tensor([r.index for r in self._rollouts], device=self.accelerator.device)
+        return output
+
+    def _check_alignment(self, output: dict[str, Any]) -> None:
+        """The captured rollouts are the rows of the batch: the teacher will score the student's very tokens."""
+        for rollout, ids in zip(self._rollouts, output["completion_ids"].tolist(), strict=True):
+            if ids[: len(rollout.completion_ids)] != rollout.completion_ids:
+                raise RuntimeError(
+                    "The completions that TRL handed to the rewards are not the rows of its batch any more. This version "
+                    "of trl is not supported: see the bounds in trl_opsd's pyproject.toml."
+                )
+
+    def _encode_views(self) -> dict[str, EncodedView]:
+        """Views of the local batch by name. Every rank has the same names, also those that none of its rows has."""
+        names = sorted(set(gather_object([view.name for views in self._views for view in views])))
+        return {
+            name: encode_view(
+                name,
+                self._rollouts,
+                self._views,
+                self._teacher_prompt_ids,
+                self._max_length,
+                self.args.teacher_overlong,
+            )
+            for name in names or ["privileged"]
+        }
+
+    def _teacher_prompt_ids(self, prompts: list, contexts: list) -> list[list[int]]:
+        """Token ids of teacher prompts: the student's template, tools and all, with the teacher's template arguments."""
+        with self._teacher_chat_template_kwargs():
+            prompt_ids = [list(ids) for ids in self._tokenize_prompts(prompts)[0]]
+            for row, context in enumerate(contexts):
+                if control_tokens(self._tokenizer, context):
+                    render = partial(self._render, row)
+                    prompt_ids[row] = encode_literally(self._tokenizer, prompts[row], context, render)
+        return prompt_ids
+
+    @contextmanager
+    def _teacher_chat_template_kwargs(self):
+        student = self.chat_template_kwargs
+        self.chat_template_kwargs = {**self._own_chat_template_kwargs, **(self.args.teacher_chat_template_kwargs or {})}
+        try:
+            yield
+        finally:
+            self.chat_template_kwargs = student
+
+    def _render(self, row: int, prompt: str | list[dict]) -> str:
+        if isinstance(prompt, str):
+            return prompt
+        tools = self.tools
+        if self.environment_factories is not None:
+            tools = self._env_tools[self._batch_environments[row]]
+        return self.processing_class.apply_chat_template(
+            prompt,
+            tools=tools or None,
+            chat_template=self.chat_template,
+            add_generation_prompt=True,
+            tokenize=False,
+            **self.chat_template_kwargs,
+        )
+
+    # Loss
+
+    def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+        if not self._distills:
+            loss = super()._compute_loss(model, inputs)
+            return loss if self.policy_weight == 1.0 else self.policy_weight * loss
+        if self.args.distillation_mode == "sampled_token":
+            return self._sampled_token_loss(model, inputs)
+        training = self.model.training
+        windows = self.args.steps_per_generation / self.current_gradient_accumulation_steps if training else 1.0
+        # With a MoE balancing loss, TRL's own head runs in a pure run too: it is what computes that loss
+        policy_head = self.policy_weight != 0 or self.aux_loss_enabled
+        request = self.term.student_pass(model, inputs, windows, policy_head)
+        student = ObservedForward(model, request)
+        if self.policy_weight != 0:
+            loss = self.policy_weight * super()._compute_loss(student, inputs)
+        else:
+            loss = self._forward_without_policy(student, inputs)
+        output = student.output
+        self._log_tokens(inputs, output.distillation_stats)
+        # On GPUs split by `device_map` the head may sit on another device than the loss
+        return loss + self.args.distillation_weight * output.distillation_loss.to(loss.device)
+
+    def _forward_without_policy(self, student: ObservedForward, inputs: dict[str, Any]) -> torch.Tensor:
+        """The student's forward alone, and the MoE balancing loss where there is one."""
+        _, entropies, aux_loss = self._get_per_token_logps_and_entropies(
+            student,
+            torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
+            torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1),
+            inputs["completion_ids"].shape[1],
+            compute_entropy=True,
+            compute_aux_loss=self.aux_loss_enabled,
+            **{name: inputs.get(name) for name in _MODALITIES},
+        )
+        if aux_loss is None:
+            return entropies.new_zeros(())
+        scale = self.current_gradient_accumulation_steps if self.model.training else 1.0
+        return self.router_aux_loss_coef * aux_loss / scale
+
+    def _sampled_token_loss(self, model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+        """TRL's own loss, with advantages of shape (B, T) that hold the teacher's gap."""
+        inputs = dict(inputs)
+        teacher = [self._teacher_logps(model, inputs, name) for name in view_names(inputs)]
+        logps, entropy = (torch.stack(values) for values in zip(*teacher, strict=True))  # (K, B, C)
+        stats = {"teacher_logps": logps, "teacher_entropy": entropy}
+
+        def shape_advantages(output: Any) -> None:
+            # TRL reads `advantages` after this forward, so the gap is that of the current student, without a second one
+            length = logps.shape[-1]
+            stats["student_logps"] = output.log_probs[:, -length:].detach()
+            stats["student_entropy"] = output.entropy[:, -length:].detach()
+            inputs["advantages"] = self.term.sampled_advantages(
+                inputs, logps, stats["student_logps"], self.policy_weight
+            )
+
+        loss = super()._compute_loss(ObservedForward(model, on_output=shape_advantages), inputs)
+        estimate = stats["student_logps"] - logps  # of the reverse KL, by its one sample
+        unused = torch.zeros_like(logps)
+        stats |= {"loss": estimate, "divergence": estimate, "clipped": unused, "mass_p": unused, "mass_q": unused}
+        self._log_tokens(inputs, stats)
+        return loss
+
+    def _teacher_logps(self, model: nn.Module, inputs: dict[str, Any], name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities of the sampled tokens and entropies under a view's teacher, `(B, C)`, 0 in other rows."""
+        rows = self.term.rows(inputs, name)
+        batch = self.term.teacher_inputs(inputs, name, rows)
+        completion_ids = inputs["completion_ids"]
+        with self.teacher.answering(model) as teacher:
+            values = self._get_per_token_logps_and_entropies(
+                teacher, batch["input_ids"], batch["attention_mask"], completion_ids.shape[1], compute_entropy=True
+            )[:2]
+        return tuple(value.new_zeros(completion_ids.shape).index_copy(0, rows, value) for value in values)
+
+    # Records
+
+    def _log_tokens(self, inputs: dict[str, Any], stats: dict[str, torch.Tensor]) -> None:
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        stats = {name: value.to(inputs["distillation_mask"].device) for name, value in stats.items()}
+        shares = self.term.shares(inputs)
+        topk = self.args.distillation_mode == "topk_logits"
+        for name, value in token_metrics(self.accelerator, view_names(inputs), stats, shares, topk).items():
+            metrics[name].append(value)
+        if self.policy_weight == 0 and self.args.distillation_mode != "sampled_token":
+            # TRL logs it beside the policy loss; here the policy loss does not run
+            metrics["entropy"] += metrics[f"{PREFIX}student_entropy"][-1:]
+        if self.log_completions:
+            self._fill_mean_gap(inputs, stats, shares)
+
+    def _fill_mean_gap(self, inputs: dict[str, Any], stats: dict[str, torch.Tensor], shares: torch.Tensor) -> None:
+        """Put each row's mean gap into the completions table, which TRL filled when the rows were sampled."""
+        gap = ((stats["teacher_logps"] - stats["student_logps"]) * shares).sum((0, 2)) / shares.sum((0, 2))
+        gaps, index = self.accelerator.gather(gap).tolist(), self.accelerator.gather(inputs["rollout_index"]).tolist()
+        column = self._logs["extra"]["mean_gap"]
+        batch = len(index) * (self.args.steps_per_generation if self.model.training else 1)
+        for row, value in zip(index, gaps, strict=True):
+            column[len(column) - batch + row] = value
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        training = self.model.training
+        if self._distills and not self._has_reward:
+            metrics = self._metrics["train" if training else "eval"]
+            for name in [n for n in metrics if n.startswith("reward") or n == "frac_reward_zero_std"]:
+                del metrics[name]  # of the stand-in
+        super().log(logs, start_time)
+        if self._distills and training:
+            self.monitor.observe(logs, self.state.global_step)
+
+    def create_model_card(
+        self,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | list[str] | None = None,
+    ) -> None:
+        super().create_model_card(model_name, dataset_name, tags)
+        if self._distills and self.is_world_process_zero():
+            add_settings(Path(self.args.output_dir) / "README.md", self.args, self.policy_weight)
+
+    # Checkpoints
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self._distills and self.args.should_save:
+            folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+            self.teacher.save(folder)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self._distills and checkpoint is not None:
+            self.teacher.load(Path(checkpoint))
+
+
+def _shown(views: list[View]) -> str | None:
+    """The contexts of a rollout for the completions table."""
+    if not views:
+        return None
+    if len(views) == 1:
+        return str(views[0].context)
+    return "\n".join(f"[{view.name}] {view.context}" for view in views)
