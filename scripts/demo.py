@@ -101,7 +101,8 @@ class Scorer(TrainerCallback):
 
 def train(args: argparse.Namespace) -> tuple["OPSDTrainer", Scorer]:
     """What `scripts/opsd.py` does with the recipe, plus the two callbacks."""
-    options = ["--config", str(RECIPE), "--seed", str(args.seed)]
+    # The bar is off by default where transformers' own messages are, as they are here.
+    options = ["--config", str(RECIPE), "--seed", str(args.seed), "--disable_tqdm", "false"]
     if args.max_steps is not None:
         options += ["--max_steps", str(args.max_steps)]
     script_args, training_args, model_args, dataset_args = opsd.parse(options)

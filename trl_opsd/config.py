@@ -129,7 +129,8 @@ class OPSDConfig(GRPOConfig):
         privileged_column (`str`, *optional*, defaults to `"privileged_context"`):
             Dataset column with the privileged context: a string, chat messages, or `None` for a row without a teacher.
         privileged_template (`str`, *optional*, defaults to `"{privileged_context}"`):
-            Text around a string context. Only the placeholder is replaced; the rest is taken literally.
+            Text around a string context. Only the placeholder is replaced; the rest is taken literally. An empty line
+            sets it apart from the prompt's text, unless it brings white space of its own on that side.
         privileged_place (`str`, *optional*, defaults to `"after_user"`):
             Where a string context goes in the teacher's prompt: `"system"`, or `"before_user"` or `"after_user"`, the
             text of the last user message. Chat messages always go before the prompt's own messages.
@@ -344,6 +345,17 @@ class OPSDConfig(GRPOConfig):
                 )
         if self.distillation_mode == "topk_logits" and self.distillation_topk is None:
             raise ValueError("`distillation_mode='topk_logits'` needs `distillation_topk`, the size of the set.")
+        if self.teacher_model_kind == "snapshot" and self.teacher_sync_steps == 1:
+            raise ValueError(
+                "`teacher_model_kind='snapshot'` with `teacher_sync_steps=1` is the live teacher. Set "
+                "`teacher_sync_steps` above 1, or use `teacher_model_kind='live'`."
+            )
+        temperature = self.distillation_temperature
+        if self.distillation_is_clip is not None and temperature not in (None, self.temperature):
+            raise ValueError(
+                f"`distillation_is_clip` compares probabilities at the sampling `temperature` ({self.temperature}), so "
+                f"it can't be combined with `distillation_temperature={temperature}`. Leave one of them out."
+            )
         if self.distillation_topk == 1 and not self.distillation_add_tail:
             raise ValueError(
                 "`distillation_topk=1` renormalised over one token is the same on both sides, so its divergence is "

@@ -56,7 +56,9 @@ class AdapterTensors:
 
     def __init__(self, core: nn.Module, dtype: torch.dtype | None):
         self.parameters = {name: param for name, param in core.named_parameters() if param.requires_grad}
-        self.tensors = {name: param.detach().clone().to(dtype or param.dtype) for name, param in self.parameters.items()}
+        self.tensors = {
+            name: param.detach().clone().to(dtype or param.dtype) for name, param in self.parameters.items()
+        }
 
     @contextmanager
     def active(self, model: nn.Module, core: nn.Module) -> Iterator[nn.Module]:

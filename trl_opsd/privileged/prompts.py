@@ -53,7 +53,8 @@ def teacher_prompt(prompt: str | Messages, context: str | Messages, template: st
     """
     The prompt that the teacher reads.
 
-    A string goes through `template` (only the placeholder is replaced) to `place`. Chat messages stand before the
+    A string goes through `template` (only the placeholder is replaced) to `place`, with an empty line between it and
+    the prompt's text unless the template brings white space of its own on that side. Chat messages stand before the
     prompt's own; a system message among the first is put before the prompt's system text, if it has one.
 
     Args:
@@ -65,7 +66,7 @@ def teacher_prompt(prompt: str | Messages, context: str | Messages, template: st
     if isinstance(context, str):
         text = template.replace(PLACEHOLDER, context)
         if isinstance(prompt, str):
-            return f"{prompt}\n\n{text}" if place == "after_user" else f"{text}\n\n{prompt}"
+            return _joined(text, prompt, before=place != "after_user")
         return _with_system(prompt, text) if place == "system" else _with_user_text(prompt, text, place)
     if isinstance(prompt, str):
         raise ValueError(
@@ -99,11 +100,13 @@ def _with_user_text(prompt: Messages, text: str, place: str) -> Messages:
 
 
 def _joined(text: str, content: str | list[dict], before: bool) -> str | list[dict]:
-    """Text and a message's content with an empty line between them; content blocks get one more text block."""
+    """Text and a message's content, set apart; content blocks get one more text block."""
+    if not text[-1 if before else 0].isspace():
+        text = f"{text}\n\n" if before else f"\n\n{text}"
     if isinstance(content, list):
-        block = {"type": "text", "text": f"{text}\n\n" if before else f"\n\n{text}"}
+        block = {"type": "text", "text": text}
         return [block, *content] if before else [*content, block]
-    return f"{text}\n\n{content}" if before else f"{content}\n\n{text}"
+    return f"{text}{content}" if before else f"{content}{text}"
 
 
 def _check_encodable(text: str, where: str) -> None:

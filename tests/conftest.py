@@ -1,0 +1,88 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""Tiny real models, tokenizers and data that every test can build in milliseconds, without a hub."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+# Before torch is imported. One device: with several visible, the Trainer would try nn.DataParallel
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+
+import pytest
+import tiny
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from trl_opsd import OPSDConfig, OPSDTrainer
+
+
+ARGS: dict[str, Any] = {
+    "per_device_train_batch_size": 4,
+    "num_generations": 1,
+    "max_completion_length": 8,
+    "max_steps": 2,
+    "learning_rate": 1e-2,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+    "bf16": False,
+    "disable_tqdm": True,
+    "gradient_checkpointing": False,
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerBase:
+    return tiny.tokenizer()
+
+
+@pytest.fixture
+def rows() -> list[dict[str, Any]]:
+    """Sixteen rows of several widths; every third has no privileged context."""
+    return [
+        {
+            "prompt": [{"role": "user", "content": "What is " + "very " * (i % 4) + f"{i}?"}],
+            "privileged_context": f"The answer is {i}." if i % 3 else None,
+        }
+        for i in range(16)
+    ]
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path, tokenizer: PreTrainedTokenizerBase, rows: list) -> Callable[..., OPSDTrainer]:
+    """Build a trainer on the tiny model; keywords go to `OPSDConfig` or, where they are its arguments, to the trainer.
+    With rewards, groups of two."""
+    trainer_keys = {"reward_funcs", "peft_config", "eval_dataset", "tools", "rollout_func", "environment_factory"}
+    trainer_keys |= {"privileged", "callbacks"}
+
+    def make(model: Any = None, dataset: Any = None, config: type = OPSDConfig, **options: Any) -> OPSDTrainer:
+        arguments = {name: options.pop(name) for name in list(options) if name in trainer_keys}
+        cls = options.pop("trainer_class", OPSDTrainer)
+        groups = {"num_generations": 2} if "reward_funcs" in arguments else {}
+        options = {"output_dir": str(tmp_path / "out"), **ARGS, **groups, **options}
+        return cls(
+            model=tiny.model(tokenizer) if model is None else model,
+            args=config(**options),
+            train_dataset=Dataset.from_list(rows) if dataset is None else dataset,
+            processing_class=options.pop("processing_class", tokenizer),
+            **arguments,
+        )
+
+    return make
+
+
+def length_reward(completions: list, **kwargs: Any) -> list[float]:
+    """A reward that differs between completions: the number of characters, modulo 3."""
+    return [float(len(c if isinstance(c, str) else c[0]["content"]) % 3) for c in completions]

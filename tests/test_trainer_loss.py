@@ -1,0 +1,143 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""The trainer's loss against a dense float64 computation of the same batch, and the invariants of the wiring."""
+
+import copy
+
+import pytest
+import tiny
+import torch
+from conftest import length_reward
+from datasets import Dataset
+from peft import LoraConfig
+
+
+def batch_of(trainer):
+    """One micro-batch, sampled by the trainer itself."""
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
+    generation_batch = next(iter(trainer.get_train_dataloader()))
+    return trainer._prepare_inputs(generation_batch)
+
+
+def dense_logits(model, prompt_ids, prompt_mask, inputs, temperature=1.0):
+    """Next-token log-probabilities `(B, C, V)` at the completion, in float64, from the model's own full forward."""
+    model = copy.deepcopy(model).double()
+    model.__dict__.pop("forward", None)
+    ids = torch.cat([prompt_ids, inputs["completion_ids"]], 1)
+    mask = torch.cat([prompt_mask, inputs["completion_mask"]], 1)
+    length = inputs["completion_ids"].shape[1]
+    logits = type(model).forward(model, input_ids=ids, attention_mask=mask).logits[:, -length - 1 : -1]
+    return model, (logits / temperature).log_softmax(-1)
+
+
+def reference_loss(trainer, inputs, teacher_model=None):
+    """Forward KL, mean over the tokens of rows with a context, and its gradient on the embedding."""
+    temperature = trainer.args.temperature
+    model, log_p = dense_logits(trainer.model, inputs["prompt_ids"], inputs["prompt_mask"], inputs, temperature)
+    teacher_ids = (inputs["teacher_prompt_ids/privileged"], inputs["teacher_prompt_mask/privileged"])
+    _, log_q = dense_logits(teacher_model or trainer.model, *teacher_ids, inputs, temperature)
+    log_q = log_q.detach()
+    mask = inputs["completion_mask"] * (inputs["teacher_weight/privileged"] > 0).unsqueeze(1)
+    divergence = (log_q.exp() * (log_q - log_p)).sum(-1)
+    loss = (divergence * mask).sum() / mask.sum()
+    loss.backward()
+    return loss.item(), {name: param.grad for name, param in model.named_parameters()}
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("tied", [True, False])
+def test_pure_loss_and_gradients_equal_a_dense_reference(make_trainer, tokenizer, tied, temperature):
+    model = tiny.model(tokenizer, tie_word_embeddings=tied)
+    start = copy.deepcopy(model)
+    trainer = make_trainer(model, temperature=temperature)
+    with torch.no_grad():  # the student has moved away from the base teacher
+        for param in trainer.model.parameters():
+            param.add_(0.05 * torch.randn_like(param))
+    inputs = batch_of(trainer)
+    assert 0 < (inputs["teacher_weight/privileged"] > 0).sum() < 4, "the batch should mix rows with and without a view"
+    loss = trainer._compute_loss(trainer.model, inputs)
+    loss.backward()
+    value, gradients = reference_loss(trainer, inputs, start)
+    assert loss.item() == pytest.approx(value, rel=1e-5)
+    for name, param in trainer.model.named_parameters():
+        torch.testing.assert_close(param.grad.double(), gradients[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_mixed_loss_is_the_weighted_sum_of_the_two_terms(make_trainer):
+    trainer = make_trainer(reward_funcs=length_reward, policy_weight=0.7, distillation_weight=0.3, seed=1)
+    inputs = batch_of(trainer)
+    inputs["advantages"] = torch.tensor([1.0, -1.0, 0.5, 2.0])
+    mixed = trainer._compute_loss(trainer.model, inputs)
+    policy = super(type(trainer), trainer)._compute_loss(trainer.model, inputs)
+    distillation, _ = reference_loss(trainer, inputs)
+    assert mixed.item() == pytest.approx(0.7 * policy.item() + 0.3 * distillation, rel=1e-5)
+
+
+def test_one_student_forward_in_the_mixed_case(make_trainer):
+    trainer = make_trainer(reward_funcs=length_reward)
+    inputs = batch_of(trainer)
+    calls = {"student": 0, "teacher": 0}
+    trainer.model.model.register_forward_hook(lambda *_: calls.__setitem__("student", calls["student"] + 1))
+    teacher = trainer.teacher.weights.core.model
+    teacher.register_forward_hook(lambda *_: calls.__setitem__("teacher", calls["teacher"] + 1))
+    trainer._compute_loss(trainer.model, inputs).backward()
+    assert calls == {"student": 1, "teacher": 1}
+
+
+MODES = [
+    {"distillation_alpha": 0.0},
+    {"distillation_alpha": 1.0},
+    {"distillation_alpha": 0.5},
+    {"distillation_mode": "topk_logits", "distillation_topk": 5},
+    {"distillation_mode": "topk_logits", "distillation_topk": 5, "distillation_add_tail": True},
+    {"distillation_mode": "topk_logits", "distillation_topk": 5, "distillation_topk_source": "teacher"},
+    {"distillation_entry_clip": 0.05},
+    {"distillation_entry_clip": 0.05, "distillation_entry_clip_mode": "non_negative", "distillation_alpha": 1.0},
+    {"distillation_token_clip": 0.1, "distillation_token_clip_mode": "scale"},
+    {"distillation_mode": "sampled_token", "distillation_alpha": 1.0},
+    {"distillation_reduction": "sequence_mean"},
+]
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: "-".join(map(str, mode.values())))
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("widths", ["same", "several"])
+def test_identical_contexts_give_zero(make_trainer, mode, lora, widths):
+    """A live teacher that reads the student's own prompt: zero divergence, zero gradient."""
+    from trl_opsd import View
+
+    words = ["seven", "three", "eight"] if widths == "same" else ["one", "twenty-three", "one hundred and eleven"]
+    dataset = Dataset.from_list([{"prompt": [{"role": "user", "content": word}]} for word in words * 4])
+    trainer = make_trainer(
+        dataset=dataset,
+        teacher_model_kind="live",
+        privileged=lambda rollouts: [[View(rollout.prompt)] for rollout in rollouts],
+        peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False) if lora else None,
+        **mode,
+    )
+    inputs = batch_of(trainer)
+    trainer._compute_loss(trainer.model, inputs).backward()
+    gradient = max(param.grad.abs().max().item() for param in trainer.model.parameters() if param.grad is not None)
+    divergence = trainer._metrics["train"]["self_distillation/divergence"][-1]
+    # The teacher's batch is cut to its own width, so a batch of several widths still has one shape on both sides
+    assert (divergence, gradient) == (0.0, 0.0)
+
+
+def test_identical_contexts_with_other_padding_are_zero_up_to_rounding(make_trainer, tokenizer):
+    from trl_opsd import View
+
+    trainer = make_trainer(
+        tiny.model(tokenizer, initializer_range=0.1),
+        dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": "x" * n}]} for n in (3, 30, 8, 14) * 4]),
+        teacher_model_kind="live",
+        privileged=lambda rollouts: [[View(rollout.prompt)] for rollout in rollouts],
+    )
+    inputs = batch_of(trainer)
+    for key in ("prompt_ids", "prompt_mask"):  # sixteen more columns of padding for the student alone
+        fill = trainer._tokenizer.pad_token_id if key == "prompt_ids" else 0
+        inputs[key] = torch.nn.functional.pad(inputs[key], (16, 0), value=fill)
+    trainer._compute_loss(trainer.model, inputs).backward()
+    gradient = max(param.grad.abs().max().item() for param in trainer.model.parameters())
+    assert abs(trainer._metrics["train"]["self_distillation/divergence"][-1]) < 1e-6
+    assert gradient < 1e-6
