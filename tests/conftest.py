@@ -70,13 +70,14 @@ def make_trainer(tmp_path: Path, tokenizer: PreTrainedTokenizerBase, rows: list)
     def make(model: Any = None, dataset: Any = None, config: type = OPSDConfig, **options: Any) -> OPSDTrainer:
         arguments = {name: options.pop(name) for name in list(options) if name in trainer_keys}
         cls = options.pop("trainer_class", OPSDTrainer)
+        processing_class = options.pop("processing_class", tokenizer)
         groups = {"num_generations": 2} if "reward_funcs" in arguments else {}
         options = {"output_dir": str(tmp_path / "out"), **ARGS, **groups, **options}
         return cls(
             model=tiny.model(tokenizer) if model is None else model,
             args=config(**options),
             train_dataset=Dataset.from_list(rows) if dataset is None else dataset,
-            processing_class=options.pop("processing_class", tokenizer),
+            processing_class=processing_class,
             **arguments,
         )
 

@@ -7,6 +7,8 @@ It shares nothing with the library but the field names of `DivergenceSpec`. Lege
 C classes (tokens, or those of a top-k set and perhaps its tail); p student, q teacher.
 """
 
+import math
+
 import torch
 
 
@@ -33,7 +35,7 @@ def entries(log_p: torch.Tensor, log_q: torch.Tensor, alpha: float, mode: str = 
         correction = q - p if mode == "non_negative" else 0.0
         return _weighted_log(p, log_p, log_q) + correction
     # log m with m = (1 - alpha) p + alpha q, where both may be absent
-    both = torch.stack([log_p + torch.log1p(torch.tensor(-alpha)).double(), log_q + torch.tensor(alpha).double().log()])
+    both = torch.stack([log_p + math.log(1 - alpha), log_q + math.log(alpha)])
     nowhere = (both == -torch.inf).all(0)
     log_m = torch.logsumexp(both.masked_fill(nowhere, 0.0), 0).masked_fill(nowhere, -torch.inf)
     return alpha * _weighted_log(q, log_q, log_m) + (1 - alpha) * _weighted_log(p, log_p, log_m)
@@ -80,7 +82,8 @@ def token_losses(logits: torch.Tensor, teacher_logits: torch.Tensor, spec) -> di
         if spec.token_clip_mode == "hard":
             loss = loss.clamp(max=spec.token_clip)
         else:
-            loss = loss * torch.where(over, spec.token_clip / loss.detach(), 1.0)
+            scaled = loss * torch.where(over, spec.token_clip / loss.detach(), 1.0)
+            loss = torch.where(loss.detach() == torch.inf, spec.token_clip, scaled)
         clipped = torch.where(over, 1.0, clipped)
     return {
         "loss": loss,

@@ -445,6 +445,7 @@ class OPSDTrainer(GRPOTrainer):
             metrics = self._metrics["train" if training else "eval"]
             for name in [n for n in metrics if n.startswith("reward") or n == "frac_reward_zero_std"]:
                 del metrics[name]  # of the stand-in
+            self._logs["rewards"].clear()
         super().log(logs, start_time)
         if self._distills and training:
             self.monitor.observe(logs, self.state.global_step)
