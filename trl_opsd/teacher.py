@@ -126,6 +126,10 @@ class Teacher:
         )
         self.core = core
         self.head_of_pass: Head | None = None
+        # `modules_to_save=["lm_head"]`: asked here, as PEFT turns `requires_grad` off while an adapter is
+        self.adapter_has_head = hasattr(core, "peft_config") and any(
+            param.requires_grad for param in core.get_base_model().get_output_embeddings().parameters()
+        )
         self.weights = self._make_weights(args, core, accelerator, tokenizer, patch)
         is_copy = isinstance(self.weights, SeparateModel) and self.kind == "base"
         self.fingerprint = _fingerprint(self.weights.tensors) if is_copy else None
@@ -175,13 +179,10 @@ class Teacher:
             self._remember_head()
 
     def _remember_head(self) -> None:
-        # A head that PEFT trains (`modules_to_save`) is another one with the adapter off or with the copied tensors;
-        # take it while they are in place
-        self.head_of_pass = None
-        if hasattr(self.core, "peft_config") and not isinstance(self.weights, SeparateModel):
-            base = self.core.get_base_model()
-            if any(param.requires_grad for param in base.get_output_embeddings().parameters()):
-                self.head_of_pass = _detached(model_head(base))
+        # The adapter's own head is another one with the adapter off or with the copied tensors: take it while they are
+        # in place
+        own = self.adapter_has_head and not isinstance(self.weights, SeparateModel)
+        self.head_of_pass = _detached(model_head(self.core.get_base_model())) if own else None
 
     def head(self) -> Head | None:
         """The teacher's head, `None` for the student's own. To be called inside the student's forward."""

@@ -1,0 +1,433 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""`OPSDConfig` by itself, on the command line, and the weight of the policy term that the trainer makes of it."""
+
+import copy
+import json
+import pickle
+import re
+from dataclasses import fields
+
+import pytest
+import tiny
+import yaml
+from conftest import length_reward
+from trl import GRPOConfig, TrlParser
+from trl.chat_template_utils import qwen3_chat_template
+
+from trl_opsd import OPSDConfig
+from trl_opsd.config import CHOICES, DEPENDENT
+
+
+OWN = [item for item in fields(OPSDConfig) if item.name not in {inherited.name for inherited in fields(GRPOConfig)}]
+every_option = pytest.mark.parametrize("option", OWN, ids=lambda item: item.name)
+
+DEFAULTS = {
+    "policy_weight": None,
+    "distillation_weight": 1.0,
+    "distillation_alpha": 0.0,
+    "distillation_mode": "full_logits",
+    "distillation_topk": None,
+    "distillation_topk_source": "student",
+    "distillation_add_tail": False,
+    "distillation_entry_clip": None,
+    "distillation_entry_clip_mode": "signed",
+    "distillation_token_clip": None,
+    "distillation_token_clip_mode": "hard",
+    "distillation_is_clip": None,
+    "distillation_temperature": None,
+    "distillation_reduction": "token_mean",
+    "num_loss_tokens_to_skip": 0,
+    "teacher_model_kind": "base",
+    "teacher_update_rate": 0.05,
+    "teacher_sync_steps": 1,
+    "teacher_model_name_or_path": None,
+    "teacher_model_init_kwargs": None,
+    "teacher_max_length": None,
+    "teacher_overlong": "error",
+    "privileged_column": "privileged_context",
+    "privileged_template": "{privileged_context}",
+    "privileged_place": "after_user",
+    "student_chat_template_kwargs": None,
+    "teacher_chat_template_kwargs": None,
+}
+
+TOPK = {"distillation_mode": "topk_logits", "distillation_topk": 5}
+SAMPLED = {"distillation_mode": "sampled_token", "distillation_alpha": 1.0}
+CHECKPOINT = {"teacher_model_kind": "checkpoint", "teacher_model_name_or_path": "some/model"}
+
+
+@pytest.fixture
+def config(tmp_path):
+    def make(**options):
+        arguments = {"output_dir": str(tmp_path), "num_generations": 1, "bf16": False, "report_to": "none"}
+        return OPSDConfig(**(arguments | options))
+
+    return make
+
+
+def refused(config, *named, **options):
+    """The error of these options, which names all of `named` and says what to do."""
+    with pytest.raises(ValueError) as caught:
+        config(**options)
+    message = str(caught.value)
+    for name in named:
+        assert name in message, message
+    return message
+
+
+# Values
+
+
+def test_defaults(config):
+    assert {item.name for item in OWN} == set(DEFAULTS)
+    built = config()
+    assert {name: getattr(built, name) for name in DEFAULTS} == DEFAULTS
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_choice_that_does_not_exist(config, name):
+    message = refused(config, f"`{name}`", "'no_such'", **{name: "no_such"})
+    assert all(repr(choice) in message for choice in CHOICES[name]), "the way out is one of the choices"
+
+
+AT_LEAST_ZERO = ["policy_weight", "distillation_weight", "num_loss_tokens_to_skip"]
+ABOVE_ZERO = [
+    "distillation_entry_clip",
+    "distillation_token_clip",
+    "distillation_is_clip",
+    "distillation_temperature",
+    "distillation_topk",
+    "teacher_sync_steps",
+    "teacher_max_length",
+]
+
+
+@pytest.mark.parametrize("value", [-1, -0.5, float("nan"), float("inf"), "1"])
+@pytest.mark.parametrize("name", AT_LEAST_ZERO + ABOVE_ZERO)
+def test_a_number_out_of_range(config, name, value):
+    bound = "at least 0" if name in AT_LEAST_ZERO else "above 0"
+    refused(config, f"`{name}`", f"must be a finite number {bound}", repr(value), **{name: value})
+
+
+@pytest.mark.parametrize("name", ABOVE_ZERO)
+def test_zero_where_it_means_nothing(config, name):
+    refused(config, f"`{name}`", "above 0", "got 0", **{name: 0})
+
+
+@pytest.mark.parametrize("name", AT_LEAST_ZERO)
+def test_zero_where_it_means_off(config, name):
+    assert getattr(config(num_generations=2, **{name: 0}), name) == 0
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.01, float("nan")])
+@pytest.mark.parametrize("name", ["distillation_alpha", "teacher_update_rate"])
+def test_a_share_outside_zero_and_one(config, name, value):
+    refused(config, f"`{name}`", "between 0 and 1", repr(value), **{name: value})
+
+
+INTEGERS = ["distillation_topk", "num_loss_tokens_to_skip", "teacher_sync_steps", "teacher_max_length"]
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_a_count_that_is_no_whole_number(config, name):
+    """It would only fail, or be read as something else, once the run is under way."""
+    owner = TOPK if name == "distillation_topk" else {}
+    owner = {"teacher_model_kind": "ema"} if name == "teacher_sync_steps" else owner
+    refused(config, f"`{name}`", "2.5", **(owner | {name: 2.5}))
+
+
+def test_an_ema_teacher_that_never_moves(config):
+    refused(config, "`teacher_update_rate=0`", "teacher_model_kind='base'", teacher_update_rate=0.0)
+
+
+@pytest.mark.parametrize("template", ["", "Hint:", "{privileged}", "{{privileged_context }}", "privileged_context"])
+def test_a_template_without_its_placeholder(config, template):
+    refused(config, "`privileged_template`", "{privileged_context}", repr(template), privileged_template=template)
+
+
+# Combinations
+
+# For every option that only one setting reads: a value of its own, and what else that setting needs
+SET = {
+    "distillation_topk": (5, {}),
+    "distillation_topk_source": ("teacher", {"distillation_topk": 5}),
+    "distillation_add_tail": (True, {"distillation_topk": 5}),
+    "distillation_entry_clip": (0.1, {}),
+    "distillation_token_clip": (0.1, {}),
+    "distillation_temperature": (2.0, {}),
+    "distillation_is_clip": (2.0, {}),
+    "distillation_reduction": ("sequence_mean", {}),
+    "teacher_update_rate": (0.1, {}),
+    "teacher_sync_steps": (5, {}),
+    "teacher_model_name_or_path": ("some/model", {}),
+    "teacher_model_init_kwargs": ({"dtype": "float32"}, {"teacher_model_name_or_path": "some/model"}),
+}
+COMPANIONS = {"distillation_mode": {"sampled_token": {"distillation_alpha": 1.0}}}
+PAIRS = [(name, owner, value) for name, _, owner, _ in DEPENDENT for value in CHOICES[owner]]
+
+
+def test_every_dependent_option_is_covered():
+    assert [name for name, *_ in DEPENDENT] == list(SET)
+    assert all(DEFAULTS[name] == default for name, default, *_ in DEPENDENT)
+
+
+@pytest.mark.parametrize(("name", "owner", "owner_value"), PAIRS, ids="-".join)
+def test_an_option_that_its_owner_does_not_read(config, name, owner, owner_value):
+    readers = next(values for dependent, _, _, values in DEPENDENT if dependent == name)
+    value, needs = SET[name]
+    options = {owner: owner_value, name: value} | COMPANIONS.get(owner, {}).get(owner_value, {})
+    if owner_value in readers:
+        extra = {"distillation_topk": 5} if owner_value == "topk_logits" else {}
+        built = config(**(extra | needs | options))
+        assert getattr(built, name) == value and getattr(built, owner) == owner_value
+    else:
+        message = refused(config, f"`{name}={value!r}`", f"`{owner}`", repr(owner_value), **options)
+        assert all(f"`{owner}={reader!r}`" in message for reader in readers), "the way out names who reads it"
+
+
+COMBINATIONS = [
+    ({"distillation_mode": "topk_logits"}, ["`distillation_mode='topk_logits'`", "`distillation_topk`"]),
+    ({**TOPK, "distillation_topk": 1}, ["`distillation_topk=1`", "distillation_add_tail=True", "larger"]),
+    ({"teacher_model_kind": "snapshot"}, ["`teacher_model_kind='snapshot'`", "`teacher_sync_steps`", "'live'"]),
+    (
+        {"distillation_is_clip": 2.0, "distillation_temperature": 0.5},
+        ["`distillation_is_clip`", "`distillation_temperature=0.5`", "Leave one of them out"],
+    ),
+    ({**SAMPLED, "distillation_alpha": 0.5}, ["`distillation_mode='sampled_token'`", "`distillation_alpha=1.0`"]),
+    ({"distillation_mode": "sampled_token"}, ["`distillation_mode='sampled_token'`", "`distillation_alpha=1.0`"]),
+    ({"distillation_entry_clip_mode": "non_negative"}, ["`distillation_entry_clip_mode`", "`distillation_entry_clip`"]),
+    ({"distillation_token_clip_mode": "scale"}, ["`distillation_token_clip_mode`", "`distillation_token_clip`"]),
+    ({"teacher_model_kind": "checkpoint"}, ["`teacher_model_kind='checkpoint'`", "`teacher_model_name_or_path`"]),
+    ({"policy_weight": 0.0, "distillation_weight": 0.0}, ["`policy_weight`", "`distillation_weight`", "both 0"]),
+    ({"policy_weight": 1.0}, ["`num_generations=1`", "at least 2", "policy_weight=0.0"]),
+    ({"policy_weight": 0.0, "beta": 0.1}, ["`beta=0.1`", "`policy_weight`", "`beta=0.0`"]),
+    ({"policy_weight": 0.0, "entropy_coef": 0.1}, ["`entropy_coef=0.1`", "`policy_weight`", "`entropy_coef=0.0`"]),
+]
+
+
+@pytest.mark.parametrize(("options", "named"), COMBINATIONS, ids=lambda value: "-".join(value))
+def test_what_does_not_go_together(config, options, named):
+    refused(config, *named, **options)
+
+
+GOOD = [
+    {**TOPK, "distillation_topk": 1, "distillation_add_tail": True},
+    {"teacher_model_kind": "snapshot", "teacher_sync_steps": 2},
+    {"distillation_is_clip": 2.0, "temperature": 0.5, "distillation_temperature": 0.5},
+    SAMPLED,
+    {**SAMPLED, "policy_weight": 0.0, "beta": 0.1},
+    {**SAMPLED, "policy_weight": 0.0, "entropy_coef": 0.1},
+    {"distillation_entry_clip": 0.1, "distillation_entry_clip_mode": "non_negative"},
+    {"distillation_token_clip": 0.1, "distillation_token_clip_mode": "scale"},
+    {"policy_weight": 1.0, "num_generations": 2, "distillation_weight": 0.0},
+    CHECKPOINT,
+]
+
+
+@pytest.mark.parametrize("options", GOOD, ids=lambda options: "-".join(options))
+def test_what_goes_together(config, options):
+    built = config(**options)
+    assert {name: getattr(built, name) for name in options} == options
+
+
+# One completion a prompt
+
+
+def test_one_generation_is_a_plain_int_afterwards(config):
+    """`GRPOConfig` refuses 1; `_SingleGeneration` passes its check and must leave no trace."""
+    built = config()
+    assert type(built.num_generations) is int and built.num_generations == 1
+    assert built.num_generations_eval == 1
+    assert built.num_generations < 2
+    assert built.to_dict()["num_generations"] == 1
+    assert json.loads(built.to_json_string())["num_generations"] == 1
+    for other in (copy.deepcopy(built), pickle.loads(pickle.dumps(built))):
+        assert type(other.num_generations) is int and other == built
+
+
+def test_a_config_survives_its_own_dict(config):
+    built = config(teacher_chat_template_kwargs={"enable_thinking": True}, **TOPK)
+    again = OPSDConfig(**{item.name: getattr(built, item.name) for item in fields(OPSDConfig) if item.init} | REBUILD)
+    assert again.to_dict() == built.to_dict()
+
+
+# TRL refuses a config that has both of two options, one of which it fills in from the other
+REBUILD = {"generation_batch_size": None}
+
+
+def test_grpo_config_still_refuses_one_generation(tmp_path):
+    """If this fails, TRL allows 1 by itself: delete `_SingleGeneration`."""
+    with pytest.raises(ValueError, match="at least 2 generations"):
+        GRPOConfig(str(tmp_path), num_generations=1, bf16=False)
+
+
+def test_no_generation_at_all_is_refused(config):
+    with pytest.raises((ValueError, ZeroDivisionError)):
+        config(num_generations=0)
+
+
+@pytest.mark.parametrize("eval_generations", [None, 2])
+def test_generations_of_evaluation_are_kept(config, eval_generations):
+    built = config(num_generations_eval=eval_generations)
+    assert built.num_generations_eval == (eval_generations or 1)
+
+
+# The weight of the policy term
+
+
+class Bare:
+    """An environment without a reward."""
+
+    def reset(self, **kwargs):
+        return None
+
+
+class Rewarding(Bare):
+    def get_reward(self):
+        return 1.0
+
+
+def with_environment(make_trainer, environment, **options):
+    """The tiny tokenizer with a template that renders tool calls, as TRL wants for environments."""
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = qwen3_chat_template
+    options = {"num_generations": 2} | options
+    return make_trainer(environment_factory=environment, processing_class=tokenizer, **options)
+
+
+REWARD_CASES = [
+    ({}, None, 0.0),
+    ({"reward_funcs": length_reward}, None, 1.0),
+    ({"reward_funcs": [length_reward]}, None, 1.0),
+    ({"reward_funcs": []}, None, 0.0),
+    ({"reward_funcs": length_reward, "policy_weight": 0.25}, None, 0.25),
+    ({"reward_funcs": length_reward, "policy_weight": 0.0}, None, 0.0),
+    ({}, Rewarding, 1.0),
+    ({}, Bare, 0.0),
+    ({"reward_funcs": length_reward}, Rewarding, 1.0),
+    ({"reward_funcs": length_reward}, Bare, 1.0),
+    ({"policy_weight": 0.25}, Rewarding, 0.25),
+    ({}, {"one": Bare, "other": Rewarding}, 1.0),
+    ({}, {"one": Bare}, 0.0),
+]
+
+
+@pytest.mark.parametrize(("options", "environment", "expected"), REWARD_CASES)
+def test_weight_of_the_policy_term(make_trainer, options, environment, expected):
+    make = make_trainer if environment is None else lambda **o: with_environment(make_trainer, environment, **o)
+    trainer = make(**options)
+    assert trainer.policy_weight == expected
+    assert trainer.args.policy_weight == options.get("policy_weight"), "the user's config is left as it was"
+    names = {"reward_funcs": "length_reward"} if options.get("reward_funcs") else {}
+    own = [environment] if isinstance(environment, type) else list((environment or {}).values())
+    expected_names = [*names.values(), *("Rewarding" for kind in own if kind is Rewarding)]
+    assert trainer.reward_func_names == (expected_names or ["no_reward"])
+    assert len(trainer.reward_weights) == len(trainer.reward_funcs) == len(trainer.reward_func_names)
+
+
+@pytest.mark.parametrize("reward_funcs", [None, length_reward])
+def test_an_environment_reward_counts_without_distillation_too(make_trainer, reward_funcs):
+    """`distillation_weight=0.0` makes the trainer GRPOTrainer, whose loss has the weight 1."""
+    rewards = {} if reward_funcs is None else {"reward_funcs": reward_funcs}
+    trainer = with_environment(make_trainer, Rewarding, distillation_weight=0.0, **rewards)
+    assert trainer.policy_weight == 1.0
+
+
+# On the command line and in recipes
+
+SAMPLE_VALUES = {
+    "policy_weight": 0.5,
+    "distillation_weight": 0.5,
+    "distillation_alpha": 0.25,
+    "distillation_mode": "topk_logits",
+    "distillation_topk": 7,
+    "distillation_topk_source": "teacher",
+    "distillation_add_tail": True,
+    "distillation_entry_clip": 0.05,
+    "distillation_entry_clip_mode": "non_negative",
+    "distillation_token_clip": 0.1,
+    "distillation_token_clip_mode": "scale",
+    "distillation_is_clip": 2.0,
+    "distillation_temperature": 0.5,
+    "distillation_reduction": "sequence_mean",
+    "num_loss_tokens_to_skip": 3,
+    "teacher_model_kind": "ema",
+    "teacher_update_rate": 0.01,
+    "teacher_sync_steps": 4,
+    "teacher_model_name_or_path": "some/model",
+    "teacher_model_init_kwargs": {"revision": "main"},
+    "teacher_max_length": 99,
+    "teacher_overlong": "drop_view",
+    "privileged_column": "hint",
+    "privileged_template": 'A "hint": {privileged_context}, 100 %',
+    "privileged_place": "system",
+    "student_chat_template_kwargs": {"enable_thinking": False},
+    "teacher_chat_template_kwargs": {"enable_thinking": True, "depth": {"a": [1, None]}},
+}
+# What else must be set for an option to be read
+NEEDS = {
+    "distillation_mode": {"distillation_topk": 7},
+    "distillation_topk": TOPK,
+    "distillation_topk_source": TOPK,
+    "distillation_add_tail": TOPK,
+    "distillation_entry_clip_mode": {"distillation_entry_clip": 0.05},
+    "distillation_token_clip_mode": {"distillation_token_clip": 0.1},
+    "teacher_update_rate": {"teacher_model_kind": "ema"},
+    "teacher_sync_steps": {"teacher_model_kind": "ema"},
+    "teacher_model_name_or_path": CHECKPOINT,
+    "teacher_model_init_kwargs": CHECKPOINT,
+    "policy_weight": {"num_generations": 2},
+}
+BASE = {"num_generations": 1, "bf16": False, "report_to": "none"}
+
+
+@every_option
+def test_every_option_is_explained(option):
+    assert option.metadata["help"].endswith("."), "help of the command line"
+    assert option.metadata.get("choices") == (list(CHOICES[option.name]) if option.name in CHOICES else None)
+    entry = re.search(rf"^        {option.name} \(`.+\):$", OPSDConfig.__doc__, re.MULTILINE)
+    assert entry, "docstring"
+    default = f'"{option.default}"' if isinstance(option.default, str) else option.default
+    expected = "*optional*" if option.default is None else f"*optional*, defaults to `{default}`"
+    assert entry.group().endswith(f", {expected}):")
+    text = OPSDConfig.__doc__[entry.end() :].split("\n        ")[1]
+    assert text.startswith("    ") and text.strip(), "the entry has a text"
+
+
+def test_the_command_line_explains_them_too():
+    text = TrlParser((OPSDConfig,)).format_help()
+    for option in OWN:
+        assert f"--{option.name}" in text
+
+
+@every_option
+def test_every_option_parses_on_the_command_line(tmp_path, option):
+    value = SAMPLE_VALUES[option.name]
+    arguments = {"output_dir": str(tmp_path)} | BASE | NEEDS.get(option.name, {}) | {option.name: value}
+    line = []
+    for name, argument in arguments.items():
+        text = json.dumps(argument) if isinstance(argument, (dict, bool)) else str(argument)
+        line += [f"--{name}", text]
+    (built,) = TrlParser((OPSDConfig,)).parse_args_and_config(line)
+    assert getattr(built, option.name) == value and type(getattr(built, option.name)) is type(value)
+    assert type(built.num_generations) is int
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["yaml", "json-in-yaml"])
+@every_option
+def test_every_option_parses_in_a_recipe(tmp_path, option, as_json):
+    value = SAMPLE_VALUES[option.name]
+    written = json.dumps(value) if as_json and isinstance(value, dict) else value
+    recipe = BASE | NEEDS.get(option.name, {}) | {option.name: written}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    (built,) = TrlParser((OPSDConfig,)).parse_args_and_config(["--config", str(path), "--output_dir", str(tmp_path)])
+    assert getattr(built, option.name) == value and type(getattr(built, option.name)) is type(value)
+
+
+def test_a_recipe_with_a_mistake_names_the_option(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(BASE | {"teacher_model_kind": "snapshot"}))
+    with pytest.raises(ValueError, match="`teacher_sync_steps` above 1"):
+        TrlParser((OPSDConfig,)).parse_args_and_config(["--config", str(path), "--output_dir", str(tmp_path)])
