@@ -22,7 +22,7 @@ def main(folder: str, options: dict) -> None:
     rows = [
         {
             "prompt": [{"role": "user", "content": "What is " + "very " * (i % 4) + f"{i}?"}],
-            "privileged_context": f"The answer is {i}." if i in with_view else None,
+            "privileged_context": f"The answer is {i}." if i % 8 in with_view else None,
         }
         for i in range(16)
     ]

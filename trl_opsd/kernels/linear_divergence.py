@@ -90,8 +90,11 @@ class _LinearDivergence(torch.autograd.Function):
         student, teacher = head.prepared(hidden), teacher_head.prepared(hidden)
         need = [differentiate and needed for needed in ctx.needs_input_grad[:3]]
         accumulate = torch.promote_types(weight.dtype, torch.float32)  # half-precision sums over chunks would round
+        # The weights are of the size of 1 / tokens, where float16 has few digits left: gradients are formed at the size
+        # of 1, and backward multiplies by the rest, with the loss scaler's factor in it
+        unit = weights.abs().max().clamp(min=torch.finfo(weights.dtype).tiny) if n else weights.new_ones(())
         grads = (
-            torch.zeros_like(hidden) if need[0] else None,
+            torch.zeros_like(hidden, dtype=accumulate) if need[0] else None,
             torch.zeros_like(weight, dtype=accumulate) if need[1] else None,
             torch.zeros_like(bias, dtype=accumulate) if need[2] else None,
         )
@@ -113,13 +116,14 @@ class _LinearDivergence(torch.autograd.Function):
                 log_q = (teacher.logits(teacher_hidden[view, rows]) / spec.temperature).log_softmax(-1)
                 result = token_loss(log_p, log_q, spec)
                 _view_stats(stats, view, rows, log_q, labels, result)
-                total += (result.loss * row_weights[view]).sum()
+                total += _weighted(result.loss, row_weights[view]).sum()
                 if gradient is not None:
-                    gradient += result.gradient * (row_weights[view] / spec.temperature).unsqueeze(-1)
+                    factor = row_weights[view] / (unit * spec.temperature)
+                    gradient += _weighted(result.gradient, factor.unsqueeze(-1))
             if gradient is not None:
                 _accumulate(grads, gradient, logits, hidden, rows, student)
-        ctx.save_for_backward(*grads)
-        ctx.weight_dtype = weight.dtype
+        ctx.save_for_backward(*grads, unit)
+        ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
         outputs = tuple(stats[name] for name in VIEW_STATS + STUDENT_STATS)
         ctx.mark_non_differentiable(*outputs)
         return total, *outputs
@@ -127,14 +131,17 @@ class _LinearDivergence(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_loss: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
-        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
-        if grad_hidden is not None:
-            grad_hidden = grad_hidden * grad_loss.to(grad_hidden.dtype)
-        if grad_weight is not None:
-            grad_weight = (grad_weight * grad_loss).to(ctx.weight_dtype)
-        if grad_bias is not None:
-            grad_bias = (grad_bias * grad_loss).to(ctx.weight_dtype)
-        return grad_hidden, grad_weight, grad_bias, *(None,) * 8
+        *grads, unit = ctx.saved_tensors
+        scale = grad_loss * unit
+        scaled = (
+            None if grad is None else (grad * scale).to(dtype) for grad, dtype in zip(grads, ctx.dtypes, strict=True)
+        )
+        return *scaled, *(None,) * 8
+
+
+def _weighted(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """`values * weights` with 0 where the weight is 0, also against an infinite value."""
+    return torch.where(weights != 0, values * weights, 0.0)
 
 
 def _entropy(log_probs: torch.Tensor) -> torch.Tensor:

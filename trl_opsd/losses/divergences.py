@@ -83,7 +83,9 @@ def generalized_jsd(log_p: torch.Tensor, log_q: torch.Tensor, alpha: float) -> t
     """
     p, q = log_p.exp(), log_q.exp()
     # Written so that m is exactly p where q is exactly p
-    log_m = (p + alpha * (q - p)).log()
+    m = p + alpha * (q - p)
+    # Where the product rounds to 0 beside a positive p or q, the larger of them stands for m
+    log_m = torch.where(m > 0, m, torch.maximum(p, q)).log()
     # p from its logarithm again, so that log p - log m is exactly 0 there too
     student = (1 - alpha) * _times_log(p, p.log(), log_m)
     teacher = alpha * _times_log(q, q.log(), log_m)

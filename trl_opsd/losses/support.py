@@ -48,10 +48,13 @@ class Support:
         return gradient.scatter_(-1, self.ids, on_classes[:, :-1])
 
 
-def _log_rest(log_probs: torch.Tensor) -> torch.Tensor:
-    """log(1 - sum exp(log_probs)) of shape `(N, 1)`, `-inf` where nothing is left."""
-    mass = log_probs.exp().sum(-1, keepdim=True)
-    return torch.log1p(-mass.clamp(max=1.0))
+def _log_rest(log_probs: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """
+    Log-probability of all tokens but `ids`, of shape `(N, 1)`.
+
+    Summed over the rest itself: 1 minus the probability of the set would round away once the set holds nearly all.
+    """
+    return log_probs.scatter(-1, ids, -torch.inf).logsumexp(-1, keepdim=True)
 
 
 def top_k_support(log_p: torch.Tensor, log_q: torch.Tensor, spec: DivergenceSpec) -> Support:
@@ -70,8 +73,8 @@ def top_k_support(log_p: torch.Tensor, log_q: torch.Tensor, spec: DivergenceSpec
     set_p, set_q = log_p.gather(-1, ids), log_q.gather(-1, ids)
     mass_p, mass_q = set_p.exp().sum(-1), set_q.exp().sum(-1)
     if spec.add_tail:
-        set_p = torch.cat([set_p, _log_rest(set_p)], dim=-1)
-        set_q = torch.cat([set_q, _log_rest(set_q)], dim=-1)
+        set_p = torch.cat([set_p, _log_rest(log_p, ids)], dim=-1)
+        set_q = torch.cat([set_q, _log_rest(log_q, ids)], dim=-1)
     else:
         set_p, set_q = set_p.log_softmax(-1), set_q.log_softmax(-1)
     return Support(set_p, set_q, mass_p, mass_q, ids, spec.add_tail)

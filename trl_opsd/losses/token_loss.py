@@ -66,7 +66,8 @@ def token_loss(log_p: torch.Tensor, log_q: torch.Tensor, spec: DivergenceSpec) -
         over = loss > spec.token_clip
         # "scale" multiplies by min(1, clip / loss) held constant: the value becomes the clip, the direction stays
         keep = spec.token_clip / loss if spec.token_clip_mode == "scale" else torch.zeros_like(loss)
-        gradient = gradient * torch.where(over, keep, 1.0).unsqueeze(-1)
+        keep = torch.where(over, keep, 1.0).unsqueeze(-1)
+        gradient = torch.where(keep > 0, gradient * keep, 0.0)  # an infinite divergence has no finite gradient
         loss = loss.clamp(max=spec.token_clip)
         clipped = torch.where(over, 1.0, clipped)
     return TokenLoss(loss, divergence, gradient, clipped, mass_p, mass_q)
