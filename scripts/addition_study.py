@@ -19,14 +19,14 @@ from typing import Any
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import opsd  # noqa: E402
-import smollm2  # noqa: E402
-import tasks  # noqa: E402
-import torch  # noqa: E402
-from demo import DIVERGENCE, answers  # noqa: E402
-from transformers import TrainerCallback  # noqa: E402
+import opsd
+import smollm2
+import tasks
+import torch
+from transformers import TrainerCallback
 
-from trl_opsd.privileged import teacher_prompt  # noqa: E402
+from demo import DIVERGENCE, answers
+from trl_opsd.privileged import teacher_prompt
 
 
 ROOT = Path(__file__).parent.parent

@@ -43,7 +43,8 @@ HELPERS = {
 BODIES = [
     ("_generate_and_score_completions", "self._calculate_rewards(inputs, prompts, completions, completion_ids_list)",
      "the captured rollouts are the rows of the batch"),
-    ("_generate_and_score_completions", "self._pending_extra_logs.clear()", "extra table columns are flushed after rewards"),
+    ("_generate_and_score_completions", "self._pending_extra_logs.clear()",
+     "extra table columns are flushed after rewards"),
     ("_get_per_token_logps_and_entropies", "model(**model_inputs, labels=labels, fused_lm_head=True)",
      "the student's one forward is a plain call, to which a keyword can be added"),
     ("_compute_loss", "advantages = inputs[\"advantages\"]", "advantages are read from the batch, after the forward"),

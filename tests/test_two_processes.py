@@ -42,7 +42,7 @@ def launch(folder: Path, processes: int, **options) -> tuple[list[dict], list[di
 
 CASES = {
     "pure, views on one rank alone": {"rows_with_view": [5, 6, 7]},
-    "mixed, a group straddles the ranks": {"rows_with_view": [0, 3], "reward": True, "num_generations": 8},
+    "mixed, a group straddles the ranks": {"rows_with_view": [0, 1], "reward": True, "num_generations": 8},
     "sampled token, LoRA": {
         "rows_with_view": [1, 2, 7], "reward": True, "num_generations": 2, "lora": True, "learning_rate": 5.0,
         "distillation_mode": "sampled_token", "distillation_alpha": 1.0,

@@ -5,13 +5,53 @@
 from collections.abc import Callable
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from trl_opsd.config import OPSDConfig
 from trl_opsd.privileged import DatasetColumn, teacher_prompt
+
+
+def resolve_policy_weight(args: OPSDConfig, has_reward: bool) -> float:
+    """
+    What `policy_weight` stands for, checked.
+
+    Args:
+        args ([`OPSDConfig`]): Options.
+        has_reward (`bool`): Whether reward functions or an environment give a reward.
+
+    Raises:
+        ValueError: If the weights leave nothing to train, or the policy term lacks its reward or its groups.
+    """
+    weight = args.policy_weight
+    if weight is None:
+        weight = 1.0 if has_reward else 0.0
+    args.check_policy_weight(weight)
+    if weight > 0 and not has_reward:
+        raise ValueError(
+            f"`policy_weight={weight}` needs a reward, and there is none. Pass `reward_funcs`, or set "
+            "`policy_weight=0.0` for pure self-distillation."
+        )
+    return weight
+
+
+def check_datasets(source: Any, train_dataset: Any, eval_dataset: Any) -> None:
+    """
+    Look for the privileged contexts of a [`DatasetColumn`] in the data sets; other sources need none.
+
+    Raises:
+        ValueError: If a column is missing or a row holds what can't be a context.
+    """
+    if not isinstance(source, DatasetColumn):
+        return
+    named = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
+    if isinstance(eval_dataset, dict):
+        named = {"train_dataset": train_dataset} | {f"eval_dataset[{k!r}]": v for k, v in eval_dataset.items()}
+    for name, dataset in named.items():
+        if isinstance(dataset, (Dataset, IterableDataset)):
+            source.check(dataset, name)
 
 
 def context_length(model: nn.Module) -> int | None:
@@ -28,8 +68,8 @@ def check_model(args: OPSDConfig, model: nn.Module, processing_class: PreTrained
     """
     if isinstance(processing_class, ProcessorMixin):
         raise ValueError(
-            "The distillation term does not support vision-language processors. For text-only training of such a model, "
-            "pass its tokenizer as `processing_class`; otherwise set `distillation_weight=0.0`."
+            "The distillation term does not support vision-language processors. For text-only training of such a "
+            "model, pass its tokenizer as `processing_class`; otherwise set `distillation_weight=0.0`."
         )
     core = model.get_base_model() if isinstance(model, PeftModel) else model
     vocabulary = core.config.get_text_config().vocab_size
@@ -41,8 +81,8 @@ def check_model(args: OPSDConfig, model: nn.Module, processing_class: PreTrained
     limit = context_length(model)
     if args.teacher_max_length is not None and limit is not None and args.teacher_max_length > limit:
         raise ValueError(
-            f"`teacher_max_length={args.teacher_max_length}` is above the {limit} tokens of context that the model has. "
-            "Lower it, or leave it out to use the model's own limit."
+            f"`teacher_max_length={args.teacher_max_length}` is above the {limit} tokens of context that the model "
+            "has. Lower it, or leave it out to use the model's own limit."
         )
 
 

@@ -123,14 +123,25 @@ def encode_view(
         raise ValueError(
             f"The teacher's prompt of view {name!r} has {len(prompt_ids[row])} tokens and the completion "
             f"{len(rollouts[row].completion_ids)}, more than the {max_length} that `teacher_max_length` or the model's "
-            f"context allows, for {_where(rollouts[row])}. Shorten the privileged context, raise `teacher_max_length` if "
-            "the model can take it, or set `teacher_overlong='drop_view'`."
+            f"context allows, for {_where(rollouts[row])}. Shorten the privileged context, raise `teacher_max_length` "
+            "if the model can take it, or set `teacher_overlong='drop_view'`."
         )
     if too_long:
         bare = tokenize([rollout.prompt for rollout in rollouts], [None] * len(rollouts))
         for row in too_long:
             prompt_ids[row], weights[row] = bare[row], 0.0
     return EncodedView(prompt_ids, weights, len(too_long))
+
+
+def alignment_error(rollouts: list[Rollout], completion_ids: torch.Tensor) -> str | None:
+    """What is wrong if the captured rollouts are not the rows of TRL's batch, `(B, C)`, that the teacher scores."""
+    for rollout, ids in zip(rollouts, completion_ids.tolist(), strict=True):
+        if ids[: len(rollout.completion_ids)] != rollout.completion_ids:
+            return (
+                "The completions that TRL handed to the rewards are not the rows of its batch any more. This version "
+                "of trl is not supported: see the bounds in trl_opsd's pyproject.toml."
+            )
+    return None
 
 
 def _where(rollout: Rollout) -> str:

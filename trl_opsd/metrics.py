@@ -66,6 +66,12 @@ def generation_metrics(
     }
 
 
+def mean_gaps(stats: dict[str, torch.Tensor], shares: torch.Tensor) -> torch.Tensor:
+    """Mean gap of each row over its distilled tokens, of shape `(B,)`, `nan` where it has none."""
+    gap = (stats["teacher_logps"] - stats["student_logps"]) * shares
+    return gap.sum((0, 2)) / shares.sum((0, 2))
+
+
 def token_metrics(
     accelerator: Accelerator, names: list[str], stats: dict[str, torch.Tensor], shares: torch.Tensor, topk: bool
 ) -> dict[str, float]:

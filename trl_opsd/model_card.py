@@ -1,7 +1,8 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""What the model card says beyond TRL's: how this model was distilled."""
+"""What the model card says: the method's paper, and beyond TRL's card how this model was distilled."""
 
+import textwrap
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +12,19 @@ from trl import GRPOConfig
 
 from trl_opsd.config import OPSDConfig
 
+
+PAPER = {
+    "title": "Self-Distilled Reasoner: On-Policy Self-Distillation for Large Language Models",
+    "id": "2601.18734",
+    # docstyle-ignore
+    "citation": textwrap.dedent("""\
+        @article{zhao2026selfdistilled,
+            title        = {{Self-Distilled Reasoner: On-Policy Self-Distillation for Large Language Models}},
+            author       = {Siyan Zhao and Zhihui Xie and Mengchen Liu and Jing Huang and Guan Pang and Feiyu Chen and Aditya Grover},
+            year         = 2026,
+            eprint       = {arXiv:2601.18734},
+        }"""),  # noqa: E501
+}
 
 _HEADING = "### Framework versions"
 _TEACHERS = {

@@ -67,4 +67,38 @@ class View:
     context: str | Messages | None = field(default=None)
 
 
+def collect_rollouts(
+    rows: list[dict[str, Any]],
+    prompts: list[str | Messages],
+    completions: list[str | Messages],
+    completion_ids: list[list[int]],
+    rewards: list[dict[str, float]],
+    first_index: int,
+    group_size: int,
+    step: int,
+) -> list[Rollout]:
+    """
+    The rollouts of one rank.
+
+    Args:
+        rows, prompts, completions, completion_ids, rewards (`list`): What TRL hands over, one item a rollout.
+        first_index (`int`): Position of the first in the global generation batch, where groups are contiguous and may
+            straddle ranks.
+        group_size (`int`): Rollouts of one prompt.
+        step (`int`): Optimizer steps taken so far.
+    """
+    items = zip(rows, prompts, completions, completion_ids, rewards, strict=True)
+    return [
+        Rollout(row, prompt, completion, list(ids), reward, index // group_size, index, step)
+        for index, (row, prompt, completion, ids, reward) in enumerate(items, first_index)
+    ]
+
+
 PrivilegedSource = Callable[[list[Rollout]], list[list[View]]]
+
+
+def shown_context(views: list[View]) -> str | None:
+    """The contexts of a rollout's views as one text, for the completions table."""
+    if len(views) > 1:
+        return "\n".join(f"[{view.name}] {view.context}" for view in views)
+    return str(views[0].context) if views else None

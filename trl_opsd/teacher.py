@@ -19,7 +19,15 @@ import torch
 from accelerate import Accelerator, DistributedType
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from trl.models import prepare_deepspeed, prepare_fsdp
 from trl.trainer.utils import create_model_from_path, use_adapter
 
@@ -222,14 +230,15 @@ class Teacher:
         moves = self.kind in ("ema", "snapshot")
         if moves and (state["kind"] != self.kind or not (folder / WEIGHTS_FILE).exists()):
             raise ValueError(
-                f"The checkpoint {folder} holds no state of an {self.kind!r} teacher (its teacher is {state['kind']!r}). "
-                "Resume with the `teacher_model_kind` it was trained with, or start a new run from its weights (pass "
-                "the folder as the model, without `resume_from_checkpoint`): the teacher then starts from them."
+                f"The checkpoint {folder} holds no state of an {self.kind!r} teacher (its teacher is "
+                f"{state['kind']!r}). Resume with the `teacher_model_kind` it was trained with, or start a new run "
+                "from its weights (pass the folder as the model, without `resume_from_checkpoint`): the teacher then "
+                "starts from them."
             )
         if self.fingerprint is not None and state["fingerprint"] not in (None, self.fingerprint):
             raise ValueError(
-                f"The checkpoint {folder} was trained against another `base` teacher: the weights that this run started "
-                "from are not the ones that run started from. Resume with the same `model` as the first time."
+                f"The checkpoint {folder} was trained against another `base` teacher: the weights that this run "
+                "started from are not the ones that run started from. Resume with the same `model` as the first time."
             )
         if moves:
             saved = load_file(folder / WEIGHTS_FILE)
@@ -239,6 +248,16 @@ class Teacher:
                 )
             for name, tensor in self.weights.tensors.items():
                 tensor.copy_(saved[name])
+
+
+class TeacherFollows(TrainerCallback):
+    """Moves the teacher after each optimizer step, before a checkpoint of that step is written."""
+
+    def __init__(self, teacher: Teacher):
+        self.teacher = teacher
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.teacher.follow(state.global_step)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import nn
 
 from trl_opsd.config import OPSDConfig
 from trl_opsd.forward import StudentPass, TeacherPass
-from trl_opsd.losses import DivergenceSpec, token_weights, view_shares
+from trl_opsd.losses import DivergenceSpec, distillation_mask, token_weights, view_shares
 from trl_opsd.teacher import Teacher
 
 
@@ -43,6 +43,30 @@ def divergence_spec(args: OPSDConfig) -> DivergenceSpec:
         token_clip_mode=args.distillation_token_clip_mode,
         is_clip=args.distillation_is_clip,
     )
+
+
+def batch_keys(inputs: Batch, tokens_to_skip: int, accelerator: Accelerator) -> Batch:
+    """
+    Keys that a generation batch gains once its views are there: which tokens are distilled, and how many there are.
+
+    The counts are over the generation batch of all ranks, like TRL's `num_items_in_batch`, as 0-d tensors.
+
+    Args:
+        inputs (`dict`): The local generation batch with the keys of its views.
+        tokens_to_skip (`int`): `num_loss_tokens_to_skip`.
+        accelerator (`Accelerator`): Reduces over ranks.
+    """
+    loss_mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)  # TRL pads `tool_mask` with 1
+    has_view = torch.stack([inputs[f"teacher_weight/{name}"] for name in view_names(inputs)]).sum(0) > 0
+    mask = distillation_mask(loss_mask, has_view, tokens_to_skip)
+    counts = torch.stack([mask.sum(), mask.any(1).sum(), loss_mask.any(1).sum()]).float()
+    tokens, rows, all_rows = accelerator.reduce(counts, reduction="sum")
+    return {
+        "distillation_mask": mask,
+        "distillation_tokens": tokens,
+        "distillation_rows": rows,
+        "rollout_rows": all_rows,
+    }
 
 
 class DistillationTerm:
@@ -121,7 +145,7 @@ class DistillationTerm:
         return advantages + self.args.distillation_weight * dilution * gap
 
     def rows(self, inputs: Batch, name: str) -> torch.Tensor:
-        """Rows that need the teacher's forward. Never empty: every rank runs it, as the engines gather weights in it."""
+        """Rows that need the teacher's forward. Never empty: every rank runs it, as engines gather weights in it."""
         needed = (inputs[f"teacher_weight/{name}"] > 0) & inputs["distillation_mask"].any(1)
         rows = needed.nonzero().squeeze(1)
         return rows if len(rows) else needed.new_zeros(1, dtype=torch.long)

@@ -2,7 +2,6 @@
 
 """`OPSDTrainer`: overrides of `GRPOTrainer`'s hooks, each of which calls super()."""
 
-import textwrap
 from collections.abc import Callable
 from contextlib import contextmanager
 from functools import partial
@@ -14,31 +13,22 @@ from accelerate.utils import gather_object
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from peft import PeftConfig, PeftModel
 from torch import nn
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    ProcessorMixin,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.grpo_trainer import EnvironmentFactory, RewardFunc, RolloutFunc
 from trl.trainer.utils import add_fused_lm_head, get_config_model_id
 
-from trl_opsd.checks import check_dataset_lengths, check_model, context_length
+from trl_opsd.checks import check_dataset_lengths, check_datasets, check_model, context_length, resolve_policy_weight
 from trl_opsd.config import OPSDConfig
 from trl_opsd.diagnostics import SignalMonitor
-from trl_opsd.encoding import EncodedView, check_views, control_tokens, encode_literally, encode_view
+from trl_opsd.encoding import EncodedView, alignment_error, check_views, control_tokens, encode_literally, encode_view
 from trl_opsd.forward import ObservedForward, add_distillation_forward
-from trl_opsd.losses import distillation_mask
-from trl_opsd.metrics import PREFIX, generation_metrics, token_metrics
-from trl_opsd.model_card import add_settings
+from trl_opsd.metrics import PREFIX, generation_metrics, mean_gaps, token_metrics
+from trl_opsd.model_card import PAPER, add_settings
 from trl_opsd.privileged import DatasetColumn
-from trl_opsd.rollouts import PrivilegedSource, Rollout, View
-from trl_opsd.teacher import Teacher
-from trl_opsd.term import DistillationTerm, view_names
+from trl_opsd.rollouts import PrivilegedSource, Rollout, View, collect_rollouts, shown_context
+from trl_opsd.teacher import Teacher, TeacherFollows
+from trl_opsd.term import DistillationTerm, batch_keys, view_names
 
 
 # Model inputs beside ids and mask that TRL's forward takes from a batch
@@ -51,16 +41,6 @@ _MODALITIES = (
 def no_reward(prompts: list, **kwargs: Any) -> list[float]:
     """Stands in for the reward functions of a pure distillation run, as `GRPOTrainer` asks for at least one."""
     return [0.0] * len(prompts)
-
-
-class _TeacherFollows(TrainerCallback):
-    """Moves the teacher after each optimizer step, before a checkpoint of that step is written."""
-
-    def __init__(self, teacher: Teacher):
-        self.teacher = teacher
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.teacher.follow(state.global_step)
 
 
 class OPSDTrainer(GRPOTrainer):
@@ -104,18 +84,7 @@ class OPSDTrainer(GRPOTrainer):
 
     _tag_names = ["trl", "opsd"]
     _name = "OPSD"
-    _paper = {
-        "title": "Self-Distilled Reasoner: On-Policy Self-Distillation for Large Language Models",
-        "id": "2601.18734",
-        # docstyle-ignore
-        "citation": textwrap.dedent("""\
-            @article{zhao2026selfdistilled,
-                title        = {{Self-Distilled Reasoner: On-Policy Self-Distillation for Large Language Models}},
-                author       = {Siyan Zhao and Zhihui Xie and Mengchen Liu and Jing Huang and Guan Pang and Feiyu Chen and Aditya Grover},
-                year         = 2026,
-                eprint       = {arXiv:2601.18734},
-            }"""),  # noqa: E501
-    }
+    _paper = PAPER
 
     def __init__(
         self,
@@ -157,56 +126,35 @@ class OPSDTrainer(GRPOTrainer):
                 args.privileged_place,
                 teach_bare_rows=args.teacher_model_kind == "checkpoint",
             )
-            self._check_datasets(train_dataset, eval_dataset)
-        self._weigh(args, known=environment_factory is None)
+            check_datasets(self.privileged, train_dataset, eval_dataset)
+        self.policy_weight = 1.0
+        # With environments, whether there is a reward is only known once TRL has probed them
+        if isinstance(args, OPSDConfig) and (self._has_reward or environment_factory is None):
+            self.policy_weight = resolve_policy_weight(args, self._has_reward)
         super().__init__(
             model, reward_funcs, args, train_dataset, eval_dataset, processing_class, reward_processing_classes,
             callbacks, optimizers, quantization_config, peft_config, tools, rollout_func, environment_factory,
         )  # fmt: skip
+        if self.reward_funcs[0] is no_reward and len(self.reward_funcs) > 1:  # an environment brings its own reward
+            self.reward_funcs, self.reward_func_names = self.reward_funcs[1:], self.reward_func_names[1:]
+            self.reward_processing_classes = self.reward_processing_classes[1:]
+            self.reward_weights = self.reward_weights[1:]
+        self._has_reward = self.reward_funcs[0] is not no_reward
+        if isinstance(args, OPSDConfig):
+            self.policy_weight = resolve_policy_weight(args, self._has_reward)
         if self._distills:
             self._set_up_distillation(args)
 
     # Set-up
 
-    def _weigh(self, args: GRPOConfig, known: bool) -> None:
-        """Resolve `policy_weight`. With environments, whether there is a reward is only known once they are probed."""
-        self.policy_weight = 1.0
-        if isinstance(args, OPSDConfig):
-            self.policy_weight = args.policy_weight
-            if self.policy_weight is None:
-                self.policy_weight = 1.0 if self._has_reward else 0.0
-            if known or self._has_reward:
-                args.check_policy_weight(self.policy_weight)
-            if known and self.policy_weight > 0 and not self._has_reward:
-                raise ValueError(
-                    f"`policy_weight={self.policy_weight}` needs a reward, and there is none. Pass `reward_funcs`, or set "
-                    "`policy_weight=0.0` for pure self-distillation."
-                )
-
-    def _check_datasets(self, train_dataset: Any, eval_dataset: Any) -> None:
-        if not isinstance(self.privileged, DatasetColumn):
-            return
-        named = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
-        if isinstance(eval_dataset, dict):
-            named = {"train_dataset": train_dataset} | {f"eval_dataset[{k!r}]": v for k, v in eval_dataset.items()}
-        for name, dataset in named.items():
-            if isinstance(dataset, (Dataset, IterableDataset)):
-                self.privileged.check(dataset, name)
-
     def _set_up_distillation(self, args: OPSDConfig) -> None:
-        if not self._has_reward and len(self.reward_funcs) > 1:  # an environment brings its own reward
-            self._has_reward = True
-            self.reward_funcs, self.reward_func_names = self.reward_funcs[1:], self.reward_func_names[1:]
-            self.reward_processing_classes = self.reward_processing_classes[1:]
-            self.reward_weights = self.reward_weights[1:]
-        self._weigh(args, known=True)
         check_model(args, self.model, self.processing_class)
         self._own_chat_template_kwargs = self.chat_template_kwargs
         self.chat_template_kwargs = {**self._own_chat_template_kwargs, **(args.student_chat_template_kwargs or {})}
         core = self.accelerator.unwrap_model(self.model)
         add_distillation_forward(core.get_base_model() if isinstance(core, PeftModel) else core)
         self.teacher = Teacher(args, core, self.accelerator, self._tokenizer, self._patch_teacher)
-        self.add_callback(_TeacherFollows(self.teacher))
+        self.add_callback(TeacherFollows(self.teacher))
         self.term = DistillationTerm(args, self.teacher, self.accelerator)
         self.monitor = SignalMonitor()
         self._max_length = args.teacher_max_length or context_length(self.model)
@@ -236,27 +184,22 @@ class OPSDTrainer(GRPOTrainer):
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if not self._distills:
             return rewards
-        count, start = len(prompts), self.accelerator.process_index * len(prompts)
-        group_size = self.num_generations if self.model.training else self.num_generations_eval
+        count, first = len(prompts), self.accelerator.process_index * len(prompts)
         names = self.reward_func_names if self._has_reward else []
-        local = rewards[start : start + count].tolist()
-        self._rollouts = [
-            Rollout(
-                row=inputs[i],
-                prompt=prompts[i],
-                completion=completions[i],
-                completion_ids=list(completion_ids_list[i]),
-                rewards=dict(zip(names, local[i], strict=False)),
-                group=(start + i) // group_size,
-                index=start + i,
-                step=self.state.global_step,
-            )
-            for i in range(count)
-        ]
+        self._rollouts = collect_rollouts(
+            inputs,
+            prompts,
+            completions,
+            completion_ids_list,
+            [dict(zip(names, values, strict=False)) for values in rewards[first : first + count].tolist()],
+            first,
+            self.num_generations if self.model.training else self.num_generations_eval,
+            self.state.global_step,
+        )
         self._views = self.privileged(self._rollouts)
         check_views(self._views, self._rollouts)
         if self.log_completions:  # must be there before TRL flushes the table's extra columns
-            self._log_completion_extra("privileged_context", [_shown(views) for views in self._views])
+            self._log_completion_extra("privileged_context", [shown_context(views) for views in self._views])
             self._log_completion_extra("mean_gap", [float("nan")] * count)
         return rewards
 
@@ -264,7 +207,8 @@ class OPSDTrainer(GRPOTrainer):
         output = super()._generate_and_score_completions(inputs)
         if not self._distills:
             return output
-        self._check_alignment(output)
+        if error := alignment_error(self._rollouts, output["completion_ids"]):
+            raise RuntimeError(error)
         encoded = self._encode_views()
         mode = "train" if self.model.training else "eval"
         completions = [rollout.completion_ids for rollout in self._rollouts]
@@ -273,43 +217,20 @@ class OPSDTrainer(GRPOTrainer):
 
         for name, view in encoded.items():
             output |= view.tensors(name, self._tokenizer.pad_token_id, self.pad_to_multiple_of, self.accelerator.device)
-        loss_mask = output["completion_mask"] * output.get("tool_mask", 1)
-        has_view = torch.stack([output[f"teacher_weight/{name}"] for name in encoded]).sum(0) > 0
-        mask = distillation_mask(loss_mask, has_view, self.args.num_loss_tokens_to_skip)
-        counts = torch.stack([mask.sum(), mask.any(1).sum(), loss_mask.any(1).sum()]).float()
-        # Counted over the generation batch of all ranks, like TRL's `num_items_in_batch`
-        tokens, rows, all_rows = self.accelerator.reduce(counts, reduction="sum")
-        output["distillation_mask"] = mask
-        output["distillation_tokens"], output["distillation_rows"], output["rollout_rows"] = tokens, rows, all_rows
+        output |= batch_keys(output, self.args.num_loss_tokens_to_skip, self.accelerator)
         output["rollout_index"] = torch.tensor([r.index for r in self._rollouts], device=self.accelerator.device)
         return output
 
-    def _check_alignment(self, output: dict[str, Any]) -> None:
-        """The captured rollouts are the rows of the batch: the teacher will score the student's very tokens."""
-        for rollout, ids in zip(self._rollouts, output["completion_ids"].tolist(), strict=True):
-            if ids[: len(rollout.completion_ids)] != rollout.completion_ids:
-                raise RuntimeError(
-                    "The completions that TRL handed to the rewards are not the rows of its batch any more. This version "
-                    "of trl is not supported: see the bounds in trl_opsd's pyproject.toml."
-                )
-
     def _encode_views(self) -> dict[str, EncodedView]:
         """Views of the local batch by name. Every rank has the same names, also those that none of its rows has."""
-        names = sorted(set(gather_object([view.name for views in self._views for view in views])))
+        names = sorted(set(gather_object([view.name for views in self._views for view in views]))) or ["privileged"]
+        limit = (self._max_length, self.args.teacher_overlong)
         return {
-            name: encode_view(
-                name,
-                self._rollouts,
-                self._views,
-                self._teacher_prompt_ids,
-                self._max_length,
-                self.args.teacher_overlong,
-            )
-            for name in names or ["privileged"]
+            name: encode_view(name, self._rollouts, self._views, self._teacher_prompt_ids, *limit) for name in names
         }
 
     def _teacher_prompt_ids(self, prompts: list, contexts: list) -> list[list[int]]:
-        """Token ids of teacher prompts: the student's template, tools and all, with the teacher's template arguments."""
+        """Token ids of teacher prompts: the student's template and tools, with the teacher's template arguments."""
         with self._teacher_chat_template_kwargs():
             prompt_ids = [list(ids) for ids in self._tokenize_prompts(prompts)[0]]
             for row, context in enumerate(contexts):
@@ -432,8 +353,8 @@ class OPSDTrainer(GRPOTrainer):
 
     def _fill_mean_gap(self, inputs: dict[str, Any], stats: dict[str, torch.Tensor], shares: torch.Tensor) -> None:
         """Put each row's mean gap into the completions table, which TRL filled when the rows were sampled."""
-        gap = ((stats["teacher_logps"] - stats["student_logps"]) * shares).sum((0, 2)) / shares.sum((0, 2))
-        gaps, index = self.accelerator.gather(gap).tolist(), self.accelerator.gather(inputs["rollout_index"]).tolist()
+        gaps = self.accelerator.gather(mean_gaps(stats, shares)).tolist()
+        index = self.accelerator.gather(inputs["rollout_index"]).tolist()
         column = self._logs["extra"]["mean_gap"]
         batch = len(index) * (self.args.steps_per_generation if self.model.training else 1)
         for row, value in zip(index, gaps, strict=True):
@@ -472,12 +393,3 @@ class OPSDTrainer(GRPOTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if self._distills and checkpoint is not None:
             self.teacher.load(Path(checkpoint))
-
-
-def _shown(views: list[View]) -> str | None:
-    """The contexts of a rollout for the completions table."""
-    if not views:
-        return None
-    if len(views) == 1:
-        return str(views[0].context)
-    return "\n".join(f"[{view.name}] {view.context}" for view in views)

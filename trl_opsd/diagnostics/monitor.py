@@ -68,8 +68,9 @@ def _no_views(history: list[dict[str, float]]) -> str | None:
     shares = _last(history, "view_share")
     if shares and max(shares) == 0:
         return (
-            "no rollout had a privileged context, so nothing is distilled. Check the dataset column (`privileged_column`) "
-            "or the privileged source, and `self_distillation/dropped_views` with `teacher_overlong`."
+            "no rollout had a privileged context, so nothing is distilled. Check the dataset column "
+            "(`privileged_column`) or the privileged source, and with `teacher_overlong` the metric "
+            "`self_distillation/dropped_views`."
         )
     return None
 
@@ -79,8 +80,8 @@ def _zero_divergence(history: list[dict[str, float]]) -> str | None:
     if values and max(abs(value) for value in values) < 1e-6:
         return (
             "the teacher's and the student's distributions are the same, so there is nothing to learn. Check that the "
-            "teacher's prompt differs (print the completions with `log_completions=True`), or that a moving teacher has "
-            "not simply become the student."
+            "teacher's prompt differs (print the completions with `log_completions=True`), or that a moving teacher "
+            "has not simply become the student."
         )
     return None
 
@@ -123,8 +124,8 @@ def _collapse(history: list[dict[str, float]]) -> str | None:
         return None
     return (
         f"the divergence fell from {divergence[0]:.3g} to {divergence[1]:.3g}, but {' and '.join(signs)}: student and "
-        "teacher may be collapsing together. Read completions (`log_completions=True`) before you trust the divergence; "
-        "`teacher_model_kind='base'` can't follow the student down."
+        "teacher may be collapsing together. Read completions (`log_completions=True`) before you trust the "
+        "divergence; `teacher_model_kind='base'` can't follow the student down."
     )
 
 

@@ -70,14 +70,14 @@ def forward_kl(log_p: torch.Tensor, log_q: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 def reverse_kl(log_p: torch.Tensor, log_q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """KL(p||q) = sum_v p_v log(p_v / q_v). The slope p_v (log(p_v / q_v) + 1) is shifted by -p_v. See [`forward_kl`]."""
+    """KL(p||q) = sum_v p_v log(p_v / q_v). The slope p_v (log(p_v/q_v) + 1) is shifted by -p_v. See [`forward_kl`]."""
     entries = _times_log(log_p.exp(), log_p, log_q)
     return entries, entries
 
 
 def generalized_jsd(log_p: torch.Tensor, log_q: torch.Tensor, alpha: float) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    alpha KL(q||m) + (1 - alpha) KL(p||m) with m = (1 - alpha) p + alpha q (GKD, huggingface.co/papers/2306.13649, eq. 1).
+    alpha KL(q||m) + (1 - alpha) KL(p||m) with m = (1 - alpha) p + alpha q (GKD, huggingface.co/papers/2306.13649).
 
     The slope is (1 - alpha) p_v log(p_v / m_v), as the terms through m cancel. See [`forward_kl`].
     """

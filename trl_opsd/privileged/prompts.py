@@ -70,8 +70,8 @@ def teacher_prompt(prompt: str | Messages, context: str | Messages, template: st
         return _with_system(prompt, text) if place == "system" else _with_user_text(prompt, text, place)
     if isinstance(prompt, str):
         raise ValueError(
-            "The privileged context is a list of chat messages, but the prompt is plain text. Make the prompt a list of "
-            "messages too, or the context a string."
+            "The privileged context is a list of chat messages, but the prompt is plain text. Make the prompt a list "
+            "of messages too, or the context a string."
         )
     # Arrow gives every message of a column every key, None where a message lacks it
     messages = [{key: value for key, value in message.items() if value is not None} for message in context]
@@ -114,8 +114,8 @@ def _check_encodable(text: str, where: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{where} holds a lone surrogate at character {error.start}, which no tokenizer can encode. Clean the text, "
-            "for example with `text.encode('utf-8', 'replace').decode()`."
+            f"{where} holds a lone surrogate at character {error.start}, which no tokenizer can encode. Clean the "
+            "text, for example with `text.encode('utf-8', 'replace').decode()`."
         ) from None
 
 
