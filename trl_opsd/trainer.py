@@ -160,6 +160,7 @@ class OPSDTrainer(GRPOTrainer):
         self._max_length = args.teacher_max_length or context_length(self.model)
         self._rollouts: list[Rollout] = []
         self._views: list[list[View]] = []
+        self._generation = 0
         if isinstance(self.privileged, DatasetColumn) and self.environment_factories is None:
             for name, dataset in (("train_dataset", self.train_dataset), ("eval_dataset", self.eval_dataset)):
                 check_dataset_lengths(name, dataset, self.privileged, self._teacher_prompt_ids, self._max_length, args)
@@ -218,6 +219,8 @@ class OPSDTrainer(GRPOTrainer):
         for name, view in encoded.items():
             output |= view.tensors(name, self._tokenizer.pad_token_id, self.pad_to_multiple_of, self.accelerator.device)
         output |= batch_keys(output, self.args.num_loss_tokens_to_skip, self.accelerator)
+        self._generation += 1
+        output["rollout_generation"] = torch.tensor(self._generation)
         output["rollout_index"] = torch.tensor([r.index for r in self._rollouts], device=self.accelerator.device)
         return output
 
@@ -343,22 +346,26 @@ class OPSDTrainer(GRPOTrainer):
         stats = {name: value.to(inputs["distillation_mask"].device) for name, value in stats.items()}
         shares = self.term.shares(inputs)
         topk = self.args.distillation_mode == "topk_logits"
-        for name, value in token_metrics(self.accelerator, view_names(inputs), stats, shares, topk).items():
-            metrics[name].append(value)
-        if self.policy_weight == 0 and self.args.distillation_mode != "sampled_token":
+        values = token_metrics(self.accelerator, view_names(inputs), stats, shares, topk)
+        if values and self.policy_weight == 0 and self.args.distillation_mode != "sampled_token":
             # TRL logs it beside the policy loss; here the policy loss does not run
-            metrics["entropy"] += metrics[f"{PREFIX}student_entropy"][-1:]
+            values["entropy"] = values[f"{PREFIX}student_entropy"]
+        for name, value in values.items():
+            metrics[name].append(value)
         if self.log_completions:
             self._fill_mean_gap(inputs, stats, shares)
 
     def _fill_mean_gap(self, inputs: dict[str, Any], stats: dict[str, torch.Tensor], shares: torch.Tensor) -> None:
         """Put each row's mean gap into the completions table, which TRL filled when the rows were sampled."""
+        if int(inputs["rollout_generation"]) != self._generation:
+            return  # an evaluation has come between, and its rows are in the table now
         gaps = self.accelerator.gather(mean_gaps(stats, shares)).tolist()
         index = self.accelerator.gather(inputs["rollout_index"]).tolist()
         column = self._logs["extra"]["mean_gap"]
         batch = len(index) * (self.args.steps_per_generation if self.model.training else 1)
         for row, value in zip(index, gaps, strict=True):
-            column[len(column) - batch + row] = value
+            if len(column) - batch + row >= 0:  # TRL keeps the last rows of a long table
+                column[len(column) - batch + row] = value
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         training = self.model.training

@@ -109,7 +109,9 @@ class _LinearDivergence(torch.autograd.Function):
             row_weights = weights[:, rows]
             _student_stats(stats, rows, log_p, labels)
             if spec.is_clip is not None and old_logps is not None:
-                ratio = (stats["student_logps"][rows] - old_logps[rows]).clamp(-20.0, 20.0).exp()
+                # A token whose log-probability the sampler could not give is `nan`: no correction
+                log_ratio = (stats["student_logps"][rows] - old_logps[rows]).nan_to_num(0.0)
+                ratio = log_ratio.clamp(-20.0, 20.0).exp()
                 row_weights = row_weights * ratio.clamp(max=spec.is_clip)
             gradient = torch.zeros_like(logits) if any(need) else None
             for view in range(k):
