@@ -2,7 +2,6 @@
 
 """Bad input ends in a `ValueError` that names the row and the option, before anything is trained."""
 
-import gc
 import re
 
 import pytest
@@ -19,14 +18,6 @@ from trl_opsd import DatasetColumn, View
 PROMPT = [{"role": "user", "content": "What is it?"}]
 SURROGATE = "broken \ud800 text"
 COLUMN = "`privileged_context`"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_collection():
-    """Every `train()` collects garbage, 0.3 s over all that the imports left."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def with_context(context, number=5, prompt=PROMPT, column="privileged_context"):
@@ -169,8 +160,8 @@ def test_messages_with_a_text_prompt_train_nothing(make_trainer):
 @pytest.mark.parametrize("place", ["before_user", "after_user"])
 def test_no_user_message_to_put_it_in(make_trainer, place):
     rows = with_context("x", prompt=[{"role": "system", "content": "Be brief."}], number=0)
-    trainer = make_trainer(dataset=Dataset.from_list(rows), shuffle_dataset=False, privileged_place=place)
-    refused_in_training(trainer, f"`privileged_place='{place}'`", "Be brief.", "'system'")
+    with pytest.raises(ValueError, match=rf"Row 0 of `train_dataset`.*`privileged_place='{place}'`.*'system'"):
+        make_trainer(dataset=Dataset.from_list(rows), privileged_place=place)
 
 
 # Length

@@ -2,7 +2,6 @@
 
 """Each warning of `SignalMonitor` comes when its sign is there, once, and not otherwise."""
 
-import gc
 import logging
 
 import pytest
@@ -16,14 +15,6 @@ from trl_opsd.diagnostics import SignalMonitor
 
 LENGTH = 12
 PREFIX = "self_distillation/"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_collection():
-    """Every `train()` collects garbage, 0.3 s over all that the imports left."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def line(start, end):

@@ -2,7 +2,6 @@
 
 """What the teacher reads, what the student must never read, and what a privileged source gets to see."""
 
-import gc
 import math
 
 import pytest
@@ -21,14 +20,6 @@ from trl_opsd.privileged import teacher_prompt
 BARE = "{privileged_context}"
 PLACES = ["system", "before_user", "after_user"]
 every_place = pytest.mark.parametrize("place", PLACES)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_collection():
-    """Every `train()` collects garbage, 0.3 s over all that the imports left."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def user(text):

@@ -54,12 +54,18 @@ def check_datasets(source: Any, train_dataset: Any, eval_dataset: Any) -> None:
             source.check(dataset, name)
 
 
-def context_length(model: nn.Module) -> int | None:
-    """Tokens that the model can read at once, `None` where its config does not say."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+def context_length(*models: nn.Module) -> int | None:
+    """Tokens that all the models can read at once, `None` where no config says."""
+    lengths = [getattr(model.config.get_text_config(), "max_position_embeddings", None) for model in models]
+    return min((length for length in lengths if length is not None), default=None)
 
 
-def check_model(args: OPSDConfig, model: nn.Module, processing_class: PreTrainedTokenizerBase | ProcessorMixin) -> None:
+def check_model(
+    args: OPSDConfig,
+    model: nn.Module,
+    teacher: nn.Module,
+    processing_class: PreTrainedTokenizerBase | ProcessorMixin,
+) -> None:
     """
     Check the options that depend on the model.
 
@@ -78,11 +84,11 @@ def check_model(args: OPSDConfig, model: nn.Module, processing_class: PreTrained
             f"`distillation_topk={args.distillation_topk}` is above the vocabulary of the model, {vocabulary} tokens. "
             "Lower it, or use `distillation_mode='full_logits'`."
         )
-    limit = context_length(model)
+    limit = context_length(model, teacher)
     if args.teacher_max_length is not None and limit is not None and args.teacher_max_length > limit:
         raise ValueError(
-            f"`teacher_max_length={args.teacher_max_length}` is above the {limit} tokens of context that the model "
-            "has. Lower it, or leave it out to use the model's own limit."
+            f"`teacher_max_length={args.teacher_max_length}` is above the {limit} tokens of context that student "
+            "and teacher have. Lower it, or leave it out to use their own limit."
         )
 
 
@@ -97,7 +103,8 @@ def check_dataset_lengths(
     """
     Find a row whose teacher prompt can't fit before training starts, not at the step that samples it.
 
-    Only rows long enough to be in question are tokenized: a byte is the shortest thing a token stands for.
+    Only rows long enough to be in question are tokenized: a byte is the shortest thing a token stands for, and what the
+    chat template and the tools add is in the first row's bare prompt too.
 
     Args:
         name (`str`): What to call the data set in the error.
@@ -116,10 +123,10 @@ def check_dataset_lengths(
         return
     if max_length is None or args.teacher_overlong != "error" or not isinstance(dataset, Dataset):
         return
-    if source.column not in dataset.column_names:
+    if source.column not in dataset.column_names or not len(dataset):
         return
     completion = args.max_completion_length or 0
-    bytes_to_spare = max_length - completion - 256  # what the chat template adds
+    bytes_to_spare = max_length - completion - len(tokenize([dataset[0]["prompt"]], [None])[0])
     for number, (prompt, context) in enumerate(zip(dataset["prompt"], dataset[source.column], strict=True)):
         if context is None or len(f"{prompt}{context}{source.template}".encode()) <= bytes_to_spare:
             continue

@@ -322,6 +322,10 @@ class OPSDConfig(GRPOConfig):
             if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= low):
                 bound = "at least 0" if name in at_least_zero else "above 0"
                 raise ValueError(f"`{name}` must be a finite number {bound}, got {value!r}.")
+        for name in ("distillation_topk", "num_loss_tokens_to_skip", "teacher_sync_steps", "teacher_max_length"):
+            value = getattr(self, name)
+            if value is not None and value != int(value):
+                raise ValueError(f"`{name}` counts things, so it must be a whole number, got {value!r}.")
         for name in ("distillation_alpha", "teacher_update_rate"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"`{name}` must lie between 0 and 1, got {getattr(self, name)!r}.")

@@ -6,23 +6,16 @@ From views to token ids that end in the student's own completion.
 Legend: B rows of the local generation batch, P longest teacher prompt of a view.
 """
 
-import re
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
 from trl.trainer.utils import pad
 
-from trl_opsd.privileged.prompts import content_text
-from trl_opsd.rollouts import Messages, Rollout, View
-
-
-# Stands for a control token in a context while the chat template renders it: private-use characters, which neither
-# templates nor trimming touch
-_SENTINEL = "\ue0f0{}\ue0f1"
-_SENTINEL_PATTERN = re.compile("\ue0f0(\\d+)\ue0f1")
+from trl_opsd.privileged.prompts import check_prompt
+from trl_opsd.rollouts import Rollout, View
 
 
 @dataclass
@@ -81,9 +74,11 @@ def check_views(views: list[list[View]], rollouts: list[Rollout]) -> None:
                     f"The view {view.name!r} and the prompt must both be text or both be chat messages, for "
                     f"{_where(rollout)}."
                 )
-            if not view.weight > 0:
+            check_prompt(view.prompt, f"The prompt of view {view.name!r}, for {_where(rollout)},")
+            if not 0 < view.weight < math.inf:
                 raise ValueError(
-                    f"The view {view.name!r} has weight {view.weight}, for {_where(rollout)}: leave it out."
+                    f"The view {view.name!r} has weight {view.weight}, for {_where(rollout)}: weights are above 0 and "
+                    "finite; leave out a view that should not count."
                 )
 
 
@@ -145,71 +140,4 @@ def alignment_error(rollouts: list[Rollout], completion_ids: torch.Tensor) -> st
 
 
 def _where(rollout: Rollout) -> str:
-    return f"the row with prompt {str(rollout.prompt)[:120]!r}"
-
-
-def control_tokens(tokenizer: PreTrainedTokenizerBase, context: str | Messages | None) -> list[str]:
-    """Special tokens of the tokenizer that occur as text in a privileged context, longest first."""
-    texts = context_texts(context)
-    special = sorted(set(tokenizer.all_special_tokens), key=len, reverse=True)
-    return [token for token in special if token and any(token in text for text in texts)]
-
-
-def context_texts(context: str | Messages | None) -> list[str]:
-    """The pieces of text in a privileged context."""
-    if context is None:
-        return []
-    return [context] if isinstance(context, str) else [content_text(message.get("content")) for message in context]
-
-
-def encode_literally(
-    tokenizer: PreTrainedTokenizerBase,
-    prompt: str | Messages,
-    context: str | Messages,
-    render: Callable[[str | Messages], str],
-) -> list[int]:
-    """
-    Encode a teacher prompt so that control tokens in its context are plain text, as they would be for a reader.
-
-    The control tokens of the context are taken out of the prompt, the prompt is rendered, and the pieces between are
-    encoded as always while the taken ones are encoded with special tokens switched off.
-
-    Args:
-        tokenizer (`PreTrainedTokenizerBase`): Tokenizer.
-        prompt (`str` or `list[dict]`): Teacher prompt that holds the context.
-        context (`str` or `list[dict]`): The context.
-        render (`Callable`): From a prompt to the text that would be encoded.
-    """
-    tokens = control_tokens(tokenizer, context)
-    texts = sorted(context_texts(context), key=len, reverse=True)
-
-    def hide(text: str) -> str:
-        for part in texts:
-            hidden = part
-            for number, token in enumerate(tokens):
-                hidden = hidden.replace(token, _SENTINEL.format(number))
-            text = text.replace(part, hidden)
-        return text
-
-    pieces = _SENTINEL_PATTERN.split(render(_map_text(prompt, hide)))
-    ids = list(tokenizer("")["input_ids"]) if isinstance(prompt, str) else []  # BOS, where text prompts get one
-    for position, piece in enumerate(pieces):
-        if position % 2:  # a number that a sentinel carried
-            ids += tokenizer(tokens[int(piece)], add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        elif piece:
-            ids += tokenizer(piece, add_special_tokens=False)["input_ids"]
-    return ids
-
-
-def _map_text(prompt: str | Messages, change: Callable[[str], str]) -> str | Messages:
-    if isinstance(prompt, str):
-        return change(prompt)
-
-    def mapped(content: Any) -> Any:
-        if isinstance(content, str):
-            return change(content)
-        if isinstance(content, list):
-            return [{**block, "text": change(block["text"])} if block.get("text") else block for block in content]
-        return content
-
-    return [{**message, "content": mapped(message.get("content"))} for message in prompt]
+    return f"the row with prompt {repr(rollout.prompt)[:120]}"

@@ -192,6 +192,11 @@ class Teacher:
         own = self.adapter_has_head and not isinstance(self.weights, SeparateModel)
         self.head_of_pass = _detached(model_head(self.core.get_base_model())) if own else None
 
+    @property
+    def model(self) -> nn.Module:
+        """The model whose weights answer, unwrapped: the student's or one of its own."""
+        return self.weights.core if isinstance(self.weights, SeparateModel) else self.core
+
     def head(self) -> Head | None:
         """The teacher's head, `None` for the student's own. To be called inside the student's forward."""
         return self.head_of_pass or self.weights.head()

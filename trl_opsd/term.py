@@ -20,8 +20,8 @@ from trl_opsd.teacher import Teacher
 
 Batch = dict[str, Any]
 
-# `loss_type`s of GRPO that average over sequences; the others divide by a number of tokens
-_SEQUENCE_LOSS_TYPES = ("grpo", "sapo", "luspo")
+# `loss_type`s of GRPO that divide by a number of sequences; the others divide by a number of tokens
+_SEQUENCE_LOSS_TYPES = ("grpo", "sapo", "luspo", "dr_grpo")
 
 
 def view_names(inputs: Batch) -> list[str]:

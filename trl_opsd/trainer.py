@@ -21,8 +21,9 @@ from trl.trainer.utils import add_fused_lm_head, get_config_model_id
 from trl_opsd.checks import check_dataset_lengths, check_datasets, check_model, context_length, resolve_policy_weight
 from trl_opsd.config import OPSDConfig
 from trl_opsd.diagnostics import SignalMonitor
-from trl_opsd.encoding import EncodedView, alignment_error, check_views, control_tokens, encode_literally, encode_view
+from trl_opsd.encoding import EncodedView, alignment_error, check_views, encode_view
 from trl_opsd.forward import ObservedForward, add_distillation_forward
+from trl_opsd.literal import control_tokens, encode_literally
 from trl_opsd.metrics import PREFIX, generation_metrics, mean_gaps, token_metrics
 from trl_opsd.model_card import PAPER, add_settings
 from trl_opsd.privileged import DatasetColumn
@@ -148,16 +149,16 @@ class OPSDTrainer(GRPOTrainer):
     # Set-up
 
     def _set_up_distillation(self, args: OPSDConfig) -> None:
-        check_model(args, self.model, self.processing_class)
         self._own_chat_template_kwargs = self.chat_template_kwargs
         self.chat_template_kwargs = {**self._own_chat_template_kwargs, **(args.student_chat_template_kwargs or {})}
         core = self.accelerator.unwrap_model(self.model)
         add_distillation_forward(core.get_base_model() if isinstance(core, PeftModel) else core)
         self.teacher = Teacher(args, core, self.accelerator, self._tokenizer, self._patch_teacher)
+        check_model(args, self.model, self.teacher.model, self.processing_class)
         self.add_callback(TeacherFollows(self.teacher))
         self.term = DistillationTerm(args, self.teacher, self.accelerator)
         self.monitor = SignalMonitor()
-        self._max_length = args.teacher_max_length or context_length(self.model)
+        self._max_length = args.teacher_max_length or context_length(self.model, self.teacher.model)
         self._rollouts: list[Rollout] = []
         self._views: list[list[View]] = []
         self._generation = 0

@@ -3,12 +3,13 @@
 """The simplest source: a dataset column."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from datasets import Dataset, IterableDataset
 
 from trl_opsd.config import PLACEHOLDER
 from trl_opsd.privileged.prompts import check_context, teacher_prompt
-from trl_opsd.rollouts import Rollout, View
+from trl_opsd.rollouts import Messages, Rollout, View
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,15 @@ class DatasetColumn:
         context = rollout.row.get(self.column)
         if context is None:
             return [View(rollout.prompt)] if self.teach_bare_rows else []
-        check_context(context, f"The column `{self.column}` of the row with prompt {str(rollout.prompt)[:80]!r}")
-        return [View(teacher_prompt(rollout.prompt, context, self.template, self.place), context=context)]
+        where = f"The column `{self.column}` of the row with prompt {repr(rollout.prompt)[:80]}"
+        return [View(self._prompt(rollout.prompt, context, where), context=context)]
+
+    def _prompt(self, prompt: str | Messages, context: Any, where: str) -> str | Messages:
+        check_context(context, where)
+        try:
+            return teacher_prompt(prompt, context, self.template, self.place)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
 
     def check(self, dataset: Dataset | IterableDataset, name: str) -> None:
         """
@@ -57,9 +65,12 @@ class DatasetColumn:
                 return
             raise ValueError(self._missing(f"`{name}`", dataset.column_names))
         if isinstance(dataset, Dataset):
-            for number, context in enumerate(dataset[self.column]):
+            # An environment may own the prompts; it then completes the rows when it is reset
+            bare = [{"role": "user", "content": ""}]
+            prompts = dataset["prompt"] if "prompt" in dataset.column_names else [bare] * len(dataset)
+            for number, (prompt, context) in enumerate(zip(prompts, dataset[self.column], strict=True)):
                 if context is not None:
-                    check_context(context, f"Row {number} of `{name}`: column `{self.column}`")
+                    self._prompt(prompt, context, f"Row {number} of `{name}`: column `{self.column}`")
 
     def _missing(self, what: str, columns: list[str]) -> str:
         return (

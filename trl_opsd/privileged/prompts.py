@@ -30,6 +30,7 @@ def check_context(context: Any, where: str) -> None:
             f"{_excerpt(context)} of type {type(context).__name__}."
         )
     for number, message in enumerate(context):
+        _check_content(message.get("content"), f"{where}: message {number}")
         text = content_text(message.get("content"))
         has_more = message.get("tool_calls") or message.get("reasoning_content")
         if not message.get("role") or (not text.strip() and not has_more):
@@ -38,6 +39,33 @@ def check_context(context: Any, where: str) -> None:
                 "fill it in."
             )
         _check_encodable(text, f"{where}: message {number}")
+
+
+def check_prompt(prompt: Any, where: str) -> None:
+    """
+    Refuse what a teacher could not read as its prompt: neither text nor messages, nothing, or what can't be encoded.
+
+    Args:
+        prompt (`Any`): Prompt of a view.
+        where (`str`): View and row, for the error.
+    """
+    if not prompt or not isinstance(prompt, (str, list)) or any(not isinstance(item, (str, dict)) for item in prompt):
+        raise ValueError(f"{where} must be text or a list of chat messages, got {_excerpt(prompt)}.")
+    if isinstance(prompt, str):
+        _check_encodable(prompt, where)
+        return
+    for number, message in enumerate(prompt):
+        _check_content(message.get("content"), f"{where}: message {number}")
+        _check_encodable(content_text(message.get("content")), f"{where}: message {number}")
+
+
+def _check_content(content: Any, where: str) -> None:
+    blocks = isinstance(content, list) and all(isinstance(block, dict) for block in content)
+    if content is not None and not isinstance(content, str) and not blocks:
+        raise ValueError(
+            f"{where} has content {_excerpt(content)} of type {type(content).__name__}: it must be a string or a list "
+            "of content blocks."
+        )
 
 
 def content_text(content: Any) -> str:

@@ -1,0 +1,131 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""Recipes and scripts, as a user starts them."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import yaml
+
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import opsd  # noqa: E402
+import tasks  # noqa: E402
+
+
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+
+
+def parsed(monkeypatch, *options):
+    monkeypatch.setattr(opsd, "check_folder", lambda option, name: None)  # the demo's folders need not be there
+    return opsd.parse([*options, "--bf16", "false"])  # a recipe for GPUs, too, is parsed here
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_recipes_parse_and_say_how_to_run_them(monkeypatch, recipe):
+    _, args, model_args, _ = parsed(monkeypatch, "--config", str(recipe))
+    assert model_args.model_name_or_path and args.output_dir
+    head = recipe.read_text().split("\n\n")[0]
+    assert "accelerate launch" in recipe.read_text() and head.startswith("#")
+    for name, value in yaml.safe_load(recipe.read_text()).items():
+        if hasattr(args, name) and not isinstance(value, dict) and name not in ("bf16", "report_to"):
+            assert getattr(args, name) == value or str(getattr(args, name)) == str(value), name
+
+
+def test_the_demo_runs_on_defaults():
+    """Lengths, batch and learning rate apart, the demo's recipe leaves the package's options alone."""
+    from trl_opsd import OPSDConfig
+
+    recipe = yaml.safe_load((ROOT / "recipes" / "smollm2_json.yaml").read_text())
+    own = set(OPSDConfig.__dataclass_fields__) - set(OPSDConfig.__mro__[1].__dataclass_fields__)
+    assert not own & recipe.keys()
+
+
+def test_the_paper_recipe_has_the_papers_settings(monkeypatch):
+    script_args, args, model_args, _ = parsed(monkeypatch, "--config", str(ROOT / "recipes/qwen3_1.7b_opsd_paper.yaml"))
+    assert (args.distillation_alpha, args.distillation_entry_clip, args.teacher_model_kind) == (0.0, 0.05, "base")
+    assert (args.learning_rate, args.max_grad_norm, args.max_completion_length) == (5e-6, 0.1, 1024)
+    assert (args.temperature, args.top_p, args.top_k, args.max_steps) == (1.1, 0.95, 20, 100)
+    assert (model_args.lora_r, model_args.lora_alpha) == (64, 128)
+    assert args.student_chat_template_kwargs == {"enable_thinking": False}
+    assert args.teacher_chat_template_kwargs == {"enable_thinking": True}
+    assert (script_args.prompt_column, args.privileged_column) == ("problem", "solution")
+
+
+def test_an_unknown_option_is_named(monkeypatch, tmp_path, capsys):
+    recipe = tmp_path / "typo.yaml"
+    recipe.write_text("output_dir: out\ndistilation_alpha: 0.5\n")
+    with pytest.raises(SystemExit, match=r"`distilation_alpha` \(did you mean `distillation_alpha`\?\)"):
+        parsed(monkeypatch, "--config", str(recipe))
+
+
+def test_a_missing_folder_is_named_with_what_makes_it(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=r"demo/models/smollm2-135m, which does not exist.*scripts/smollm2.py"):
+        opsd.parse(["--config", str(ROOT / "recipes" / "smollm2_json.yaml"), "--bf16", "false"])
+
+
+def test_training_script_end_to_end(tmp_path, tokenizer):
+    """Model, data, reward and recipe from disk to a saved model with its card."""
+    tiny.model(tokenizer).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    tasks.prepare("addition", tmp_path / "data")
+    recipe = {
+        "model_name_or_path": str(tmp_path / "model"), "dataset_name": str(tmp_path / "data"),
+        "output_dir": str(tmp_path / "out"), "reward_funcs": ["tasks.correct_sum"], "eval_strategy": "steps",
+        "eval_steps": 1, "per_device_train_batch_size": 4, "num_generations": 2, "per_device_eval_batch_size": 32,
+        "max_completion_length": 4, "max_steps": 1, "bf16": False, "report_to": "none", "save_strategy": "no",
+        "gradient_checkpointing": False,
+    }  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    opsd.main(*opsd.parse(["--config", str(tmp_path / "recipe.yaml")]))
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    assert "trained with OPSD" in (tmp_path / "out" / "README.md").read_text()
+
+
+# The two tasks
+
+
+@pytest.mark.parametrize("task", tasks.TASKS)
+def test_tasks_are_seeded_and_disjoint(task, tmp_path):
+    one, two = tasks.TASKS[task](0), tasks.TASKS[task](0)
+    assert one == two
+    prompts = {split: {json.dumps(row["prompt"]) for row in rows} for split, rows in one.items()}
+    assert not prompts["train"] & prompts["test"]
+    assert all(row["privileged_context"] for rows in one.values() for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "valid"),
+    [
+        ('{"answer": "A star."}', 1.0),
+        (' {"answer": "A star."}\n', 1.0),
+        ('{"answer": ""}', 0.0),
+        ('{"answer": "A star."', 0.0),
+        ('Here: {"answer": "A star."}', 0.0),
+        ('["answer"]', 0.0),
+        ("", 0.0),
+    ],
+)
+def test_valid_json(text, valid):
+    assert tasks.valid_json([[{"role": "assistant", "content": text}]]) == [valid]
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("The answer is 42.", 1.0),
+        ("12 + 30 = 42", 1.0),
+        ("The sum of 12 and 42.", 0.0),
+        ("It is 43, not 42.", 1.0),  # the last number counts: a known leniency
+        ("The answer is 142.", 0.0),
+        ("I don't know.", 0.0),
+    ],
+)
+def test_correct_sum(text, right):
+    assert tasks.correct_sum([text], [42]) == [right]
