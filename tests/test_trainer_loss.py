@@ -7,6 +7,7 @@ import copy
 import pytest
 import tiny
 import torch
+import trl.trainer.utils
 from conftest import length_reward
 from datasets import Dataset
 from peft import LoraConfig
@@ -64,6 +65,43 @@ def test_pure_loss_and_gradients_equal_a_dense_reference(make_trainer, tokenizer
         torch.testing.assert_close(param.grad.double(), gradients[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
+def test_micro_batches_narrower_than_their_generation_batch(make_trainer, tokenizer, rows):
+    """Padding spans the generation batch; what a micro-batch does not need of it is cut. The losses still add up."""
+    rows[5] = {**rows[5], "privileged_context": "wide " * 20}
+    model = tiny.model(tokenizer)
+    trainer = make_trainer(
+        model, dataset=Dataset.from_list(rows), per_device_train_batch_size=2, gradient_accumulation_steps=8
+    )
+    batch_of(trainer)
+    total, expected, tokens = 0.0, 0.0, 0.0
+    for inputs in trainer._buffered_inputs:
+        total += trainer._compute_loss(trainer.model, inputs).item()
+        count = inputs["distillation_mask"].sum().item()
+        expected += reference_loss(trainer, inputs)[0] * count if count else 0.0
+        tokens += count
+    assert tokens == trainer._buffered_inputs[0]["distillation_tokens"].item()
+    assert total == pytest.approx(expected / tokens, rel=1e-4)
+
+
+@pytest.mark.parametrize("reduction", ["token_mean", "sequence_mean"])
+def test_weights_of_a_generation_batch_that_spans_several_updates(make_trainer, reduction):
+    """Each of its updates has total weight 1 on average, whatever the number of micro-batches."""
+    trainer = make_trainer(
+        gradient_accumulation_steps=2, steps_per_generation=8, per_device_train_batch_size=2,
+        distillation_reduction=reduction,
+    )  # fmt: skip
+    batch_of(trainer)
+    updates = trainer.args.steps_per_generation / trainer.args.gradient_accumulation_steps
+    weight = sum(trainer.term.weights(inputs, updates).sum().item() for inputs in trainer._buffered_inputs)
+    assert weight == pytest.approx(updates)
+    loss = sum(trainer._compute_loss(trainer.model, inputs).item() for inputs in trainer._buffered_inputs)
+    if reduction == "token_mean":
+        logged = trainer._metrics["train"]["self_distillation/loss"]
+        counts = [i["distillation_mask"].sum().item() for i in trainer._buffered_inputs if i["distillation_mask"].any()]
+        mean = sum(value * count for value, count in zip(logged, counts, strict=True)) / sum(counts)
+        assert loss == pytest.approx(updates * mean, rel=1e-4)
+
+
 def test_mixed_loss_is_the_weighted_sum_of_the_two_terms(make_trainer):
     trainer = make_trainer(reward_funcs=length_reward, policy_weight=0.7, distillation_weight=0.3, seed=1)
     inputs = batch_of(trainer)
@@ -83,6 +121,18 @@ def test_one_student_forward_in_the_mixed_case(make_trainer):
     teacher.register_forward_hook(lambda *_: calls.__setitem__("teacher", calls["teacher"] + 1))
     trainer._compute_loss(trainer.model, inputs).backward()
     assert calls == {"student": 1, "teacher": 1}
+
+
+@pytest.mark.parametrize(("rewards", "heads"), [(None, 0), (length_reward, 1)], ids=["pure", "mixed"])
+def test_the_policy_head_runs_only_with_the_policy_term(make_trainer, monkeypatch, rewards, heads):
+    trainer = make_trainer(reward_funcs=rewards) if rewards else make_trainer()
+    inputs = batch_of(trainer)
+    calls = []
+    head = trl.trainer.utils._ChunkedLogProbFunction
+    original = head.apply
+    monkeypatch.setattr(head, "apply", lambda *args: calls.append(1) or original(*args))
+    trainer._compute_loss(trainer.model, inputs).backward()
+    assert len(calls) == heads
 
 
 MODES = [
