@@ -19,12 +19,12 @@ from typing import Any
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import opsd
-import smollm2
-import tasks
 import torch
 from transformers import TrainerCallback
 
+import opsd
+import smollm2
+import tasks
 from demo import DIVERGENCE, answers
 from trl_opsd.privileged import teacher_prompt
 

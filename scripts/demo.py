@@ -23,13 +23,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 warnings.filterwarnings("ignore")
 
 import datasets  # noqa: E402
-import opsd  # noqa: E402
-import smollm2  # noqa: E402
-import tasks  # noqa: E402
 import torch  # noqa: E402
 from transformers import TrainerCallback  # noqa: E402
 from transformers.trainer_callback import ProgressCallback  # noqa: E402
 from transformers.utils import logging  # noqa: E402
+
+import opsd  # noqa: E402
+import smollm2  # noqa: E402
+import tasks  # noqa: E402
 
 
 if TYPE_CHECKING:

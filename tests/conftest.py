@@ -16,11 +16,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 import pytest
-import tiny
 import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+import tiny
 from trl_opsd import OPSDConfig, OPSDTrainer
 
 

@@ -4,8 +4,9 @@
 
 import pytest
 import torch
-from conftest import length_reward
 from datasets import Dataset
+
+from conftest import length_reward
 
 
 SPLITS = [(8, 1), (4, 2), (1, 8)]  # rows of a micro-batch, micro-batches of an update

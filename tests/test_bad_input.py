@@ -5,13 +5,13 @@
 import re
 
 import pytest
-import tiny
 import torch
-from conftest import length_reward
 from datasets import Dataset, IterableDataset
 from peft import LoraConfig
 from trl.chat_template_utils import qwen3_chat_template
 
+import tiny
+from conftest import length_reward
 from trl_opsd import DatasetColumn, View
 
 

@@ -9,12 +9,12 @@ import re
 from dataclasses import fields
 
 import pytest
-import tiny
 import yaml
-from conftest import length_reward
 from trl import GRPOConfig, TrlParser
 from trl.chat_template_utils import qwen3_chat_template
 
+import tiny
+from conftest import length_reward
 from trl_opsd import OPSDConfig
 from trl_opsd.config import CHOICES, DEPENDENT
 

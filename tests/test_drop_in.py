@@ -8,16 +8,16 @@ import math
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
-from conftest import length_reward
 from datasets import Dataset, IterableDataset
 from peft import LoraConfig, get_peft_model
-from test_trainer_loss import batch_of
 from transformers import AutoModelForCausalLM, pipeline
 from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import qwen3_chat_template
 
+import tiny
+from conftest import length_reward
+from test_trainer_loss import batch_of
 from trl_opsd import OPSDConfig, OPSDTrainer, View
 
 

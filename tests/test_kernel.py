@@ -10,9 +10,9 @@ import importlib
 from dataclasses import dataclass, field, replace
 
 import pytest
-import reference
 import torch
 
+import reference
 from trl_opsd.kernels import Head, linear_divergence
 from trl_opsd.losses import DivergenceSpec
 

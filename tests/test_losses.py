@@ -5,9 +5,9 @@
 from dataclasses import replace
 
 import pytest
-import reference
 import torch
 
+import reference
 from trl_opsd.losses import (
     DivergenceSpec,
     distillation_mask,

@@ -6,9 +6,9 @@ import logging
 
 import pytest
 from accelerate import PartialState
-from conftest import length_reward
 from datasets import Dataset
 
+from conftest import length_reward
 from trl_opsd import View
 from trl_opsd.diagnostics import SignalMonitor
 

@@ -5,14 +5,14 @@
 import math
 
 import pytest
-import tiny
 import torch
-from conftest import length_reward
 from datasets import Dataset
-from test_trainer_loss import batch_of
 from transformers import PreTrainedTokenizerFast
 from trl.chat_template_utils import qwen3_chat_template
 
+import tiny
+from conftest import length_reward
+from test_trainer_loss import batch_of
 from trl_opsd import View
 from trl_opsd.privileged import teacher_prompt
 

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny
 import yaml
+
+import tiny
 
 
 ROOT = Path(__file__).parent.parent

@@ -3,14 +3,14 @@
 """Whose weights answer, and how they follow."""
 
 import pytest
-import tiny
 import torch
-from conftest import length_reward
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from test_trainer_loss import batch_of
 
+import tiny
+from conftest import length_reward
+from test_trainer_loss import batch_of
 from trl_opsd.teacher import AdapterTensors, SameWeights, SeparateModel
 
 

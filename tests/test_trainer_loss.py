@@ -5,12 +5,13 @@
 import copy
 
 import pytest
-import tiny
 import torch
 import trl.trainer.utils
-from conftest import length_reward
 from datasets import Dataset
 from peft import LoraConfig
+
+import tiny
+from conftest import length_reward
 
 
 def batch_of(trainer):

@@ -6,12 +6,12 @@ import json
 import sys
 from pathlib import Path
 
-import conftest  # sets the environment before torch
-import tiny
 import torch
 from datasets import Dataset
 from peft import LoraConfig
 
+import conftest  # sets the environment before torch
+import tiny
 from trl_opsd import OPSDConfig, OPSDTrainer
 
 
