@@ -370,7 +370,7 @@ SHARDED = [("base", False), ("ema", False), ("ema", True), ("snapshot", True)]
 
 @pytest.mark.parametrize(("kind", "lora"), SHARDED)
 def test_a_copy_of_sharded_weights(make_trainer, monkeypatch, kind, lora):
-    monkeypatch.setattr("trl_opsd.teacher._is_sharded", lambda accelerator: "FSDP")
+    monkeypatch.setattr("trl_opsd.teacher_weights._is_sharded", lambda accelerator: "FSDP")
     options = {"peft_config": LoraConfig(target_modules=["q_proj"])} if lora else {}
     options |= {"teacher_sync_steps": 2} if kind == "snapshot" else {}
     named = (f"`teacher_model_kind='{kind}'`", "FSDP", "'live'", "'checkpoint'")
@@ -379,7 +379,7 @@ def test_a_copy_of_sharded_weights(make_trainer, monkeypatch, kind, lora):
 
 @pytest.mark.parametrize(("kind", "lora"), [("live", False), ("live", True), ("base", True)])
 def test_teachers_of_sharded_weights_without_a_copy(make_trainer, monkeypatch, kind, lora):
-    monkeypatch.setattr("trl_opsd.teacher._is_sharded", lambda accelerator: "FSDP")
+    monkeypatch.setattr("trl_opsd.teacher_weights._is_sharded", lambda accelerator: "FSDP")
     options = {"peft_config": LoraConfig(target_modules=["q_proj"])} if lora else {}
     assert make_trainer(teacher_model_kind=kind, **options).teacher.kind == kind
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 import tiny
 from conftest import length_reward
 from test_trainer_loss import batch_of
-from trl_opsd.teacher import AdapterTensors, SameWeights, SeparateModel
+from trl_opsd.teacher_weights import AdapterTensors, SameWeights, SeparateModel
 
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])

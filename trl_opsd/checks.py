@@ -14,6 +14,11 @@ from trl_opsd.config import OPSDConfig
 from trl_opsd.privileged import DatasetColumn, teacher_prompt
 
 
+def no_reward(prompts: list, **kwargs: Any) -> list[float]:
+    """Stands in for the reward functions of a pure distillation run, as `GRPOTrainer` asks for at least one."""
+    return [0.0] * len(prompts)
+
+
 def resolve_policy_weight(args: OPSDConfig, has_reward: bool) -> float:
     """
     What `policy_weight` stands for, checked.

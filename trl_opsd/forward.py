@@ -27,6 +27,13 @@ from trl_opsd.kernels import Head, linear_divergence
 from trl_opsd.losses import DivergenceSpec
 
 
+# Model inputs beside ids and mask that TRL's forward takes from a batch
+MODALITIES = (
+    "pixel_values", "image_grid_thw", "num_images", "pixel_attention_mask", "spatial_shapes", "num_tiles",
+    "image_sizes", "token_type_ids", "mm_token_type_ids", "image_position_ids",
+)  # fmt: skip
+
+
 @dataclass
 class DistilledOutput(FusedCausalLMOutput):
     """

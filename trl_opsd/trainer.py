@@ -18,11 +18,18 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.grpo_trainer import EnvironmentFactory, RewardFunc, RolloutFunc
 from trl.trainer.utils import add_fused_lm_head, get_config_model_id
 
-from trl_opsd.checks import check_dataset_lengths, check_datasets, check_model, context_length, resolve_policy_weight
+from trl_opsd.checks import (
+    check_dataset_lengths,
+    check_datasets,
+    check_model,
+    context_length,
+    no_reward,
+    resolve_policy_weight,
+)
 from trl_opsd.config import OPSDConfig
 from trl_opsd.diagnostics import SignalMonitor
 from trl_opsd.encoding import EncodedView, alignment_error, check_views, encode_view
-from trl_opsd.forward import ObservedForward, add_distillation_forward
+from trl_opsd.forward import MODALITIES, ObservedForward, add_distillation_forward
 from trl_opsd.literal import control_tokens, encode_literally
 from trl_opsd.metrics import PREFIX, generation_metrics, mean_gaps, token_metrics
 from trl_opsd.model_card import PAPER, add_settings
@@ -30,18 +37,6 @@ from trl_opsd.privileged import DatasetColumn
 from trl_opsd.rollouts import PrivilegedSource, Rollout, View, collect_rollouts, shown_context
 from trl_opsd.teacher import Teacher, TeacherFollows
 from trl_opsd.term import DistillationTerm, batch_keys, view_names
-
-
-# Model inputs beside ids and mask that TRL's forward takes from a batch
-_MODALITIES = (
-    "pixel_values", "image_grid_thw", "num_images", "pixel_attention_mask", "spatial_shapes", "num_tiles",
-    "image_sizes", "token_type_ids", "mm_token_type_ids", "image_position_ids",
-)  # fmt: skip
-
-
-def no_reward(prompts: list, **kwargs: Any) -> list[float]:
-    """Stands in for the reward functions of a pure distillation run, as `GRPOTrainer` asks for at least one."""
-    return [0.0] * len(prompts)
 
 
 class OPSDTrainer(GRPOTrainer):
@@ -299,7 +294,7 @@ class OPSDTrainer(GRPOTrainer):
             inputs["completion_ids"].shape[1],
             compute_entropy=True,
             compute_aux_loss=self.aux_loss_enabled,
-            **{name: inputs.get(name) for name in _MODALITIES},
+            **{name: inputs.get(name) for name in MODALITIES},
         )
         if aux_loss is None:
             return entropies.new_zeros(())
