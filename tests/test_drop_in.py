@@ -405,6 +405,7 @@ def test_model_card(make_trainer, tmp_path):
     for text in ("- trl", "- opsd", "trained with OPSD", "papers/2601.18734", "zhao2026selfdistilled"):
         assert text in card
     assert "| `distillation_alpha` | `0.5` |" in card and "| `policy_weight` | `0.0` |" in card
+    assert "None]" not in card and f'model="{tmp_path / "out"}"' in card
     assert trainer.model.model_tags == ["trl", "opsd"]
 
 

@@ -71,4 +71,7 @@ def add_settings(path: Path, args: OPSDConfig, policy_weight: float) -> None:
     card = ModelCard.load(path)
     versions = f"{_HEADING}\n\n- trl_opsd: {version('trl-opsd')}"
     card.text = card.text.replace(f"{_HEADING}\n", f"{settings_section(args, policy_weight)}\n{versions}", 1)
+    # TRL writes "None" for a base model that is a local folder and for a model that has no Hub id
+    card.text = card.text.replace("[None](https://huggingface.co/None)", "a local model")
+    card.text = card.text.replace('model="None"', f'model="{path.parent}"')
     card.save(path)

@@ -1,0 +1,55 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""The sources that the documentation shows work as they stand there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from conftest import length_reward
+from trl_opsd import OPSDConfig, View
+
+
+ROOT = Path(__file__).parent.parent
+
+
+def shown_function(path, name):
+    """The function of a Python block in a Markdown file."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(), flags=re.S)
+    code = next(block for block in blocks if f"def {name}(" in block)
+    code = code[code.index(f"def {name}(") :].split("\n\ntrainer = ")[0]
+    namespace = {"View": View}
+    exec(code, namespace)
+    return namespace[name]
+
+
+def my_reward(completions, **kwargs):
+    return [value / 2 for value in length_reward(completions)]
+
+
+@pytest.mark.parametrize(("path", "name"), [("README.md", "show_reward"), ("docs/privileged.md", "source")])
+def test_shown_sources(make_trainer, path, name):
+    trainer = make_trainer(
+        reward_funcs=my_reward, privileged=shown_function(path, name), num_generations=4, max_steps=4
+    )
+    trainer.train()
+    shares = [log["self_distillation/view_share"] for log in trainer.state.log_history[:-1]]
+    assert 0 < sum(shares) / len(shares) < 1
+
+
+def test_every_metric_is_documented(make_trainer):
+    trainer = make_trainer(distillation_mode="topk_logits", distillation_topk=5)
+    trainer.train()
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    for name in trainer.state.log_history[0]:
+        if name.startswith("self_distillation/"):
+            parts = name.removeprefix("self_distillation/").split("/")
+            assert f"`{'/'.join(parts)}`" in text or parts[0] in text, name
+
+
+def test_options_named_in_the_documentation_exist():
+    options = OPSDConfig.__dataclass_fields__
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for name in re.findall(r"`((?:distillation|teacher|privileged)_\w+)[`=]", path.read_text()):
+            assert name in options or name == "privileged_context", f"{path.name}: {name}"
