@@ -73,6 +73,7 @@ SIGNS = {
     "zero_divergence_later": ({"divergence": [0.5] * 6 + [1e-9] * 6}, 9, "distributions are the same"),
     "all_clipped": ({"clipped_share": [0.96] * LENGTH}, 3, "clipped_share` above 0.95"),
     "inverted_clip": ({"loss": [-0.1] * LENGTH, "divergence": line(0.3, 1.0)}, 8, "inverted the objective"),
+    "inverted_clip_falling": ({"divergence": line(0.3, 1.0)}, 8, "the clipped loss went from 0.905 to 0.65"),
     "collapse_repetition": ({"repetition": line(0.0, 0.9)}, 9, "repetition rose from 0.12 to 0.53"),
     "collapse_truncation": ({"truncated": line(0.0, 1.0)}, 9, "truncated completions rose from 0.14 to 0.59"),
 }
@@ -88,17 +89,22 @@ def test_a_sign_is_told_once(observe, kind):
 QUIET = {
     "healthy": {},
     "view in one of three": {"view_share": [0.0, 0.0, 0.1] * (LENGTH // 3)},
-    "divergence in one of three": {"divergence": [0.0, 0.0, 0.1] * (LENGTH // 3)},
+    "divergence in one of three": {"divergence": [0.0, 0.0, 0.1] * (LENGTH // 3), "loss": [0.1] * LENGTH},
     "small divergence": {"divergence": [2e-6] * LENGTH},
     "much clipped": {"clipped_share": [0.95] * LENGTH},
     "much clipped but not always": {"clipped_share": [1.0, 1.0, 0.9] * (LENGTH // 3)},
     "negative loss with falling divergence": {"loss": [-0.1] * LENGTH},
-    "positive loss with rising divergence": {"divergence": line(0.3, 1.0)},
+    "loss that rises with the divergence": {"divergence": line(0.3, 1.0), "loss": line(0.2, 0.9)},
+    "loss that falls with a slightly higher divergence": {"divergence": line(0.6, 0.64)},
     "loss negative now and then": {"loss": [-0.1, -0.1, 0.1] * (LENGTH // 3), "divergence": line(0.3, 1.0)},
     "slightly more repetition": {"repetition": line(0.05, 0.15)},
     "slightly more truncation": {"truncated": line(0.2, 0.5)},
     "less repetition": {"repetition": line(0.9, 0.0)},
-    "repetition with rising divergence": {"repetition": line(0.0, 0.9), "divergence": line(0.3, 1.0)},
+    "repetition with rising divergence": {
+        "repetition": line(0.0, 0.9),
+        "divergence": line(0.3, 1.0),
+        "loss": line(0.3, 1.0),
+    },
     "repetition with the same divergence": {"repetition": line(0.0, 0.9), "divergence": [0.5] * LENGTH},
     "values that are missing": {"divergence": [None] * LENGTH, "loss": [None] * LENGTH},
 }

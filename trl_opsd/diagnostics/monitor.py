@@ -98,14 +98,18 @@ def _all_clipped(history: list[dict[str, float]]) -> str | None:
 
 
 def _inverted_clip(history: list[dict[str, float]]) -> str | None:
-    loss, divergence = _last(history, "loss"), _trend(history, f"{PREFIX}divergence")
-    if loss and divergence and max(loss) < 0 and divergence[1] > divergence[0]:
-        return (
-            f"the clipped loss is negative while the true divergence rose from {divergence[0]:.3g} to "
-            f"{divergence[1]:.3g}: the clip has inverted the objective. Remove `distillation_entry_clip`, or set "
-            "`distillation_entry_clip_mode='non_negative'`."
-        )
-    return None
+    loss, divergence = _trend(history, f"{PREFIX}loss"), _trend(history, f"{PREFIX}divergence")
+    if loss is None or divergence is None or divergence[1] <= divergence[0]:
+        return None
+    negative = max(_last(history, "loss")) < 0
+    apart = loss[1] < loss[0] and divergence[1] > 1.1 * divergence[0]
+    if not (negative or apart):
+        return None
+    return (
+        f"the clipped loss went from {loss[0]:.3g} to {loss[1]:.3g} while the true divergence rose from "
+        f"{divergence[0]:.3g} to {divergence[1]:.3g}: the clip has inverted the objective. Remove "
+        "`distillation_entry_clip`, or set `distillation_entry_clip_mode='non_negative'`."
+    )
 
 
 def _collapse(history: list[dict[str, float]]) -> str | None:
