@@ -75,7 +75,7 @@ SIGNS = {
     "inverted_clip": ({"loss": [-0.1] * LENGTH, "divergence": line(0.3, 1.0)}, 8, "inverted the objective"),
     "inverted_clip_falling": ({"divergence": line(0.3, 1.0)}, 8, "the clipped loss went from 0.905 to 0.65"),
     "collapse_repetition": ({"repetition": line(0.0, 0.9)}, 9, "repetition rose from 0.12 to 0.53"),
-    "collapse_truncation": ({"truncated": line(0.0, 1.0)}, 9, "truncated completions rose from 0.14 to 0.59"),
+    "collapse_truncation": ({"truncated": line(0.7, 1.2)}, 9, "truncated completions rose from 0.77 to 1.00"),
 }
 
 
@@ -98,7 +98,8 @@ QUIET = {
     "loss that falls with a slightly higher divergence": {"divergence": line(0.6, 0.64)},
     "loss negative now and then": {"loss": [-0.1, -0.1, 0.1] * (LENGTH // 3), "divergence": line(0.3, 1.0)},
     "slightly more repetition": {"repetition": line(0.05, 0.15)},
-    "slightly more truncation": {"truncated": line(0.2, 0.5)},
+    "slightly more truncation": {"truncated": line(0.8, 1.0)},
+    "more truncation, but far from all": {"truncated": line(0.2, 0.9)},
     "less repetition": {"repetition": line(0.9, 0.0)},
     "repetition with rising divergence": {
         "repetition": line(0.0, 0.9),
@@ -122,7 +123,7 @@ def test_too_early_to_tell(observe, kind):
 
 
 def test_several_signs_are_all_told(observe):
-    both = logs(clipped_share=[1.0] * LENGTH, repetition=line(0.0, 0.9), truncated=line(0.0, 1.0))
+    both = logs(clipped_share=[1.0] * LENGTH, repetition=line(0.0, 0.9), truncated=line(0.7, 1.2))
     (clipped, collapse) = observe(both)
     assert clipped[:2] == (3, "all_clipped") and collapse[:2] == (9, "collapse")
     assert "repetition rose" in collapse[2] and "truncated completions rose" in collapse[2]

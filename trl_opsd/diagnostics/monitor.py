@@ -117,12 +117,14 @@ def _collapse(history: list[dict[str, float]]) -> str | None:
     if divergence is None or divergence[1] > 0.7 * divergence[0]:
         return None
     signs = []
-    for name, text, rise in (
-        (f"{PREFIX}repetition", "repetition", 0.1),
-        ("completions/clipped_ratio", "the share of truncated completions", 0.25),
+    # Truncation counts once it is nearly complete: students of a frozen teacher were seen to go from 0.5 to 0.8 and
+    # stay sound, those that collapsed with a live one to 0.95
+    for name, text, rise, level in (
+        (f"{PREFIX}repetition", "repetition", 0.1, 0.0),
+        ("completions/clipped_ratio", "the share of truncated completions", 0.2, 0.9),
     ):
         trend = _trend(history, name)
-        if trend and trend[1] - trend[0] > rise:
+        if trend and trend[1] - trend[0] > rise and trend[1] > level:
             signs.append(f"{text} rose from {trend[0]:.2f} to {trend[1]:.2f}")
     if not signs:
         return None
