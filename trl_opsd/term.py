@@ -144,33 +144,40 @@ class DistillationTerm:
         advantages = policy_weight * inputs["advantages"].unsqueeze(1)
         return advantages + self.args.distillation_weight * dilution * gap
 
-    def rows(self, inputs: Batch, name: str) -> torch.Tensor:
-        """Rows that need the teacher's forward. Never empty: every rank runs it, as engines gather weights in it."""
+    def teacher_batch(self, inputs: Batch, name: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """
+        The rows that need the teacher's forward, and its inputs: teacher prompt and the student's own completion ids.
+
+        Never empty: every rank runs the forward, as engines gather weights in it. Columns of padding are cut.
+
+        Args:
+            inputs (`dict`): The micro-batch.
+            name (`str`): Name of the view.
+
+        Returns:
+            Row numbers of shape `(R,)`, and `input_ids` and `attention_mask` of shape `(R, P + C)`.
+        """
         needed = (inputs[f"teacher_weight/{name}"] > 0) & inputs["distillation_mask"].any(1)
         rows = needed.nonzero().squeeze(1)
-        return rows if len(rows) else needed.new_zeros(1, dtype=torch.long)
-
-    def teacher_inputs(self, inputs: Batch, name: str, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Teacher prompt and the student's own completion ids, `(len(rows), P + C)`, without columns of padding."""
-        prompt_ids, prompt_mask = (
-            inputs[f"teacher_prompt_ids/{name}"][rows],
-            inputs[f"teacher_prompt_mask/{name}"][rows],
-        )
+        if not len(rows):
+            rows = needed.new_zeros(1, dtype=torch.long)
+        prompt_ids, prompt_mask = (inputs[f"teacher_prompt_{part}/{name}"][rows] for part in ("ids", "mask"))
         width = int(prompt_mask.sum(1).max())
-        return {
-            "input_ids": torch.cat([prompt_ids[:, -width:], inputs["completion_ids"][rows]], dim=1),
-            "attention_mask": torch.cat([prompt_mask[:, -width:], inputs["completion_mask"][rows]], dim=1),
+        completion_ids, completion_mask = inputs["completion_ids"][rows], inputs["completion_mask"][rows]
+        batch = {
+            "input_ids": torch.cat([prompt_ids[:, -width:], completion_ids], dim=1),
+            "attention_mask": torch.cat([prompt_mask[:, -width:], completion_mask], dim=1),
         }
+        if not torch.equal(batch["input_ids"][:, -completion_ids.shape[1] :], completion_ids):
+            raise RuntimeError(f"The teacher of view {name!r} would read other completion ids than the student's.")
+        return rows, batch
 
     def _teacher_hidden(self, model: nn.Module, inputs: Batch, name: str) -> torch.Tensor:
         """Hidden states of the teacher at the positions that predict the completion, `(B, C, H)`, 0 in other rows."""
-        rows, length = self.rows(inputs, name), inputs["completion_ids"].shape[1]
-        batch = self.teacher_inputs(inputs, name, rows)
-        if not torch.equal(batch["input_ids"][:, -length:], inputs["completion_ids"][rows]):
-            raise RuntimeError(f"The teacher of view {name!r} would read other completion ids than the student's.")
+        rows, batch = self.teacher_batch(inputs, name)
+        count, length = inputs["completion_ids"].shape
         with self.teacher.answering(model) as teacher, self.accelerator.autocast():
             hidden = teacher(**batch, distillation=TeacherPass(length)).last_hidden_state
-        if len(rows) == len(inputs["completion_ids"]):
+        if len(rows) == count:
             return hidden
-        full = hidden.new_zeros((len(inputs["completion_ids"]), *hidden.shape[1:]))
-        return full.index_copy(0, rows, hidden)
+        return hidden.new_zeros((count, *hidden.shape[1:])).index_copy(0, rows, hidden)

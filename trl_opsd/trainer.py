@@ -326,8 +326,7 @@ class OPSDTrainer(GRPOTrainer):
 
     def _teacher_logps(self, model: nn.Module, inputs: dict[str, Any], name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities of the sampled tokens and entropies under a view's teacher, `(B, C)`, 0 in other rows."""
-        rows = self.term.rows(inputs, name)
-        batch = self.term.teacher_inputs(inputs, name, rows)
+        rows, batch = self.term.teacher_batch(inputs, name)
         completion_ids = inputs["completion_ids"]
         with self.teacher.answering(model) as teacher:
             values = self._get_per_token_logps_and_entropies(
