@@ -91,14 +91,20 @@ def token_metrics(
         stats["clipped"], stats["mass_p"], stats["mass_q"],
     )  # fmt: skip
     first = (shares > 0) & ((shares > 0).cumsum(-1) == 1)  # first distilled token of each row
-    per_view = torch.stack([*((value * shares).sum((1, 2)) for value in values), (shares > 0).sum((1, 2)).float()])
-    divergence_of_view = (stats["divergence"] * (shares > 0)).sum((1, 2))
+    # Selected, not multiplied: what is not distilled may hold an infinite value, and 0 times that is nan
+    per_view = torch.stack(
+        [
+            *(torch.where(shares > 0, value * shares, 0.0).sum((1, 2)) for value in values),
+            (shares > 0).sum((1, 2)).float(),
+        ]
+    )
+    divergence_of_view = torch.where(shares > 0, stats["divergence"], 0.0).sum((1, 2))
     flat = torch.cat(
         [
             per_view.sum(1),
             shares.sum().reshape(1),
             (stats["student_entropy"] * shares.sum(0)).sum().reshape(1),
-            (stats["divergence"] * first).sum().reshape(1),
+            torch.where(first, stats["divergence"], 0.0).sum().reshape(1),
             first.sum().float().reshape(1),
             divergence_of_view,
             per_view[-1],

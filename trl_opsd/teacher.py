@@ -58,12 +58,9 @@ class Teacher:
         tokenizer: PreTrainedTokenizerBase,
         patch: Callable[[PreTrainedModel], None],
     ):
-        self.kind, self.rate, self.sync_steps = (
-            args.teacher_model_kind,
-            args.teacher_update_rate,
-            args.teacher_sync_steps,
-        )
-        self.core = core
+        self.kind = args.teacher_model_kind
+        self.rate, self.sync_steps = args.teacher_update_rate, args.teacher_sync_steps
+        self.core, self.float32_head = core, args.cast_lm_head_to_fp32
         self.head_of_pass: Head | None = None
         # `modules_to_save=["lm_head"]`: asked here, as PEFT turns `requires_grad` off while an adapter is
         self.adapter_has_head = hasattr(core, "peft_config") and any(
@@ -89,7 +86,7 @@ class Teacher:
         # The adapter's own head is another one with the adapter off or with the copied tensors: take it while they are
         # in place
         own = self.adapter_has_head and not isinstance(self.weights, SeparateModel)
-        self.head_of_pass = _detached(model_head(self.core.get_base_model())) if own else None
+        self.head_of_pass = _detached(model_head(self.core.get_base_model(), self.float32_head)) if own else None
 
     @property
     def model(self) -> nn.Module:
