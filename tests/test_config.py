@@ -38,6 +38,7 @@ DEFAULTS = {
     "distillation_temperature": None,
     "distillation_reduction": "token_mean",
     "num_loss_tokens_to_skip": 0,
+    "distillation_chunk_size": None,
     "teacher_model_kind": "base",
     "teacher_update_rate": 0.05,
     "teacher_sync_steps": 1,
@@ -45,6 +46,7 @@ DEFAULTS = {
     "teacher_model_init_kwargs": None,
     "teacher_max_length": None,
     "teacher_overlong": "error",
+    "teacher_share_prefix": True,
     "privileged_column": "privileged_context",
     "privileged_template": "{privileged_context}",
     "privileged_place": "after_user",
@@ -98,6 +100,7 @@ ABOVE_ZERO = [
     "distillation_is_clip",
     "distillation_temperature",
     "distillation_topk",
+    "distillation_chunk_size",
     "teacher_sync_steps",
     "teacher_max_length",
 ]
@@ -126,7 +129,13 @@ def test_a_share_outside_zero_and_one(config, name, value):
     refused(config, f"`{name}`", "between 0 and 1", repr(value), **{name: value})
 
 
-INTEGERS = ["distillation_topk", "num_loss_tokens_to_skip", "teacher_sync_steps", "teacher_max_length"]
+INTEGERS = [
+    "distillation_topk",
+    "distillation_chunk_size",
+    "num_loss_tokens_to_skip",
+    "teacher_sync_steps",
+    "teacher_max_length",
+]
 
 
 @pytest.mark.parametrize("name", INTEGERS)
@@ -158,6 +167,7 @@ SET = {
     "distillation_temperature": (2.0, {}),
     "distillation_is_clip": (2.0, {}),
     "distillation_reduction": ("sequence_mean", {}),
+    "distillation_chunk_size": (256, {}),
     "teacher_update_rate": (0.1, {}),
     "teacher_sync_steps": (5, {}),
     "teacher_model_name_or_path": ("some/model", {}),
@@ -352,6 +362,7 @@ SAMPLE_VALUES = {
     "distillation_temperature": 0.5,
     "distillation_reduction": "sequence_mean",
     "num_loss_tokens_to_skip": 3,
+    "distillation_chunk_size": 64,
     "teacher_model_kind": "ema",
     "teacher_update_rate": 0.01,
     "teacher_sync_steps": 4,
@@ -359,6 +370,7 @@ SAMPLE_VALUES = {
     "teacher_model_init_kwargs": {"revision": "main"},
     "teacher_max_length": 99,
     "teacher_overlong": "drop_view",
+    "teacher_share_prefix": False,
     "privileged_column": "hint",
     "privileged_template": 'A "hint": {privileged_context}, 100 %',
     "privileged_place": "system",

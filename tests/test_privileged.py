@@ -272,7 +272,7 @@ def inputs_of(module, calls):
 def test_the_student_never_reads_the_context(make_trainer, tokenizer, kind, place, monkeypatch):
     prompt, context = SECRETS[kind]
     rows = [{"prompt": prompt, "privileged_context": context if i % 2 else None} for i in range(4)]
-    options = {"reward_funcs": length_reward, "num_generations": 2, "beta": 0.0}
+    options = {"reward_funcs": length_reward, "num_generations": 2, "beta": 0.0, "teacher_share_prefix": False}
     trainer = make_trainer(dataset=Dataset.from_list(rows), privileged_place=place, **options)
     student, teacher, generated = [], [], []
     inputs_of(trainer.model.model, student)

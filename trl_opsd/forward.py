@@ -7,7 +7,8 @@ The head is used where the backbone ran, inside the forward of the DDP, ZeRO-3 o
 gathered and its gradient reduced like any other. [`add_distillation_forward`] patches `model.forward` once more, on top
 of TRL's fused head, to understand one more keyword, `distillation=`: a [`TeacherPass`] or a [`StudentPass`].
 
-Legend: B rows, T tokens of prompt and completion, C completion tokens, H hidden size, K views.
+Legend: B rows, T tokens of prompt and completion, C completion tokens, M distilled tokens of the B rows, R rows that
+the teacher reads, H hidden size, K views.
 """
 
 import functools
@@ -20,11 +21,13 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor, Partial
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import ModelOutput
 from trl.trainer.utils import FusedCausalLMOutput, maybe_gather_lm_head_ctx
 
-from trl_opsd.kernels import Head, linear_divergence
+from trl_opsd.kernels import Head, PolicyTerm, Task, label_scores, linear_divergence
 from trl_opsd.losses import DivergenceSpec
+from trl_opsd.prefix import hidden_after_prefix
+from trl_opsd.teacher_batch import TeacherBatch
 
 
 # Model inputs beside ids and mask that TRL's forward takes from a batch
@@ -37,104 +40,172 @@ MODALITIES = (
 @dataclass
 class DistilledOutput(FusedCausalLMOutput):
     """
-    TRL's output of the fused head with the distillation loss beside it.
+    TRL's output of the fused head, where `loss` is what is trained: policy and distillation loss. It is part of the
+    output, not only kept aside, because DDP finds the parameters of a forward through its outputs.
 
     Args:
-        distillation_loss (`torch.Tensor`, 0-d): Weighted sum over tokens and views. It is part of the output, not only
-            kept aside, because DDP finds the parameters of a forward through its outputs.
         distillation_stats (`dict[str, torch.Tensor]`): See [`~trl_opsd.kernels.linear_divergence`], scattered to
             `(K, B, C)` and `(B, C)`, zero where a token is not distilled.
     """
 
-    distillation_loss: torch.Tensor | None = None
     distillation_stats: dict[str, torch.Tensor] | None = None
+
+
+@dataclass
+class TeacherOutput(ModelOutput):
+    """
+    Args:
+        values (`tuple[torch.Tensor, ...]`): At `tokens` of the batch: hidden states of shape `(T, H)`, or
+            log-probabilities and entropies of shape `(T,)`.
+    """
+
+    values: tuple[torch.Tensor, ...] = None
 
 
 @dataclass
 class TeacherPass:
     """
-    Ask a model for the hidden states `(B, C, H)` that predict the last C tokens, without its head.
+    Ask a model for the hidden states that predict the completions, or for what its head makes of them.
 
     Args:
-        completion_length (`int`): C.
+        batch ([`~trl_opsd.teacher_batch.TeacherBatch`]): What to read.
+        score_temperature (`float`, *optional*): Ask for log-probabilities of the completion's tokens, and entropies, at
+            this temperature.
+        float32_head (`bool`): Whether the head runs in float32 (`cast_lm_head_to_fp32`).
     """
 
-    completion_length: int
+    batch: TeacherBatch
+    score_temperature: float | None = None
+    float32_head: bool = False
 
-    def run(self, model: PreTrainedModel, inner: Any, args: tuple, kwargs: dict[str, Any]) -> BaseModelOutput:
-        hidden = _backbone(model, args, kwargs)
-        # Position i predicts token i + 1; TRL's head does the same shift
-        return BaseModelOutput(last_hidden_state=hidden[:, -self.completion_length - 1 : -1])
+    def model_inputs(self) -> dict[str, torch.Tensor]:
+        """What the wrapped model is called with. With a shared prefix, `run` does its own calls of the backbone."""
+        if self.batch.share_prefix:
+            return {"input_ids": self.batch.prompt_ids, "attention_mask": self.batch.prompt_mask}
+        return self.batch.model_inputs()
+
+    def run(self, model: PreTrainedModel, inner: Any, args: tuple, kwargs: dict[str, Any]) -> TeacherOutput:
+        batch, length = self.batch, self.batch.completion_ids.shape[1]
+        if batch.share_prefix:
+            prompts = kwargs["input_ids"], kwargs["attention_mask"], batch.prompt_of
+            hidden = hidden_after_prefix(model.base_model, *prompts, batch.completion_ids, batch.completion_mask)
+        else:
+            # Position i predicts token i + 1; TRL's head does the same shift
+            hidden = _backbone(model, args, kwargs)[:, -length - 1 : -1]
+        hidden = hidden.flatten(0, 1)[batch.tokens.to(hidden.device)]
+        if self.score_temperature is None:
+            return TeacherOutput(values=(hidden,))
+        head = model_head(model, self.float32_head)
+        device = head.weight.device
+        with maybe_gather_lm_head_ctx(head.weight, head.bias):
+            hidden, labels = hidden.to(device), batch.completion_ids.flatten()[batch.tokens].to(device)
+            scores = label_scores(_local(head).prepared(hidden), hidden, labels, self.score_temperature)
+        return TeacherOutput(values=scores)
 
 
 @dataclass
 class StudentPass:
     """
-    Ask for the distillation loss beside (or instead of) TRL's log-probabilities, from one run of the backbone.
+    Ask for the loss, from one run of the backbone and one pass over the head.
 
     Args:
         spec ([`~trl_opsd.losses.DivergenceSpec`]): What is compared and how.
-        teacher_hidden (`list[torch.Tensor]`): Of each view: hidden states of shape `(B, C, H)`.
+        index (`torch.Tensor` of shape `(M,)`): Distilled tokens, counted along the rows of the completions, `(B, C)`.
+        teacher_hidden (`torch.Tensor` of shape `(K, M, H')`): Hidden states of each view there.
         teacher_head (`Callable`): Gives the teacher's [`~trl_opsd.kernels.Head`], or `None` for the student's own, when
             called inside the forward.
-        weights (`torch.Tensor` of shape `(K, B, C)`): Factor on each token's loss under each view.
-        old_logps (`torch.Tensor` of shape `(B, C)`, *optional*): Log-probabilities at sampling time.
-        policy_head (`bool`): Whether TRL's head runs too, for log-probabilities with gradient. Without it, the output
-            carries those of the distilled tokens from the same pass, without gradient.
+        weights (`torch.Tensor` of shape `(K, M)`): Factor on each token's loss under each view.
+        completion_length (`int`): C.
+        old_logps (`torch.Tensor` of shape `(M,)`, *optional*): Log-probabilities at sampling time.
+        policy (`Callable[[FusedCausalLMOutput], torch.Tensor]`, *optional*): Gives the policy loss from TRL's output,
+            with `log_probs` and `entropy` of shape `(B, C)` in it. It runs inside the forward: its gradient passes the
+            head together with that of the distillation loss.
+        temperature (`float`): Temperature of those log-probabilities.
         float32_head (`bool`): Whether the head runs in float32 (`cast_lm_head_to_fp32`).
+        chunk_size (`int`, *optional*): Tokens that pass the head at once.
+        stats (`dict[str, torch.Tensor]`): Statistics that do not come from this pass.
     """
 
     spec: DivergenceSpec
-    teacher_hidden: list[torch.Tensor]
+    index: torch.Tensor
+    teacher_hidden: torch.Tensor
     teacher_head: Callable[[], Head | None]
     weights: torch.Tensor
+    completion_length: int
     old_logps: torch.Tensor | None = None
-    policy_head: bool = True
+    policy: Callable[[FusedCausalLMOutput], torch.Tensor] | None = None
+    temperature: float = 1.0
     float32_head: bool = False
+    chunk_size: int | None = None
+    stats: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def run(self, model: PreTrainedModel, inner: Any, args: tuple, kwargs: dict[str, Any]) -> DistilledOutput:
-        if self.policy_head:
-            with _caught_hidden_states(model) as caught:
-                output = dict(inner(*args, **kwargs))
-            hidden = caught[0]
-        else:
-            hidden = _backbone(model, args, kwargs)
-            output = {}
-        length = self.weights.shape[-1]
-        loss, stats = self._divergence(model, hidden[:, -length - 1 : -1], kwargs["labels"][:, -length:])
-        if not self.policy_head:
-            output = {"log_probs": stats["student_logps"], "entropy": stats["student_entropy"]}
-        return DistilledOutput(**output, distillation_loss=loss, distillation_stats=stats)
+        hidden, aux_loss = self._backbone(model, inner, args, kwargs)
+        length = self.completion_length
+        loss, stats = self._loss(model, hidden[:, -length - 1 : -1], kwargs["labels"][:, -length:], aux_loss)
+        if not len(self.weights):
+            stats = {}  # of no view
+        # TRL asks for log-probabilities; it has had them where it needs them, in the policy loss
+        logps = loss.new_zeros(len(hidden), length)
+        return DistilledOutput(loss=loss, log_probs=logps, aux_loss=aux_loss, distillation_stats=stats)
 
-    def _divergence(
-        self, model: PreTrainedModel, hidden: torch.Tensor, labels: torch.Tensor
+    @staticmethod
+    def _backbone(
+        model: PreTrainedModel, inner: Any, args: tuple, kwargs: dict[str, Any]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Last hidden states, and the load-balancing loss where TRL asks for one."""
+        if not kwargs.get("output_router_logits"):
+            return _backbone(model, args, kwargs), None
+        # TRL's own forward computes that loss, and its head has no token to score
+        kwargs = kwargs | {"labels": torch.full_like(kwargs["labels"], -100)}
+        with _caught_hidden_states(model) as caught:
+            aux_loss = inner(*args, **kwargs).aux_loss
+        return caught[0], aux_loss
+
+    def _loss(
+        self, model: PreTrainedModel, hidden: torch.Tensor, labels: torch.Tensor, aux_loss: torch.Tensor | None
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Loss and statistics of the tokens that weigh something; the rest of the batch costs no head."""
+        """Loss and statistics from hidden states `(B, C, H)`. Tokens that nobody trains cost no head."""
         student = model_head(model, self.float32_head)
-        device = student.weight.device
-        selected = (self.weights != 0).any(0).to(device)  # (B, C)
         teacher = self.teacher_head() or student
+        device, shape = student.weight.device, labels.shape
+        labels, index = labels.to(device).flatten(), self.index.to(device)
+        first = index
+        if self.policy is not None:  # the other tokens of the policy term follow the distilled ones
+            others = (labels != -100).index_fill(0, index, False)
+            index = torch.cat([index, others.nonzero().squeeze(1)])
         with maybe_gather_lm_head_ctx(student.weight, student.bias, teacher.weight, teacher.bias):
             student, teacher = _local(student), _local(teacher)
             vocabulary = min(student.weight.shape[0], teacher.weight.shape[0])
-            loss, stats = linear_divergence(
-                hidden.to(device)[selected],
-                student.cut(vocabulary),
-                torch.stack([states.to(device)[selected] for states in self.teacher_hidden]),
-                teacher.cut(vocabulary),
-                labels.to(device)[selected],
-                self.weights.to(device)[:, selected],
-                self.spec,
-                None if self.old_logps is None else self.old_logps.to(device)[selected],
+            task = Task(
+                head=student.cut(vocabulary),
+                teacher_hidden=self.teacher_hidden.to(device),
+                teacher_head=teacher.cut(vocabulary),
+                labels=labels[index],
+                weights=self.weights.to(device),
+                spec=self.spec,
+                old_logps=None if self.old_logps is None else self.old_logps.to(device),
+                policy=None if self.policy is None else self._policy_term(index, shape, aux_loss),
+                chunk_size=self.chunk_size,
             )
-        return loss, {name: _scatter(value, selected) for name, value in stats.items()}
+            loss, stats = linear_divergence(hidden.to(device).flatten(0, 1)[index], task)
+        return loss, {name: _scatter(value, first, shape) for name, value in stats.items()}
+
+    def _policy_term(self, index: torch.Tensor, shape: torch.Size, aux_loss: torch.Tensor | None) -> PolicyTerm:
+        def loss(logps: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
+            per_token = {"log_probs": _scatter(logps, index, shape), "entropy": _scatter(entropy, index, shape)}
+            # Detached, as only the gradient on the tokens is taken here
+            return self.policy(
+                FusedCausalLMOutput(**per_token, aux_loss=None if aux_loss is None else aux_loss.detach())
+            )
+
+        return PolicyTerm(loss, self.temperature)
 
 
-def _scatter(values: torch.Tensor, selected: torch.Tensor) -> torch.Tensor:
-    """Values of the selected tokens, `(..., N)`, back at their places, `(..., B, C)`, 0 elsewhere."""
-    scattered = values.new_zeros((*values.shape[:-1], *selected.shape))
-    scattered[..., selected] = values
-    return scattered
+def _scatter(values: torch.Tensor, index: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Values of the tokens `index`, `(..., N)`, at their places in a batch, `(..., B, C)`, 0 elsewhere."""
+    scattered = values.new_zeros((*values.shape[:-1], shape.numel())).index_copy(-1, index, values)
+    return scattered.unflatten(-1, shape)
 
 
 def _local(head: Head) -> Head:
@@ -209,24 +280,18 @@ def add_distillation_forward(model: PreTrainedModel) -> None:
 @dataclass
 class ObservedForward:
     """
-    Stands in for the model in TRL's loss: adds `distillation=request` to its one student forward and keeps the output.
+    Stands in for the model where TRL builds its inputs: adds `distillation=request` and keeps the output.
 
     Args:
         model (`torch.nn.Module`): The wrapped model.
-        request ([`StudentPass`], *optional*): What to compute beside TRL's log-probabilities.
-        on_output (`Callable`, *optional*): Called with the output before TRL sees it.
+        request ([`StudentPass`]): What to compute.
         output ([`DistilledOutput`]): What the forward returned.
     """
 
     model: torch.nn.Module
-    request: StudentPass | None = None
-    on_output: Callable[[Any], None] | None = None
+    request: StudentPass
     output: DistilledOutput | None = field(default=None)
 
     def __call__(self, **kwargs: Any) -> Any:
-        if self.request is not None:
-            kwargs["distillation"] = self.request
-        self.output = self.model(**kwargs)
-        if self.on_output is not None:
-            self.on_output(self.output)
+        self.output = self.model(**kwargs, distillation=self.request)
         return self.output

@@ -62,6 +62,7 @@ class Teacher:
         self.rate, self.sync_steps = args.teacher_update_rate, args.teacher_sync_steps
         self.core, self.float32_head = core, args.cast_lm_head_to_fp32
         self.head_of_pass: Head | None = None
+        self.moves = 0
         # `modules_to_save=["lm_head"]`: asked here, as PEFT turns `requires_grad` off while an adapter is
         self.adapter_has_head = hasattr(core, "peft_config") and any(
             param.requires_grad for param in core.get_base_model().get_output_embeddings().parameters()
@@ -89,6 +90,11 @@ class Teacher:
         self.head_of_pass = _detached(model_head(self.core.get_base_model(), self.float32_head)) if own else None
 
     @property
+    def version(self) -> int | None:
+        """What it says stays the same as long as this number does; `None` where it moves with the student."""
+        return None if self.kind == "live" else self.moves
+
+    @property
     def model(self) -> nn.Module:
         """The model whose weights answer, unwrapped: the student's or one of its own."""
         return self.weights.core if isinstance(self.weights, SeparateModel) else self.core
@@ -111,6 +117,7 @@ class Teacher:
         for name, tensor in self.weights.tensors.items():
             value = student[name].detach().to(tensor)
             tensor.lerp_(value, self.rate) if self.kind == "ema" else tensor.copy_(value)
+        self.moves += 1
 
     def save(self, folder: Path) -> None:
         """Write what is needed to go on into `folder`: the kind, and the weights of a teacher that moves."""

@@ -6,33 +6,34 @@ The distillation term of one micro-batch: teacher forwards, token weights, and w
 Legend: B rows of the micro-batch, P prompt tokens, C completion tokens, H hidden size, K views.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import nn
+from trl.trainer.utils import FusedCausalLMOutput
 
 from trl_opsd.config import OPSDConfig
 from trl_opsd.forward import StudentPass, TeacherPass
 from trl_opsd.losses import DivergenceSpec, distillation_mask, token_weights, view_shares
 from trl_opsd.teacher import Teacher
+from trl_opsd.teacher_batch import TeacherBatch, view_names
 
 
 Batch = dict[str, Any]
+PolicyLoss = Callable[[FusedCausalLMOutput], torch.Tensor]
 
 # `loss_type`s of GRPO that divide by a number of sequences; the others divide by a number of tokens
 _SEQUENCE_LOSS_TYPES = ("grpo", "sapo", "luspo", "dr_grpo")
 
 
-def view_names(inputs: Batch) -> list[str]:
-    """Names of the views in a batch, the same on every rank."""
-    return [key.split("/", 1)[1] for key in inputs if key.startswith("teacher_weight/")]
-
-
 def divergence_spec(args: OPSDConfig) -> DivergenceSpec:
     """The loss that the config describes."""
+    kinds = {0.0: "forward_kl", 1.0: "reverse_kl"}
     return DivergenceSpec(
-        alpha=args.distillation_alpha,
+        kind=kinds.get(args.distillation_alpha, "jsd"),
+        beta=args.distillation_alpha,
         temperature=args.temperature if args.distillation_temperature is None else args.distillation_temperature,
         topk=args.distillation_topk,
         topk_source=args.distillation_topk_source,
@@ -81,27 +82,70 @@ class DistillationTerm:
         self.args, self.teacher, self.accelerator = args, teacher, accelerator
         self.spec = divergence_spec(args)
 
-    def student_pass(self, model: nn.Module, inputs: Batch, windows: float, policy_head: bool) -> StudentPass:
+    def vocabulary_pass(
+        self, model: nn.Module, inputs: Batch, windows: float, policy: PolicyLoss, policy_weight: float
+    ) -> StudentPass:
         """
-        Run the teacher and say what the student's forward has to compute.
+        Run the teacher and say what the student's forward has to compute, for a divergence over the vocabulary.
 
         Args:
             model (`nn.Module`): The wrapped student.
             inputs (`dict`): The micro-batch.
             windows (`float`): Accumulation windows in the generation batch that the counts of `inputs` span.
-            policy_head (`bool`): Whether TRL's loss reads log-probabilities with gradient from the same forward.
+            policy (`Callable`): Gives the policy loss from TRL's output. It does not run at weight 0.
+            policy_weight (`float`): Its weight.
         """
-        hidden = [self._teacher_hidden(model, inputs, name) for name in view_names(inputs)]
+        mask = inputs["distillation_mask"]
+        index = mask.flatten().nonzero().squeeze(1)
         old_logps = inputs.get("old_per_token_logps")
+        old_logps = inputs.get("sampling_per_token_logps") if old_logps is None else old_logps
         return StudentPass(
             spec=self.spec,
-            teacher_hidden=hidden,
+            index=index,
+            teacher_hidden=self._answers(model, inputs, index)[0],
             teacher_head=self.teacher.head,
-            weights=self.weights(inputs, windows),
-            old_logps=inputs.get("sampling_per_token_logps") if old_logps is None else old_logps,
-            policy_head=policy_head,
-            float32_head=self.args.cast_lm_head_to_fp32,
+            weights=self.weights(inputs, windows).flatten(1)[:, index],
+            old_logps=None if old_logps is None else old_logps.flatten()[index],
+            policy=None if policy_weight == 0 else lambda output: policy_weight * policy(output),
+            **self._shared_arguments(mask),
         )
+
+    def sampled_pass(self, model: nn.Module, inputs: Batch, policy: PolicyLoss, policy_weight: float) -> StudentPass:
+        """
+        The same for `distillation_mode="sampled_token"`: TRL's loss, with advantages of shape `(B, C)` that hold the
+        teacher's gap. They are written to `inputs` once the student's log-probabilities are there, so that the gap is
+        that of the current student. What is recorded is in `stats` of the pass.
+        """
+        mask = inputs["distillation_mask"]
+        logps, entropy = self._scores(model, inputs)  # (K, B, C)
+        unused = torch.zeros_like(logps)
+        stats = {"teacher_logps": logps, "teacher_entropy": entropy}
+        stats |= {"clipped": unused, "mass_p": unused, "mass_q": unused}
+
+        def loss(output: FusedCausalLMOutput) -> torch.Tensor:
+            stats["student_logps"], stats["student_entropy"] = output.log_probs.detach(), output.entropy.detach()
+            stats["loss"] = stats["divergence"] = stats["student_logps"] - logps  # of the reverse KL, by its one sample
+            inputs["advantages"] = self.sampled_advantages(inputs, logps, stats["student_logps"], policy_weight)
+            return policy(output)
+
+        return StudentPass(
+            spec=self.spec,
+            index=mask.new_zeros(0, dtype=torch.long),
+            teacher_hidden=logps.new_zeros(0, 0, 0),
+            teacher_head=self.teacher.head,
+            weights=logps.new_zeros(0, 0),
+            policy=loss,
+            stats=stats,
+            **self._shared_arguments(mask),
+        )
+
+    def _shared_arguments(self, mask: torch.Tensor) -> dict[str, Any]:
+        return {
+            "completion_length": mask.shape[1],
+            "temperature": self.args.temperature,
+            "float32_head": self.args.cast_lm_head_to_fp32,
+            "chunk_size": self.args.distillation_chunk_size,
+        }
 
     def shares(self, inputs: Batch) -> torch.Tensor:
         """Share of each view at each token, of shape `(K, B, C)`, 0 where a token is not distilled."""
@@ -109,7 +153,8 @@ class DistillationTerm:
         return view_shares(weights).unsqueeze(-1) * inputs["distillation_mask"]
 
     def weights(self, inputs: Batch, windows: float) -> torch.Tensor:
-        """Factor on each token's loss under each view, of shape `(K, B, C)`: mask, share of the view and normaliser.
+        """Factor on each token's loss under each view, of shape `(K, B, C)`: mask, share of the view, normaliser and
+        `distillation_weight`.
 
         The counts are those of the distilled tokens alone, over all ranks, so that rows without a view dilute nothing.
         DDP and its kin average gradients over ranks, hence the division by their number.
@@ -118,7 +163,8 @@ class DistillationTerm:
         tokens = inputs["distillation_tokens"] / per_window
         rows = inputs["distillation_rows"] / per_window
         mask = inputs["distillation_mask"]
-        return self.shares(inputs) * token_weights(mask, self.args.distillation_reduction, tokens, rows)
+        per_token = token_weights(mask, self.args.distillation_reduction, tokens, rows)
+        return self.args.distillation_weight * self.shares(inputs) * per_token
 
     def sampled_advantages(
         self, inputs: Batch, teacher_logps: torch.Tensor, student_logps: torch.Tensor, policy_weight: float
@@ -144,40 +190,48 @@ class DistillationTerm:
         advantages = policy_weight * inputs["advantages"].unsqueeze(1)
         return advantages + self.args.distillation_weight * dilution * gap
 
-    def teacher_batch(self, inputs: Batch, name: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """
-        The rows that need the teacher's forward, and its inputs: teacher prompt and the student's own completion ids.
+    def _scores(self, model: nn.Module, inputs: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities of the completion's tokens and entropies under each view's teacher, `(K, B, C)`, at the
+        sampling temperature; 0 where a token is not distilled."""
+        mask = inputs["distillation_mask"]
+        index = mask.flatten().nonzero().squeeze(1)
+        scores = torch.stack(self._answers(model, inputs, index, self.args.temperature))  # (2, K, M)
+        whole = scores.new_zeros(*scores.shape[:2], mask.numel())
+        whole[:, :, index] = scores
+        return tuple(whole.unflatten(-1, mask.shape))
 
-        Never empty: every rank runs the forward, as engines gather weights in it. Columns of padding are cut.
+    def _answers(
+        self, model: nn.Module, inputs: Batch, index: torch.Tensor, score_temperature: float | None = None
+    ) -> list[torch.Tensor]:
+        """
+        What the teacher says at the M tokens `index` of a micro-batch.
 
         Args:
+            model (`nn.Module`): The wrapped student.
             inputs (`dict`): The micro-batch.
-            name (`str`): Name of the view.
+            index (`torch.Tensor` of shape `(M,)`): Tokens, counted along the rows.
+            score_temperature (`float`, *optional*): See [`TeacherPass`].
 
         Returns:
-            Row numbers of shape `(R,)`, and `input_ids` and `attention_mask` of shape `(R, P + C)`.
+            Hidden states of shape `(K, M, H)`, or log-probabilities and entropies of shape `(K, M)`.
         """
-        needed = (inputs[f"teacher_weight/{name}"] > 0) & inputs["distillation_mask"].any(1)
-        rows = needed.nonzero().squeeze(1)
-        if not len(rows):
-            rows = needed.new_zeros(1, dtype=torch.long)
-        prompt_ids, prompt_mask = (inputs[f"teacher_prompt_{part}/{name}"][rows] for part in ("ids", "mask"))
-        width = int(prompt_mask.sum(1).max())
-        completion_ids, completion_mask = inputs["completion_ids"][rows], inputs["completion_mask"][rows]
-        batch = {
-            "input_ids": torch.cat([prompt_ids[:, -width:], completion_ids], dim=1),
-            "attention_mask": torch.cat([prompt_mask[:, -width:], completion_mask], dim=1),
-        }
-        if not torch.equal(batch["input_ids"][:, -completion_ids.shape[1] :], completion_ids):
-            raise RuntimeError(f"The teacher of view {name!r} would read other completion ids than the student's.")
-        return rows, batch
+        answers = {}
+        for batch in inputs["teacher_batches"]:
+            values = self._answer(model, batch, score_temperature)
+            answers |= {view: [batch.values_at(value, view, index) for value in values] for view in batch.views}
+        views = [answers[name] for name in view_names(inputs)]
+        return [torch.stack(values) for values in zip(*views, strict=True)]
 
-    def _teacher_hidden(self, model: nn.Module, inputs: Batch, name: str) -> torch.Tensor:
-        """Hidden states of the teacher at the positions that predict the completion, `(B, C, H)`, 0 in other rows."""
-        rows, batch = self.teacher_batch(inputs, name)
-        count, length = inputs["completion_ids"].shape
+    def _answer(
+        self, model: nn.Module, batch: TeacherBatch, score_temperature: float | None
+    ) -> tuple[torch.Tensor, ...]:
+        """One teacher forward, or what it gave the last time if the teacher has not moved since."""
+        version = self.teacher.version
+        if batch.answer is not None and batch.answer[0] == version:
+            return batch.answer[1]
+        request = TeacherPass(batch, score_temperature, self.args.cast_lm_head_to_fp32)
         with self.teacher.answering(model) as teacher, self.accelerator.autocast():
-            hidden = teacher(**batch, distillation=TeacherPass(length)).last_hidden_state
-        if len(rows) == count:
-            return hidden
-        return hidden.new_zeros((count, *hidden.shape[1:])).index_copy(0, rows, hidden)
+            values = teacher(**request.model_inputs(), distillation=request).values
+        if version is not None and self.args.num_iterations > 1:
+            batch.answer = version, values
+        return values

@@ -18,6 +18,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.grpo_trainer import EnvironmentFactory, RewardFunc, RolloutFunc
 from trl.trainer.utils import add_fused_lm_head, get_config_model_id
 
+from trl_opsd.batches import in_order, trimmed, without_idle_rows
 from trl_opsd.checks import (
     check_dataset_lengths,
     check_datasets,
@@ -33,10 +34,12 @@ from trl_opsd.forward import MODALITIES, ObservedForward, add_distillation_forwa
 from trl_opsd.literal import control_tokens, encode_literally
 from trl_opsd.metrics import PREFIX, generation_metrics, mean_gaps, token_metrics
 from trl_opsd.model_card import PAPER, add_settings
+from trl_opsd.prefix import can_share_prefix
 from trl_opsd.privileged import DatasetColumn
 from trl_opsd.rollouts import PrivilegedSource, Rollout, View, collect_rollouts, shown_context
 from trl_opsd.teacher import Teacher, TeacherFollows
-from trl_opsd.term import DistillationTerm, batch_keys, view_names
+from trl_opsd.teacher_batch import add_teacher_batches, view_names
+from trl_opsd.term import DistillationTerm, batch_keys
 
 
 class OPSDTrainer(GRPOTrainer):
@@ -153,6 +156,7 @@ class OPSDTrainer(GRPOTrainer):
         self.add_callback(TeacherFollows(self.teacher))
         self.term = DistillationTerm(args, self.teacher, self.accelerator)
         self.monitor = SignalMonitor()
+        self._may_share_prefix = args.teacher_share_prefix and can_share_prefix(self.teacher.model)
         self._max_length = args.teacher_max_length or context_length(self.model, self.teacher.model)
         self._rollouts: list[Rollout] = []
         self._views: list[list[View]] = []
@@ -217,6 +221,7 @@ class OPSDTrainer(GRPOTrainer):
         output |= batch_keys(output, self.args.num_loss_tokens_to_skip, self.accelerator)
         self._generation += 1
         output["rollout_generation"] = torch.tensor(self._generation)
+        output["rollout_count"] = torch.tensor(len(self._rollouts) * self.accelerator.num_processes)
         output["rollout_index"] = torch.tensor([r.index for r in self._rollouts], device=self.accelerator.device)
         return output
 
@@ -262,77 +267,82 @@ class OPSDTrainer(GRPOTrainer):
             **self.chat_template_kwargs,
         )
 
+    # Micro-batches
+
+    def _prepare_inputs(self, generation_batch: dict[str, Any]) -> dict[str, Any]:
+        generation = self._generation if self._distills else None
+        inputs = super()._prepare_inputs(generation_batch)
+        if not self._distills or self._generation == generation:
+            return inputs
+        if not self.model.training:
+            return self._lean([inputs])[0]
+        self._buffered_inputs = self._lean(self._buffered_inputs)
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+    def _lean(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The same rows in micro-batches that waste less, with the teacher's forwards planned."""
+        args = self.args
+        policy_runs = self.policy_weight != 0 or args.distillation_mode == "sampled_token"
+        # These are means over a micro-batch: which rows are in it changes the loss
+        per_batch = args.loss_type == "bnpo" or self.top_entropy_quantile < 1.0 or self._entropy_bonus_enabled
+        if not self.aux_loss_enabled and not (policy_runs and per_batch):
+            # Whole steps lie in the buffer, or it lies in one step; else a row would change its step
+            steps, accumulated = len(batches), args.gradient_accumulation_steps
+            if steps % accumulated == 0 or accumulated % steps == 0:
+                batches = in_order(batches, accumulated)
+            if not policy_runs:
+                batches = [without_idle_rows(batch) for batch in batches]
+        batches = [trimmed(batch, self.pad_to_multiple_of) for batch in batches]
+        add_teacher_batches(batches, self.accelerator, self._may_share_prefix)
+        return batches
+
     # Loss
 
     def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
         if not self._distills:
             loss = super()._compute_loss(model, inputs)
             return loss if self.policy_weight == 1.0 else self.policy_weight * loss
-        if self.args.distillation_mode == "sampled_token":
-            return self._sampled_token_loss(model, inputs)
-        training = self.model.training
-        windows = self.args.steps_per_generation / self.current_gradient_accumulation_steps if training else 1.0
-        # With a MoE balancing loss, TRL's own head runs in a pure run too: it is what computes that loss
-        policy_head = self.policy_weight != 0 or self.aux_loss_enabled
-        request = self.term.student_pass(model, inputs, windows, policy_head)
-        student = ObservedForward(model, request)
-        if self.policy_weight != 0:
-            loss = self.policy_weight * super()._compute_loss(student, inputs)
-        else:
-            loss = self._forward_without_policy(student, inputs)
-        output = student.output
-        self._log_tokens(inputs, output.distillation_stats)
-        # On GPUs split by `device_map` the head may sit on another device than the loss
-        return loss + self.args.distillation_weight * output.distillation_loss.to(loss.device)
+        inputs, sampled = dict(inputs), self.args.distillation_mode == "sampled_token"
+        compute = super()._compute_loss
 
-    def _forward_without_policy(self, student: ObservedForward, inputs: dict[str, Any]) -> torch.Tensor:
-        """The student's forward alone, and the MoE balancing loss where there is one."""
-        _, entropies, aux_loss = self._get_per_token_logps_and_entropies(
+        def policy(output: Any) -> torch.Tensor:
+            # Called inside the student's forward: TRL's loss needs of the model what `output` holds already
+            return compute(lambda **_: output, inputs)
+
+        if sampled:
+            request = self.term.sampled_pass(model, inputs, policy, self.policy_weight)
+        else:
+            # The counts of a buffer span several optimizer steps
+            windows = 1.0
+            if self.model.training:
+                windows = self.args.steps_per_generation / self.current_gradient_accumulation_steps
+            request = self.term.vocabulary_pass(model, inputs, windows, policy, self.policy_weight)
+        output = self._student_forward(ObservedForward(model, request), inputs)
+        self._log_tokens(inputs, request.stats | output.distillation_stats)
+        # On GPUs split by `device_map` the head may sit on another device than the loss
+        loss = output.loss.to(inputs["completion_ids"].device)
+        if output.aux_loss is None:
+            return loss
+        return loss + self._aux_loss(output.aux_loss, 1.0 if sampled else self.policy_weight)
+
+    def _student_forward(self, student: ObservedForward, inputs: dict[str, Any]) -> Any:
+        """The student's one forward, with the model inputs that TRL builds."""
+        self._get_per_token_logps_and_entropies(
             student,
             torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
             torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1),
             inputs["completion_ids"].shape[1],
-            compute_entropy=True,
             compute_aux_loss=self.aux_loss_enabled,
             **{name: inputs.get(name) for name in MODALITIES},
         )
-        if aux_loss is None:
-            return entropies.new_zeros(())
+        return student.output
+
+    def _aux_loss(self, aux_loss: torch.Tensor, counted: float) -> torch.Tensor:
+        """The MoE balancing loss. Where TRL's policy loss has counted its value, its gradient alone is missing."""
         scale = self.current_gradient_accumulation_steps if self.model.training else 1.0
+        if counted:
+            aux_loss = counted * (aux_loss - aux_loss.detach())
         return self.router_aux_loss_coef * aux_loss / scale
-
-    def _sampled_token_loss(self, model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
-        """TRL's own loss, with advantages of shape (B, T) that hold the teacher's gap."""
-        inputs = dict(inputs)
-        teacher = [self._teacher_logps(model, inputs, name) for name in view_names(inputs)]
-        logps, entropy = (torch.stack(values) for values in zip(*teacher, strict=True))  # (K, B, C)
-        stats = {"teacher_logps": logps, "teacher_entropy": entropy}
-
-        def shape_advantages(output: Any) -> None:
-            # TRL reads `advantages` after this forward, so the gap is that of the current student, without a second one
-            length = logps.shape[-1]
-            stats["student_logps"] = output.log_probs[:, -length:].detach()
-            stats["student_entropy"] = output.entropy[:, -length:].detach()
-            inputs["advantages"] = self.term.sampled_advantages(
-                inputs, logps, stats["student_logps"], self.policy_weight
-            )
-
-        loss = super()._compute_loss(ObservedForward(model, on_output=shape_advantages), inputs)
-        estimate = stats["student_logps"] - logps  # of the reverse KL, by its one sample
-        unused = torch.zeros_like(logps)
-        stats |= {"loss": estimate, "divergence": estimate, "clipped": unused, "mass_p": unused, "mass_q": unused}
-        self._log_tokens(inputs, stats)
-        return loss
-
-    def _teacher_logps(self, model: nn.Module, inputs: dict[str, Any], name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities of the sampled tokens and entropies under a view's teacher, `(B, C)`, 0 in other rows."""
-        rows, batch = self.term.teacher_batch(inputs, name)
-        completion_ids = inputs["completion_ids"]
-        with self.teacher.answering(model) as teacher:
-            values = self._get_per_token_logps_and_entropies(
-                teacher, batch["input_ids"], batch["attention_mask"], completion_ids.shape[1], compute_entropy=True
-            )[:2]
-        return tuple(value.new_zeros(completion_ids.shape).index_copy(0, rows, value) for value in values)
 
     # Records
 
@@ -354,11 +364,9 @@ class OPSDTrainer(GRPOTrainer):
         """Put each row's mean gap into the completions table, which TRL filled when the rows were sampled."""
         if int(inputs["rollout_generation"]) != self._generation:
             return  # an evaluation has come between, and its rows are in the table now
-        gaps = self.accelerator.gather(mean_gaps(stats, shares)).tolist()
-        index = self.accelerator.gather(inputs["rollout_index"]).tolist()
-        column = self._logs["extra"]["mean_gap"]
-        batch = len(index) * (self.args.steps_per_generation if self.model.training else 1)
-        for row, value in zip(index, gaps, strict=True):
+        local = zip(inputs["rollout_index"].tolist(), mean_gaps(stats, shares).tolist(), strict=True)
+        column, batch = self._logs["extra"]["mean_gap"], int(inputs["rollout_count"])
+        for row, value in gather_object(list(local)):  # objects, as ranks may have left out different numbers of rows
             if len(column) - batch + row >= 0:  # TRL keeps the last rows of a long table
                 column[len(column) - batch + row] = value
 

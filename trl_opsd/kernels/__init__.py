@@ -2,8 +2,18 @@
 
 """Fused losses on hidden states. They know only torch and `trl_opsd.losses`."""
 
+from trl_opsd.kernels.fused import DivergenceStats, fused_linear_divergence
 from trl_opsd.kernels.head import Head
-from trl_opsd.kernels.linear_divergence import linear_divergence
+from trl_opsd.kernels.linear_divergence import Task, linear_divergence
+from trl_opsd.kernels.policy import PolicyTerm, label_scores
 
 
-__all__ = ["Head", "linear_divergence"]
+__all__ = [
+    "DivergenceStats",
+    "Head",
+    "PolicyTerm",
+    "Task",
+    "fused_linear_divergence",
+    "label_scores",
+    "linear_divergence",
+]

@@ -48,19 +48,33 @@ class Head:
         bias = None if self.bias is None else self.bias.detach().to(dtype)
         return Head(self.weight.detach().to(dtype), bias, self.scale, self.softcap, self.float32)
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits of shape `(N, V)`, at least float32, from hidden states `(N, H)`; for a [`prepared`] head."""
+    def project(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Raw logits in the type of the matrix products; for a [`prepared`] head.
+
+        Args:
+            hidden (`torch.Tensor` of shape `(c, H)`): Hidden states.
+            out (`torch.Tensor` of shape `(C, V)`, *optional*): Its first c rows are written and returned.
+        """
+        states = hidden.to(self.weight.dtype)
+        out = states.new_empty(len(states), len(self.weight)) if out is None else out[: len(states)]
         with torch.autocast(hidden.device.type, enabled=False):
-            logits = torch.nn.functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            if self.bias is None:
+                return torch.mm(states, self.weight.T, out=out)
+            return torch.addmm(self.bias, states, self.weight.T, out=out)
+
+    def transform(self, raw: torch.Tensor) -> torch.Tensor:
+        """Logits, at least float32, from what [`project`] gave: scaled and soft-capped."""
+        logits = raw.to(torch.promote_types(raw.dtype, torch.float32))
         if self.scale != 1.0:
-            logits *= self.scale
+            logits = logits * self.scale
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
         return logits
 
-    def back_through_transform(self, gradient: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """Gradient before scaling and soft-capping, from the gradient on `logits` (both of shape `(N, V)`)."""
+    def back_through_transform(self, gradient: torch.Tensor, raw: torch.Tensor) -> torch.Tensor:
+        """Gradient on what [`project`] gave, from the gradient on what [`transform`] makes of it (both `(N, V)`)."""
         if self.softcap is not None:
-            gradient = gradient * (1 - (logits / self.softcap) ** 2)
+            capped = torch.tanh(raw.to(gradient.dtype) * (self.scale / self.softcap))
+            gradient = gradient * (1 - capped**2)
         return gradient * self.scale if self.scale != 1.0 else gradient

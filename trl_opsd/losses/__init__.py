@@ -2,18 +2,33 @@
 
 """Pure functions on tensors: divergences, supports, clips and reductions. They know only torch."""
 
-from trl_opsd.losses.divergences import DivergenceSpec, forward_kl, generalized_jsd, reverse_kl
+from trl_opsd.losses.divergences import (
+    KINDS,
+    DivergenceSpec,
+    Pair,
+    Terms,
+    forward_kl,
+    generalized_jsd,
+    reverse_kl,
+    skew_kl,
+)
 from trl_opsd.losses.reductions import distillation_mask, token_weights, view_shares
+from trl_opsd.losses.targets import mixed_target
 from trl_opsd.losses.token_loss import TokenLoss, token_loss
 
 
 __all__ = [
+    "KINDS",
     "DivergenceSpec",
+    "Pair",
+    "Terms",
     "TokenLoss",
     "distillation_mask",
     "forward_kl",
     "generalized_jsd",
+    "mixed_target",
     "reverse_kl",
+    "skew_kl",
     "token_loss",
     "token_weights",
     "view_shares",

@@ -13,11 +13,21 @@ A divergence D(q, p) is two arrays over the classes:
 The gradient on the logits z = log p + const is then dD/dz_v = g_v - p_v * sum_u g_u, whatever the divergence. The free
 multiple of p_v is chosen so that every slope is exactly 0 where q = p: a student that agrees with its teacher receives
 a gradient of exactly zero, not one of rounding size.
+
+A new divergence is one function from a [`Pair`] to its [`Terms`] and one line in `KINDS`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+
+
+# Stands for log 0. Finite, so that 0 * log 0 is 0 and log 0 - log 0 is 0 without a comparison at every class, which
+# would cost as much as the logarithm; so low that what it adds to a divergence is beyond any true value.
+LOG_ZERO = -1e37
+INFINITE = 1e20  # a divergence beyond it holds a class that one distribution rules out and the other does not
+_MOST_NATS = 80.0  # exp of it fits float32; beyond it one of the two probabilities is below 1e-34
 
 
 @dataclass(frozen=True)
@@ -26,129 +36,148 @@ class DivergenceSpec:
     What is compared and how. A plain value, so that it can be passed through a wrapped model's forward.
 
     Args:
-        alpha (`float`): `0` forward KL(q||p), `1` reverse KL(p||q), else generalised Jensen-Shannon with weight alpha.
+        kind (`str`): A name in `KINDS`: `"forward_kl"`, `"reverse_kl"`, `"jsd"` or `"skew_kl"`.
+        beta (`float`): Weight of the teacher in the mixture m = (1 - beta) p + beta q of `"jsd"` and `"skew_kl"`.
         temperature (`float`): Temperature of both distributions.
         topk (`int` or `None`): Size of the top-k set, `None` for the whole vocabulary.
-        topk_source (`str`): Whose most likely tokens form the set, `"student"` or `"teacher"`.
+        topk_source (`str`): Whose most likely tokens form the set: `"student"`, `"teacher"`, or `"union"` for both.
         add_tail (`bool`): Whether the rest of the vocabulary is one more class, else the set is renormalised.
+        stop_gradient (`bool`): Whether the set is neither, but the sum over S of p sg(log p/q), for `"reverse_kl"`.
         entry_clip (`float` or `None`): Upper bound on each entry.
         entry_clip_mode (`str`): `"signed"` or `"non_negative"`, the form of the entries that is clipped.
         token_clip (`float` or `None`): Upper bound on each token's divergence.
         token_clip_mode (`str`): `"hard"` or `"scale"`.
         is_clip (`float` or `None`): Upper bound of the importance weight p/p_old.
+        mixture (`str` or `None`): `"arithmetic"` or `"geometric"`: the views' mean is one target; `None`: the mean of
+            the divergences to each view.
     """
 
-    alpha: float = 0.0
+    kind: str = "forward_kl"
+    beta: float = 0.5
     temperature: float = 1.0
     topk: int | None = None
     topk_source: str = "student"
     add_tail: bool = False
+    stop_gradient: bool = False
     entry_clip: float | None = None
     entry_clip_mode: str = "signed"
     token_clip: float | None = None
     token_clip_mode: str = "hard"
     is_clip: float | None = None
+    mixture: str | None = None
 
 
-def _times_log(weight: torch.Tensor, log_a: torch.Tensor, log_b: torch.Tensor) -> torch.Tensor:
-    """`weight * (log_a - log_b)` with 0 where the weight is 0, also against infinite logarithms."""
-    return torch.where(weight > 0, weight * (log_a - log_b), 0.0)
-
-
-def forward_kl(log_p: torch.Tensor, log_q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+@dataclass(frozen=True)
+class Pair:
     """
-    KL(q||p) = sum_v q_v log(q_v / p_v).
+    Student and teacher on the same classes, each tensor of shape `(N, V)`. Logarithms are at least `LOG_ZERO`.
 
     Args:
-        log_p, log_q (`torch.Tensor` of shape `(N, V)`): Log-probabilities of student and teacher.
-
-    Returns:
-        Entries and slopes, each of shape `(N, V)`. The slope -q_v is shifted by p_v.
+        log_p, log_q (`torch.Tensor`): Log-probabilities of student and teacher.
+        p, q (`torch.Tensor`): Their probabilities.
     """
-    p, q = log_p.exp(), log_q.exp()
-    return _times_log(q, log_q, log_p), p - q
+
+    log_p: torch.Tensor
+    log_q: torch.Tensor
+    p: torch.Tensor
+    q: torch.Tensor
+
+    @classmethod
+    def of(cls, log_p: torch.Tensor, log_q: torch.Tensor) -> "Pair":
+        """The pair from log-probabilities, which may be -inf."""
+        log_p, log_q = log_p.clamp(min=LOG_ZERO), log_q.clamp(min=LOG_ZERO)
+        return cls(log_p, log_q, log_p.exp(), log_q.exp())
 
 
-def reverse_kl(log_p: torch.Tensor, log_q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """KL(p||q) = sum_v p_v log(p_v / q_v). The slope p_v (log(p_v/q_v) + 1) is shifted by -p_v. See [`forward_kl`]."""
-    entries = _times_log(log_p.exp(), log_p, log_q)
-    return entries, entries
-
-
-def generalized_jsd(log_p: torch.Tensor, log_q: torch.Tensor, alpha: float) -> tuple[torch.Tensor, torch.Tensor]:
+@dataclass(frozen=True)
+class Terms:
     """
-    alpha KL(q||m) + (1 - alpha) KL(p||m) with m = (1 - alpha) p + alpha q (GKD, huggingface.co/papers/2306.13649).
+    A divergence class by class: see the module's docstring.
 
-    The slope is (1 - alpha) p_v log(p_v / m_v), as the terms through m cancel. See [`forward_kl`].
+    Args:
+        entries, slopes (`torch.Tensor` of shape `(N, V)`): What each class adds, and its slope.
+        shift (`float`): Entries plus shift (p - q) are non-negative and sum to the same; the slope of that is shift p.
     """
-    p, q = log_p.exp(), log_q.exp()
-    # Written so that m is exactly p where q is exactly p
-    m = p + alpha * (q - p)
-    # Where the product rounds to 0 beside a positive p or q, the larger of them stands for m
-    log_m = torch.where(m > 0, m, torch.maximum(p, q)).log()
-    # p from its logarithm again, so that log p - log m is exactly 0 there too
-    student = (1 - alpha) * _times_log(p, p.log(), log_m)
-    teacher = alpha * _times_log(q, q.log(), log_m)
-    return student + teacher, student
+
+    entries: torch.Tensor
+    slopes: torch.Tensor
+    shift: float
 
 
-def divergence_entries(log_p: torch.Tensor, log_q: torch.Tensor, alpha: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Entries and slopes of the divergence that `alpha` names: `0` forward KL, `1` reverse KL, else Jensen-Shannon."""
-    if alpha == 0:
-        return forward_kl(log_p, log_q)
-    if alpha == 1:
-        return reverse_kl(log_p, log_q)
-    return generalized_jsd(log_p, log_q, alpha)
+def forward_kl(pair: Pair, beta: float = 0.5) -> Terms:
+    """KL(q||p) = sum_v q_v log(q_v / p_v). The slope -q_v is shifted by p_v."""
+    return Terms(pair.q * (pair.log_q - pair.log_p), pair.p - pair.q, 1.0)
 
 
-def non_negative_correction(
-    log_p: torch.Tensor, log_q: torch.Tensor, alpha: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def reverse_kl(pair: Pair, beta: float = 0.5) -> Terms:
+    """KL(p||q) = sum_v p_v log(p_v / q_v). The slope p_v (log(p_v/q_v) + 1) is shifted by -p_v."""
+    entries = pair.p * (pair.log_p - pair.log_q)
+    return Terms(entries, entries, -1.0)
+
+
+def generalized_jsd(pair: Pair, beta: float = 0.5) -> Terms:
     """
-    What turns signed entries into non-negative ones, and its slope: p - q for the forward KL, q - p for the reverse.
+    beta KL(q||m) + (1 - beta) KL(p||m) with m = (1 - beta) p + beta q (GKD, huggingface.co/papers/2306.13649).
 
-    It sums to 0 over the classes. The entries of the Jensen-Shannon divergence are non-negative as they are (log-sum
-    inequality).
+    The slope is (1 - beta) p_v log(p_v / m_v), as the terms through m cancel.
     """
-    p, q = log_p.exp(), log_q.exp()
-    if alpha == 0:
-        return p - q, p
-    if alpha == 1:
-        return q - p, -p
-    return torch.zeros_like(p), torch.zeros_like(p)
+    gap = (pair.log_q - pair.log_p).clamp_(-_MOST_NATS, _MOST_NATS)
+    # log(m/p) from the gap: exactly 0 where q = p, and no digits lost where they are close
+    log_ratio = gap.expm1().mul_(beta).log1p_()
+    student = (pair.p * log_ratio).mul_(beta - 1.0)
+    teacher = (pair.q * gap.sub_(log_ratio)).mul_(beta)
+    return Terms(teacher.add_(student), student, 0.0)
 
 
-def clip_entries(
-    entries: torch.Tensor, slopes: torch.Tensor, log_p: torch.Tensor, log_q: torch.Tensor, spec: DivergenceSpec
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def skew_kl(pair: Pair, beta: float = 0.5) -> Terms:
+    """
+    KL(q||m) with m = (1 - beta) p + beta q (DistiLLM, huggingface.co/papers/2402.03898).
+
+    The slope -(1 - beta) p_v q_v / m_v is shifted by (1 - beta) p_v.
+    """
+    gap = (pair.log_p - pair.log_q).clamp_(-_MOST_NATS, _MOST_NATS)
+    excess = gap.expm1_()  # p/q - 1
+    entries = -pair.q * (excess * (1 - beta)).log1p_()
+    slopes = pair.p * excess / (1 + (1 - beta) * excess) * (1 - beta) ** 2
+    return Terms(entries, slopes, 1.0 - beta)
+
+
+KINDS: dict[str, Callable[[Pair, float], Terms]] = {
+    "forward_kl": forward_kl,
+    "reverse_kl": reverse_kl,
+    "jsd": generalized_jsd,
+    "skew_kl": skew_kl,
+}
+
+
+def clip_entries(terms: Terms, pair: Pair, spec: DivergenceSpec) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
     Bound each entry from above by `spec.entry_clip`: clipped entries are constant and pass no gradient.
 
     `"signed"` is the point-wise clip of OPSD (huggingface.co/papers/2601.18734): sum_v min(q_v log(q_v/p_v), c).
 
     Args:
-        entries, slopes (`torch.Tensor` of shape `(N, V)`): From [`divergence_entries`].
-        log_p, log_q (`torch.Tensor` of shape `(N, V)`): Log-probabilities of student and teacher.
+        terms ([`Terms`]): The divergence.
+        pair ([`Pair`]): Student and teacher.
         spec ([`DivergenceSpec`]): Bound and form.
 
     Returns:
         Clipped value of shape `(N,)`, slopes of shape `(N, V)`, and the mask of clipped entries of shape `(N, V)`.
     """
-    clip, alpha = spec.entry_clip, spec.alpha
-    correction, correction_slope = non_negative_correction(log_p, log_q, alpha)
-    # The true slope of an entry is the shifted one without its shift: the shift is the correction's slope, which only
-    # cancels in the sum over all entries
-    entry_slopes = slopes - correction_slope
     if spec.entry_clip_mode == "non_negative":
-        entries, entry_slopes = entries + correction, slopes
-    clipped = entries > clip
-    value = entries.clamp(max=clip).sum(-1)
-    slopes = torch.where(clipped, 0.0, entry_slopes)
-    if spec.entry_clip_mode == "signed":
-        slopes = slopes + correction_slope  # a multiple of p_v again, so allowed: exact zeros where q = p
-    return value, slopes, clipped
+        entries = terms.entries + terms.shift * (pair.p - pair.q)
+        clipped = entries > spec.entry_clip
+        slopes = torch.where(clipped, 0.0, terms.slopes)
+    else:
+        entries = terms.entries
+        clipped = entries > spec.entry_clip
+        # The true slope of an entry is the one without its shift, which only cancels in the sum over all entries. Put
+        # back at every class it is a multiple of p_v again: exact zeros where q = p
+        shift = terms.shift * pair.p
+        slopes = torch.where(clipped, 0.0, terms.slopes - shift) + shift
+    return entries.clamp(max=spec.entry_clip).sum(-1), slopes, clipped
 
 
-def logit_gradient(slopes: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
+def logit_gradient(slopes: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     """dD/dz_v = g_v - p_v sum_u g_u, of shape `(N, V)`, from the slopes g (see the module's docstring)."""
-    return slopes - log_p.exp() * slopes.sum(-1, keepdim=True)
+    return torch.addcmul(slopes, p, slopes.sum(-1, keepdim=True), value=-1)

@@ -3,49 +3,68 @@
 """
 Restricting a divergence to a top-k set of tokens.
 
-Legend: N tokens, V vocabulary, K tokens in the set S, C classes: K, or K + 1 with a tail.
+Legend: N tokens, V vocabulary, S the set, K its slots, C classes: K, or K + 1 with a tail; p student, q teacher.
 """
 
 from dataclasses import dataclass
 
 import torch
 
-from trl_opsd.losses.divergences import DivergenceSpec, logit_gradient
+from trl_opsd.losses.divergences import LOG_ZERO, DivergenceSpec, Pair, logit_gradient
 
 
-@dataclass
+@dataclass(frozen=True)
 class Support:
     """
-    The classes a divergence is computed on, and the way back to the vocabulary.
+    The classes that a divergence is computed on, and the way back to the vocabulary.
 
     Args:
-        log_p, log_q (`torch.Tensor` of shape `(N, C)`): Log-probabilities of student and teacher on the classes.
+        pair ([`Pair`]): Student and teacher on the classes, `(N, C)`.
         mass_p, mass_q (`torch.Tensor` of shape `(N,)`): Probability of S under student and teacher.
         ids (`torch.Tensor` of shape `(N, K)`): Tokens of S.
-        tail (`bool`): Whether the last class is the rest of the vocabulary.
+        full (`torch.Tensor` of shape `(N, V)`): The student's probabilities.
+        spec ([`DivergenceSpec`]): What happens to the rest of the vocabulary.
     """
 
-    log_p: torch.Tensor
-    log_q: torch.Tensor
+    pair: Pair
     mass_p: torch.Tensor
     mass_q: torch.Tensor
     ids: torch.Tensor
-    tail: bool
+    full: torch.Tensor
+    spec: DivergenceSpec
 
-    def logit_gradient(self, slopes: torch.Tensor, log_p_full: torch.Tensor) -> torch.Tensor:
+    def logit_gradient(self, slopes: torch.Tensor) -> torch.Tensor:
         """
         Gradient on the logits of the whole vocabulary, of shape `(N, V)`, from slopes on the classes, `(N, C)`.
 
-        Without a tail only S moves. With one, a token outside S moves as its share of the tail class: p_v f_tail, with
-        f_tail the slope of the tail per unit of its probability.
+        Renormalised, only S moves. With a tail, a token outside S moves as its share of that class: p_v f_tail, with
+        f_tail the slope of the tail per unit of its probability. With the stop-gradient form, p_v (r_v [v in S] -
+        sum_S p r).
         """
-        on_classes = logit_gradient(slopes, self.log_p)  # (N, C)
-        if not self.tail:
-            return torch.zeros_like(log_p_full).scatter_(-1, self.ids, on_classes)
-        # d log p_tail / dz_v = p_v / p_tail for v outside S
-        share = (log_p_full - self.log_p[:, -1:]).exp()
-        gradient = torch.where(self.log_p[:, -1:] > -torch.inf, share * on_classes[:, -1:], 0.0)
-        return gradient.scatter_(-1, self.ids, on_classes[:, :-1])
+        # Added, not written: a slot of the union that holds a token again adds 0
+        if self.spec.stop_gradient:
+            return (self.full * -slopes.sum(-1, keepdim=True)).scatter_add_(-1, self.ids, slopes)
+        on_classes = logit_gradient(slopes, self.pair.p)  # (N, C)
+        if not self.spec.add_tail:
+            return torch.zeros_like(self.full).scatter_add_(-1, self.ids, on_classes)
+        on_set, on_tail = on_classes[:, :-1], on_classes[:, -1:]
+        tail = self.pair.p[:, -1:]
+        # d log p_tail / dz_v = p_v / p_tail for v outside S. A tail too thin for its own probability moves nobody
+        thin = torch.finfo(tail.dtype).tiny
+        outside = self.full.scatter(-1, self.ids, 0.0)
+        gradient = outside * torch.where(tail > thin, on_tail / tail.clamp(min=thin), 0.0)
+        return gradient.scatter_add_(-1, self.ids, on_set)
+
+
+def _set_ids(pair: Pair, spec: DivergenceSpec) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Tokens of S, `(N, K)`, and the mask of slots that hold a token for the second time (only the union has them)."""
+    if spec.topk_source != "union":
+        source = pair.log_p if spec.topk_source == "student" else pair.log_q
+        return source.topk(spec.topk, dim=-1).indices, None
+    first, second = (source.topk(spec.topk, dim=-1).indices for source in (pair.log_p, pair.log_q))
+    in_first = torch.zeros_like(pair.p, dtype=torch.bool).scatter_(-1, first, True)
+    again = torch.cat([torch.zeros_like(first, dtype=torch.bool), in_first.gather(-1, second)], dim=-1)
+    return torch.cat([first, second], dim=-1), again
 
 
 def _log_rest(log_probs: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -57,24 +76,27 @@ def _log_rest(log_probs: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     return log_probs.scatter(-1, ids, -torch.inf).logsumexp(-1, keepdim=True)
 
 
-def top_k_support(log_p: torch.Tensor, log_q: torch.Tensor, spec: DivergenceSpec) -> Support:
+def top_k_support(pair: Pair, spec: DivergenceSpec) -> Support:
     """
-    Restrict both distributions to the `spec.topk` most likely tokens of the student or the teacher.
+    Restrict both distributions to the `spec.topk` most likely tokens of the student, the teacher, or either.
 
-    Without a tail both are renormalised over the set; with one, the rest of the vocabulary is one more class, as in
-    SDPO (huggingface.co/papers/2601.20802).
+    Both are renormalised over the set, or the rest of the vocabulary is one more class, as in SDPO
+    (huggingface.co/papers/2601.20802), or both stay as they are, for the stop-gradient form.
 
     Args:
-        log_p, log_q (`torch.Tensor` of shape `(N, V)`): Log-probabilities of student and teacher.
+        pair ([`Pair`]): Student and teacher on the vocabulary, `(N, V)`.
         spec ([`DivergenceSpec`]): Size, source and kind of the set.
     """
-    source = log_p if spec.topk_source == "student" else log_q
-    ids = source.topk(spec.topk, dim=-1).indices  # (N, K)
-    set_p, set_q = log_p.gather(-1, ids), log_q.gather(-1, ids)
-    mass_p, mass_q = set_p.exp().sum(-1), set_q.exp().sum(-1)
-    if spec.add_tail:
-        set_p = torch.cat([set_p, _log_rest(log_p, ids)], dim=-1)
-        set_q = torch.cat([set_q, _log_rest(log_q, ids)], dim=-1)
-    else:
-        set_p, set_q = set_p.log_softmax(-1), set_q.log_softmax(-1)
-    return Support(set_p, set_q, mass_p, mass_q, ids, spec.add_tail)
+    ids, again = _set_ids(pair, spec)
+
+    def on_classes(log_probs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        chosen = log_probs.gather(-1, ids)
+        if again is not None:
+            chosen = chosen.masked_fill(again, LOG_ZERO)
+        mass = chosen.exp().sum(-1)
+        if spec.add_tail:
+            return torch.cat([chosen, _log_rest(log_probs, ids)], dim=-1), mass
+        return (chosen if spec.stop_gradient else chosen.log_softmax(-1)), mass
+
+    (set_p, mass_p), (set_q, mass_q) = on_classes(pair.log_p), on_classes(pair.log_q)
+    return Support(Pair.of(set_p, set_q), mass_p, mass_q, ids, pair.p, spec)

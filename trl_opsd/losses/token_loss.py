@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import torch
 
-from trl_opsd.losses.divergences import DivergenceSpec, clip_entries, divergence_entries, logit_gradient
+from trl_opsd.losses.divergences import INFINITE, KINDS, DivergenceSpec, Pair, clip_entries, logit_gradient
 from trl_opsd.losses.support import top_k_support
 
 
-@dataclass
+@dataclass(frozen=True)
 class TokenLoss:
     """
     Result of [`token_loss`].
@@ -36,38 +36,35 @@ class TokenLoss:
     mass_q: torch.Tensor
 
 
-def token_loss(log_p: torch.Tensor, log_q: torch.Tensor, spec: DivergenceSpec) -> TokenLoss:
+def token_loss(pair: Pair, spec: DivergenceSpec) -> TokenLoss:
     """
     Compute the loss that `spec` describes, but for its importance weight.
 
     Args:
-        log_p, log_q (`torch.Tensor` of shape `(N, V)`): Log-probabilities of student and teacher at the temperature.
+        pair ([`Pair`]): Student and teacher on the vocabulary at the temperature, `(N, V)`.
         spec ([`DivergenceSpec`]): What is compared and how.
     """
-    classes_p, classes_q, support = log_p, log_q, None
-    mass_p = mass_q = torch.ones_like(log_p[:, 0])
-    if spec.topk is not None:
-        support = top_k_support(log_p, log_q, spec)
-        classes_p, classes_q = support.log_p, support.log_q
-        mass_p, mass_q = support.mass_p, support.mass_q
-
-    entries, slopes = divergence_entries(classes_p, classes_q, spec.alpha)
-    divergence = loss = entries.sum(-1)
-    clipped = torch.zeros_like(loss)
+    support = None if spec.topk is None else top_k_support(pair, spec)
+    classes = pair if support is None else support.pair
+    terms = KINDS[spec.kind](classes, spec.beta)
+    divergence = loss = _infinite(terms.entries.sum(-1))
+    slopes, clipped = terms.slopes, torch.zeros_like(loss)
     if spec.entry_clip is not None:
-        loss, slopes, is_clipped = clip_entries(entries, slopes, classes_p, classes_q, spec)
-        clipped = (classes_q.exp() * is_clipped).sum(-1)
-    if support is None:
-        gradient = logit_gradient(slopes, classes_p)
-    else:
-        gradient = support.logit_gradient(slopes, log_p)
-
+        value, slopes, is_clipped = clip_entries(terms, classes, spec)
+        loss, clipped = _infinite(value), (classes.q * is_clipped).sum(-1)
+    gradient = logit_gradient(slopes, pair.p) if support is None else support.logit_gradient(slopes)
     if spec.token_clip is not None:
         over = loss > spec.token_clip
         # "scale" multiplies by min(1, clip / loss) held constant: the value becomes the clip, the direction stays
         keep = spec.token_clip / loss if spec.token_clip_mode == "scale" else torch.zeros_like(loss)
-        keep = torch.where(over, keep, 1.0).unsqueeze(-1)
-        gradient = torch.where(keep > 0, gradient * keep, 0.0)  # an infinite divergence has no finite gradient
+        gradient = gradient * torch.where(over, keep, 1.0).unsqueeze(-1)
         loss = loss.clamp(max=spec.token_clip)
         clipped = torch.where(over, 1.0, clipped)
-    return TokenLoss(loss, divergence, gradient, clipped, mass_p, mass_q)
+    whole = torch.ones_like(loss)
+    masses = (whole, whole) if support is None else (support.mass_p, support.mass_q)
+    return TokenLoss(loss, divergence, gradient, clipped, *masses)
+
+
+def _infinite(value: torch.Tensor) -> torch.Tensor:
+    """A value that only `LOG_ZERO` can have made, as the infinity that it stands for."""
+    return torch.where(value > INFINITE, torch.inf, value)

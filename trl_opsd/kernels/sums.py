@@ -1,0 +1,61 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""The gradients of hidden states and head while they grow, chunk by chunk. Legend: N tokens, c tokens of a chunk."""
+
+import torch
+
+from trl_opsd.kernels.head import Head
+
+
+class Sums:
+    """
+    They are float32 at least: half precision would round sums over chunks.
+
+    Args:
+        leaves (`tuple[torch.Tensor or None]`): Hidden states `(N, H)`, head weight and head bias.
+        needed (`list[bool]`): Which of them need a gradient.
+    """
+
+    def __init__(self, leaves: tuple[torch.Tensor | None, ...], needed: list[bool]):
+        self.leaves, self.needed = leaves, needed
+        self.dtype = torch.promote_types(leaves[1].dtype, torch.float32)
+        self.hidden = torch.zeros_like(leaves[0], dtype=self.dtype) if needed[0] else None
+        # The largest array of all. The first chunk's product makes it, which spares filling it with zeros
+        self.weight: torch.Tensor | None = None
+        self.bias = torch.zeros_like(leaves[2], dtype=self.dtype) if needed[2] else None
+
+    def wanted(self) -> bool:
+        """Whether anybody asks for a gradient."""
+        return any(self.needed)
+
+    def tensors(self) -> tuple[torch.Tensor | None, ...]:
+        """The gradients, `None` where nobody asks for one."""
+        if self.needed[1] and self.weight is None:
+            self.weight = torch.zeros_like(self.leaves[1], dtype=self.dtype)
+        return self.hidden, self.weight, self.bias
+
+    def add(self, gradient: torch.Tensor, hidden: torch.Tensor, rows: slice, head: Head) -> None:
+        """
+        Add what one chunk contributes.
+
+        Args:
+            gradient (`torch.Tensor` of shape `(c, V)`): On the raw logits, in the type of the matrix products.
+            hidden (`torch.Tensor` of shape `(N, H)`): Student hidden states of all chunks.
+            rows (`slice`): The chunk.
+            head ([`Head`]): Prepared student head.
+        """
+        with torch.autocast(hidden.device.type, enabled=False):
+            if self.hidden is not None:
+                self.hidden[rows] = (gradient @ head.weight).to(self.dtype)
+            if self.needed[1]:
+                self._add_weight(gradient.T, hidden[rows].to(gradient.dtype))
+        if self.bias is not None:
+            self.bias += gradient.sum(0, dtype=self.dtype)
+
+    def _add_weight(self, gradient: torch.Tensor, states: torch.Tensor) -> None:
+        if self.weight is None:
+            self.weight = (gradient @ states).to(self.dtype)
+        elif gradient.dtype == self.dtype:
+            self.weight.addmm_(gradient, states)
+        else:
+            self.weight += gradient @ states

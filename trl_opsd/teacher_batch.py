@@ -1,0 +1,160 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""
+What the teacher reads for a micro-batch: only rows with a view, several views at once, and each prompt that rows share
+once.
+
+Everything here is planned when the rollouts are there, with two small collectives for a whole generation batch, so that
+every rank runs the same forwards in the same order, whatever its rows hold.
+
+Legend: B rows of a micro-batch, K views, R rows that the teacher reads, U distinct prompts, P prompt tokens, C
+completion tokens, H hidden size.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+
+Batch = dict[str, Any]
+
+_MOST_VIEWS = 4  # in one forward: without gradient it needs less memory than the student's with one
+_ALIKE = 0.75  # views of one forward differ by at most this factor in the length of their prompts
+_WORTH = 0.8  # a shared prefix must save a fifth of the tokens, as it splits one forward in two
+
+
+def view_names(inputs: Batch) -> list[str]:
+    """Names of the views in a batch, the same on every rank."""
+    return [key.split("/", 1)[1] for key in inputs if key.startswith("teacher_weight/")]
+
+
+@dataclass
+class TeacherBatch:
+    """
+    One teacher forward.
+
+    Args:
+        views (`list[str]`): The views it is for.
+        place (`torch.Tensor` of shape `(len(views), B)`): Row among the R of each view's row, -1 where there is none.
+        prompt_ids, prompt_mask (`torch.Tensor` of shape `(U, P)`): Distinct prompts, left-padded.
+        prompt_of (`torch.Tensor` of shape `(R,)`): Prompt of each row.
+        completion_ids, completion_mask (`torch.Tensor` of shape `(R, C)`): The student's own completions.
+        tokens (`torch.Tensor` of shape `(T,)`): Distilled tokens, counted along the R rows, never none.
+        share_prefix (`bool`): Whether distinct prompts are read once, then the completions.
+        answer (`Any`): What the teacher said, kept for as long as its weights stand still, with their version.
+    """
+
+    views: list[str]
+    place: torch.Tensor
+    prompt_ids: torch.Tensor
+    prompt_mask: torch.Tensor
+    prompt_of: torch.Tensor
+    completion_ids: torch.Tensor
+    completion_mask: torch.Tensor
+    tokens: torch.Tensor
+    share_prefix: bool = False
+    answer: tuple[Any, Any] | None = field(default=None, repr=False)
+
+    def model_inputs(self) -> dict[str, torch.Tensor]:
+        """Inputs of a run over prompts and completions, `(R, P + C)`."""
+        prompt_ids, prompt_mask = self.prompt_ids[self.prompt_of], self.prompt_mask[self.prompt_of]
+        return {
+            "input_ids": torch.cat([prompt_ids, self.completion_ids], dim=1),
+            "attention_mask": torch.cat([prompt_mask, self.completion_mask], dim=1),
+        }
+
+    def costs(self) -> tuple[int, int]:
+        """Tokens of a run over prompts and completions, and of one with shared prompts."""
+        prompts, length = self.prompt_ids.shape
+        rows, completion = self.completion_ids.shape
+        return rows * (length + completion), prompts * length + rows * completion
+
+    def values_at(self, values: torch.Tensor, view: str, index: torch.Tensor) -> torch.Tensor:
+        """
+        What the teacher said at some tokens of the micro-batch, `(M, ...)`; anything where a row lacks the view.
+
+        Args:
+            values (`torch.Tensor` of shape `(T, ...)`): At `tokens`.
+            view (`str`): Name of the view.
+            index (`torch.Tensor` of shape `(M,)`): Tokens, counted along the rows of the micro-batch, `(B, C)`.
+        """
+        length = self.completion_ids.shape[1]
+        position = torch.zeros(self.completion_ids.numel(), dtype=torch.long, device=self.tokens.device)
+        position[self.tokens] = torch.arange(len(self.tokens), device=self.tokens.device)
+        row = self.place[self.views.index(view)][index // length].clamp(min=0)
+        return values[position[row * length + index % length].to(values.device)]
+
+
+def _teacher_batch(inputs: Batch, views: list[str]) -> TeacherBatch:
+    """The rows of some views that weigh something. Never empty: every rank runs the forward."""
+    taught = inputs["distillation_mask"].any(1)
+    needed = torch.stack([(inputs[f"teacher_weight/{view}"] > 0) & taught for view in views])  # (K, B)
+    if not needed.any():
+        needed[0, 0] = True
+    count = needed.sum()
+    place = torch.full(needed.shape, -1, device=needed.device)
+    place[needed] = torch.arange(int(count), device=needed.device)
+    view_of, row_of = needed.nonzero(as_tuple=True)
+
+    widest = max(inputs[f"teacher_prompt_ids/{view}"].shape[1] for view in views)
+    ids, mask = (
+        torch.stack(
+            [torch.nn.functional.pad(inputs[f"teacher_prompt_{part}/{view}"], (widest - width, 0))
+             for view in views
+             for width in [inputs[f"teacher_prompt_{part}/{view}"].shape[1]]]
+        )[view_of, row_of]
+        for part in ("ids", "mask")
+    )  # fmt: skip
+    width = int(mask.sum(1).max())
+    both = torch.stack([ids * mask, mask], dim=-1)[:, -width:]  # what is under padding does not tell prompts apart
+    distinct, prompt_of = both.unique(dim=0, return_inverse=True)
+    tokens = inputs["distillation_mask"][row_of].flatten().nonzero().squeeze(1)
+    return TeacherBatch(
+        views=views,
+        place=place,
+        prompt_ids=distinct[..., 0],
+        prompt_mask=distinct[..., 1],
+        prompt_of=prompt_of,
+        completion_ids=inputs["completion_ids"][row_of],
+        completion_mask=inputs["completion_mask"][row_of],
+        tokens=tokens if len(tokens) else tokens.new_zeros(1),
+    )
+
+
+def _packs(names: list[str], widths: list[int]) -> list[list[str]]:
+    """Views that are read in one forward: few enough, and of like lengths, so that padding is little."""
+    packs: list[list[str]] = []
+    widest = 0
+    for width, name in sorted(zip(widths, names, strict=True), reverse=True):
+        if not packs or len(packs[-1]) == _MOST_VIEWS or width < _ALIKE * widest:
+            packs.append([])
+            widest = width
+        packs[-1].append(name)
+    return packs
+
+
+def add_teacher_batches(batches: list[Batch], accelerator: Accelerator, may_share: bool) -> None:
+    """
+    Plan the teacher's forwards of the micro-batches of a generation batch, under the key `teacher_batches` of each.
+
+    Args:
+        batches (`list[dict]`): Local micro-batches, with the keys of their views.
+        accelerator (`Accelerator`): Agrees with the other ranks.
+        may_share (`bool`): Whether the teacher can read a shared prompt once.
+    """
+    names = view_names(batches[0])
+    local = torch.tensor(
+        [max(int(batch[f"teacher_prompt_mask/{name}"].sum(1).max()) for batch in batches) for name in names],
+        device=accelerator.device,
+    )
+    widths = accelerator.gather(local).view(-1, len(names)).amax(0).tolist()
+    for batch in batches:
+        batch["teacher_batches"] = [_teacher_batch(batch, views) for views in _packs(names, widths)]
+    if not may_share:
+        return
+    planned = [one for batch in batches for one in batch["teacher_batches"]]
+    tokens = torch.tensor([one.costs() for one in planned], device=accelerator.device)
+    for one, (plain, shared) in zip(planned, accelerator.reduce(tokens, reduction="sum").tolist(), strict=True):
+        one.share_prefix = shared <= _WORTH * plain
