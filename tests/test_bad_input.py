@@ -257,6 +257,13 @@ def test_topk_above_the_vocabulary(make_trainer, tokenizer, lora):
     make_trainer(distillation_topk=size, **options)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_lora_on_the_head(make_trainer, tokenizer, tied):
+    model = tiny.model(tokenizer, tie_word_embeddings=tied)
+    peft_config = LoraConfig(r=2, target_modules=["q_proj", "lm_head"])
+    refused_at_construction(make_trainer, "`lm_head`", "`target_modules`", model=model, peft_config=peft_config)
+
+
 def test_both_weights_zero(make_trainer):
     named = ("`policy_weight`", "`distillation_weight`", "`reward_funcs`")
     refused_at_construction(make_trainer, *named, policy_weight=0.0, distillation_weight=0.0)

@@ -97,3 +97,21 @@ def trimmed(batch: Batch, multiple: int | None = None) -> Batch:
         return value[:, :completion] if per_token and not name.startswith("teacher_") else value
 
     return {name: cut(name, value) for name, value in batch.items()}
+
+
+def lean(batches: list[Batch], window: int | None, drop_idle: bool, multiple: int | None) -> list[Batch]:
+    """
+    All of the above.
+
+    Args:
+        batches (`list[dict]`): The micro-batches of a generation batch.
+        window (`int` or `None`): Micro-batches of an optimizer step, or `None` if rows must stay where they are.
+        drop_idle (`bool`): Whether rows without a distilled token train nothing.
+        multiple (`int` or `None`): `pad_to_multiple_of`.
+    """
+    # Whole steps lie in the buffer, or it lies in one step; else a row would change its step
+    if window is not None and (len(batches) % window == 0 or window % len(batches) == 0):
+        batches = in_order(batches, window)
+    if drop_idle:
+        batches = [without_idle_rows(batch) for batch in batches]
+    return [trimmed(batch, multiple) for batch in batches]

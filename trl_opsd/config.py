@@ -320,15 +320,13 @@ class OPSDConfig(GRPOConfig):
             if getattr(self, name) not in choices:
                 raise ValueError(f"`{name}` must be one of {list(choices)}, got {getattr(self, name)!r}.")
         at_least_zero = ("policy_weight", "distillation_weight", "num_loss_tokens_to_skip")
+        counts = ("distillation_topk", "distillation_chunk_size", "teacher_sync_steps", "teacher_max_length")
         above_zero = (
             "distillation_entry_clip",
             "distillation_token_clip",
             "distillation_is_clip",
             "distillation_temperature",
-            "distillation_topk",
-            "distillation_chunk_size",
-            "teacher_sync_steps",
-            "teacher_max_length",
+            *counts,
         )
         for name in at_least_zero + above_zero:
             value = getattr(self, name)
@@ -338,14 +336,7 @@ class OPSDConfig(GRPOConfig):
             if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= low):
                 bound = "at least 0" if name in at_least_zero else "above 0"
                 raise ValueError(f"`{name}` must be a finite number {bound}, got {value!r}.")
-        whole = (
-            "distillation_topk",
-            "distillation_chunk_size",
-            "num_loss_tokens_to_skip",
-            "teacher_sync_steps",
-            "teacher_max_length",
-        )
-        for name in whole:
+        for name in (*counts, "num_loss_tokens_to_skip"):
             value = getattr(self, name)
             if value is not None and value != int(value):
                 raise ValueError(f"`{name}` counts things, so it must be a whole number, got {value!r}.")
@@ -383,7 +374,7 @@ class OPSDConfig(GRPOConfig):
                 f"`distillation_is_clip` compares probabilities at the sampling `temperature` ({self.temperature}), so "
                 f"it can't be combined with `distillation_temperature={temperature}`. Leave one of them out."
             )
-        if self.distillation_topk == 1 and not self.distillation_add_tail:
+        if self.distillation_topk == 1 and not self.distillation_add_tail and self.distillation_topk_source != "union":
             raise ValueError(
                 "`distillation_topk=1` renormalised over one token is the same on both sides, so its divergence is "
                 "always 0. Set `distillation_add_tail=True` or a larger `distillation_topk`."
@@ -393,10 +384,9 @@ class OPSDConfig(GRPOConfig):
                 "`distillation_mode='sampled_token'` estimates the gradient of the reverse KL and of no other "
                 f"divergence, so it needs `distillation_alpha=1.0` (got {self.distillation_alpha})."
             )
-        if self.distillation_entry_clip is None and self.distillation_entry_clip_mode != "signed":
-            raise ValueError("`distillation_entry_clip_mode` is set, but `distillation_entry_clip` is None: set both.")
-        if self.distillation_token_clip is None and self.distillation_token_clip_mode != "hard":
-            raise ValueError("`distillation_token_clip_mode` is set, but `distillation_token_clip` is None: set both.")
+        for clip, default in (("distillation_entry_clip", "signed"), ("distillation_token_clip", "hard")):
+            if getattr(self, clip) is None and getattr(self, f"{clip}_mode") != default:
+                raise ValueError(f"`{clip}_mode` is set, but `{clip}` is None: set both.")
         if self.teacher_model_kind == "checkpoint" and self.teacher_model_name_or_path is None:
             raise ValueError("`teacher_model_kind='checkpoint'` needs `teacher_model_name_or_path`.")
         if self.policy_weight is not None:

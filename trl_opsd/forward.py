@@ -55,11 +55,11 @@ class DistilledOutput(FusedCausalLMOutput):
 class TeacherOutput(ModelOutput):
     """
     Args:
-        values (`tuple[torch.Tensor, ...]`): At `tokens` of the batch: hidden states of shape `(T, H)`, or
+        answer (`tuple[torch.Tensor, ...]`): At `tokens` of the batch: hidden states of shape `(T, H)`, or
             log-probabilities and entropies of shape `(T,)`.
     """
 
-    values: tuple[torch.Tensor, ...] = None
+    answer: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -94,13 +94,13 @@ class TeacherPass:
             hidden = _backbone(model, args, kwargs)[:, -length - 1 : -1]
         hidden = hidden.flatten(0, 1)[batch.tokens.to(hidden.device)]
         if self.score_temperature is None:
-            return TeacherOutput(values=(hidden,))
+            return TeacherOutput(answer=(hidden,))
         head = model_head(model, self.float32_head)
         device = head.weight.device
         with maybe_gather_lm_head_ctx(head.weight, head.bias):
             hidden, labels = hidden.to(device), batch.completion_ids.flatten()[batch.tokens].to(device)
             scores = label_scores(_local(head).prepared(hidden), hidden, labels, self.score_temperature)
-        return TeacherOutput(values=scores)
+        return TeacherOutput(answer=scores)
 
 
 @dataclass

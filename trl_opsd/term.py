@@ -231,7 +231,7 @@ class DistillationTerm:
             return batch.answer[1]
         request = TeacherPass(batch, score_temperature, self.args.cast_lm_head_to_fp32)
         with self.teacher.answering(model) as teacher, self.accelerator.autocast():
-            values = teacher(**request.model_inputs(), distillation=request).values
+            values = teacher(**request.model_inputs(), distillation=request).answer
         if version is not None and self.args.num_iterations > 1:
             batch.answer = version, values
         return values

@@ -18,7 +18,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.grpo_trainer import EnvironmentFactory, RewardFunc, RolloutFunc
 from trl.trainer.utils import add_fused_lm_head, get_config_model_id
 
-from trl_opsd.batches import in_order, trimmed, without_idle_rows
+from trl_opsd.batches import lean
 from trl_opsd.checks import (
     check_dataset_lengths,
     check_datasets,
@@ -281,18 +281,12 @@ class OPSDTrainer(GRPOTrainer):
 
     def _lean(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The same rows in micro-batches that waste less, with the teacher's forwards planned."""
-        args = self.args
-        policy_runs = self.policy_weight != 0 or args.distillation_mode == "sampled_token"
+        policy_runs = self.policy_weight != 0 or self.args.distillation_mode == "sampled_token"
         # These are means over a micro-batch: which rows are in it changes the loss
-        per_batch = args.loss_type == "bnpo" or self.top_entropy_quantile < 1.0 or self._entropy_bonus_enabled
-        if not self.aux_loss_enabled and not (policy_runs and per_batch):
-            # Whole steps lie in the buffer, or it lies in one step; else a row would change its step
-            steps, accumulated = len(batches), args.gradient_accumulation_steps
-            if steps % accumulated == 0 or accumulated % steps == 0:
-                batches = in_order(batches, accumulated)
-            if not policy_runs:
-                batches = [without_idle_rows(batch) for batch in batches]
-        batches = [trimmed(batch, self.pad_to_multiple_of) for batch in batches]
+        per_batch = self.args.loss_type == "bnpo" or self.top_entropy_quantile < 1.0 or self._entropy_bonus_enabled
+        free = not self.aux_loss_enabled and not (policy_runs and per_batch)
+        window = self.args.gradient_accumulation_steps if free else None
+        batches = lean(batches, window, free and not policy_runs, self.pad_to_multiple_of)
         add_teacher_batches(batches, self.accelerator, self._may_share_prefix)
         return batches
 

@@ -134,7 +134,8 @@ def fused_linear_divergence(
     teacher = head if teacher_weight is None else Head(teacher_weight, teacher_bias, logit_scale, logit_softcap)
     if teacher_weight is None and teacher_bias is not None:
         raise ValueError("`teacher_bias` needs `teacher_weight`: without one, the teacher has the student's head.")
-    _check(student_hidden, views, head, teacher, labels, spec)
+    _check_shapes(student_hidden, views, head, teacher, labels)
+    _check_options(spec, len(student_weight), chunk_size)
     loss, stats = linear_divergence(
         student_hidden,
         Task(
@@ -173,27 +174,25 @@ def _weights(
     return (token_weight.detach() * shares.detach()).to(dtype)
 
 
-def _check(
-    hidden: torch.Tensor,
-    views: torch.Tensor,
-    head: Head,
-    teacher: Head,
-    labels: torch.Tensor | None,
-    spec: DivergenceSpec,
+def _check_shapes(
+    hidden: torch.Tensor, views: torch.Tensor, head: Head, teacher: Head, labels: torch.Tensor | None
 ) -> None:
-    if hidden.ndim != 2 or views.ndim != 3 or views.shape[1] != hidden.shape[0]:
+    if hidden.ndim != 2 or views.ndim != 3 or views.shape[1] != hidden.shape[0] or not len(views):
         raise ValueError(
-            "`student_hidden` must have the shape (N, H) and `teacher_hidden` (N, H) or (K, N, H) with the same N, got "
-            f"{tuple(hidden.shape)} and {tuple(views.shape)}."
+            "`student_hidden` must have the shape (N, H) and `teacher_hidden` (N, H') or (K, N, H') with the same N "
+            f"and K > 0, got {tuple(hidden.shape)} and {tuple(views.shape)}."
         )
-    vocabulary = len(head.weight)
-    if head.weight.shape[1] != hidden.shape[1] or teacher.weight.shape != (vocabulary, views.shape[2]):
+    vocabulary, sizes = len(head.weight), (hidden.shape[1], views.shape[2])
+    if (head.weight.shape, teacher.weight.shape) != ((vocabulary, sizes[0]), (vocabulary, sizes[1])):
         raise ValueError(
-            f"The heads must have the shapes (V, {hidden.shape[1]}) and (V, {views.shape[2]}) with the same V, got "
-            f"{tuple(head.weight.shape)} and {tuple(teacher.weight.shape)}."
+            f"`student_weight` and `teacher_weight` must have the shapes (V, {sizes[0]}) and (V, {sizes[1]}) with the "
+            f"same V, got {tuple(head.weight.shape)} and {tuple(teacher.weight.shape)}."
         )
     if labels is not None and labels.shape != hidden.shape[:1]:
         raise ValueError(f"`labels` must have the shape ({len(hidden)},), got {tuple(labels.shape)}.")
+
+
+def _check_options(spec: DivergenceSpec, vocabulary: int, chunk_size: int | None) -> None:
     choices = {
         "kind": tuple(KINDS),
         "topk_source": ("student", "teacher", "union"),
@@ -206,9 +205,13 @@ def _check(
             raise ValueError(f"`{name}` must be one of {list(values)}, got {getattr(spec, name)!r}.")
     if spec.kind in ("jsd", "skew_kl") and not 0 < spec.beta < 1:
         raise ValueError(f"`beta` must lie between 0 and 1 for {spec.kind!r}, got {spec.beta}.")
+    for name, value in (("temperature", spec.temperature), ("chunk_size", chunk_size)):
+        if value is not None and not value > 0:
+            raise ValueError(f"`{name}` must be positive, got {value}.")
     if spec.topk is not None and not 0 < spec.topk <= vocabulary:
         raise ValueError(f"`topk` must lie between 1 and the vocabulary, {vocabulary}, got {spec.topk}.")
-    if spec.stop_gradient and (spec.kind != "reverse_kl" or spec.topk is None or spec.add_tail or spec.entry_clip):
+    elsewhere = spec.kind != "reverse_kl" or spec.topk is None
+    if spec.stop_gradient and (elsewhere or spec.add_tail or spec.entry_clip is not None):
         raise ValueError(
             "`stop_gradient` is a form of the reverse KL on a top-k set: it needs `kind='reverse_kl'` and `topk`, and "
             "allows neither `add_tail` nor `entry_clip`."

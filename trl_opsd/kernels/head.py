@@ -48,6 +48,10 @@ class Head:
         bias = None if self.bias is None else self.bias.detach().to(dtype)
         return Head(self.weight.detach().to(dtype), bias, self.scale, self.softcap, self.float32)
 
+    def empty(self, tokens: int) -> torch.Tensor:
+        """Memory for what [`project`] gives."""
+        return self.weight.new_empty(tokens, len(self.weight))
+
     def project(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """
         Raw logits in the type of the matrix products; for a [`prepared`] head.
@@ -57,7 +61,7 @@ class Head:
             out (`torch.Tensor` of shape `(C, V)`, *optional*): Its first c rows are written and returned.
         """
         states = hidden.to(self.weight.dtype)
-        out = states.new_empty(len(states), len(self.weight)) if out is None else out[: len(states)]
+        out = self.empty(len(states)) if out is None else out[: len(states)]
         with torch.autocast(hidden.device.type, enabled=False):
             if self.bias is None:
                 return torch.mm(states, self.weight.T, out=out)

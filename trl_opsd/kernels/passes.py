@@ -15,7 +15,7 @@ from trl_opsd.kernels.chunks import chunks, tiles
 from trl_opsd.kernels.policy import Scored, logit_gradient, score
 from trl_opsd.kernels.sums import Sums
 from trl_opsd.losses import DivergenceSpec, Pair, TokenLoss, mixed_target, token_loss
-from trl_opsd.losses.divergences import LOG_ZERO
+from trl_opsd.losses.divergences import LOG_ZERO, reported
 
 
 if TYPE_CHECKING:
@@ -55,12 +55,13 @@ class Pass:
         self.unit = self._unit()
         cut = self._chunks(m, k + 1)
         # Made once: on the CPU, new memory of this size costs a tenth of the products
-        blocks = [self._block(cut[0].stop) for _ in range(k + 1)] if cut else []
+        block = self._block(cut)
+        blocks = [self.teacher.empty(cut[0].stop) for _ in range(k)] if cut else []
         for rows in cut:
-            self._distilled_chunk(rows, blocks)
+            self._distilled_chunk(rows, block, blocks)
         if self.scored is not None and grad:
             cut = self._chunks(n - m, 1)
-            block = self._block(cut[0].stop) if cut else None
+            block = self._block(cut)
             for rows in cut:
                 self._policy_chunk(slice(rows.start + m, rows.stop + m), block)
         return self.total, self.stats
@@ -81,19 +82,21 @@ class Pass:
             return self.unit
         return torch.stack(sizes).max().clamp(min=torch.finfo(self.total.dtype).tiny)
 
-    def _block(self, rows: int) -> torch.Tensor:
-        weight = self.student.weight
-        return weight.new_empty(rows, len(weight))
+    def _kept(self) -> torch.Tensor | None:
+        """Raw logits of all tokens, `(N, V)`, where the policy's pass left them."""
+        return None if self.scored is None else self.scored.raw
 
-    def _raw(self, rows: slice, block: torch.Tensor) -> torch.Tensor:
+    def _block(self, cut: list[slice]) -> torch.Tensor | None:
+        """Memory for the student's raw logits of a chunk, unless they are there already."""
+        return self.student.empty(cut[0].stop) if cut and self._kept() is None else None
+
+    def _raw(self, rows: slice, block: torch.Tensor | None) -> torch.Tensor:
         """Raw logits of a chunk, `(c, V)`, in memory that may be written to."""
-        if self.scored is not None and self.scored.raw is not None:
-            return self.scored.raw[rows]
-        return self.student.project(self.hidden[rows], block)
+        return self._kept()[rows] if block is None else self.student.project(self.hidden[rows], block)
 
-    def _distilled_chunk(self, rows: slice, blocks: list[torch.Tensor]) -> None:
-        raw = self._raw(rows, blocks[0])
-        views = zip(self.task.teacher_hidden, blocks[1:], strict=True)
+    def _distilled_chunk(self, rows: slice, block: torch.Tensor | None, blocks: list[torch.Tensor]) -> None:
+        raw = self._raw(rows, block)
+        views = zip(self.task.teacher_hidden, blocks, strict=True)
         teachers = [self.teacher.project(view[rows], block) for view, block in views]
         for tile in tiles(*raw.shape, raw.device):
             place = slice(rows.start + tile.start, rows.start + tile.stop)
@@ -103,7 +106,7 @@ class Pass:
         if self.sums.wanted():
             self.sums.add(raw, self.hidden, rows, self.student)
 
-    def _policy_chunk(self, rows: slice, block: torch.Tensor) -> None:
+    def _policy_chunk(self, rows: slice, block: torch.Tensor | None) -> None:
         raw = self._raw(rows, block)
         for tile in tiles(*raw.shape, raw.device):
             place = slice(rows.start + tile.start, rows.start + tile.stop)
@@ -115,11 +118,12 @@ class Pass:
         spec, labels = self.task.spec, self.task.labels[rows].unsqueeze(-1)
         log_p, p = _distribution(self.student.transform(raw), spec)
         student_logps = log_p.gather(-1, labels).squeeze(-1)
-        self.stats["student_logps"][rows], self.stats["student_entropy"][rows] = student_logps, -(p * log_p).sum(-1)
+        self.stats["student_logps"][rows] = reported(student_logps)
+        self.stats["student_entropy"][rows] = -(p * log_p).sum(-1)
         weights = self.task.weights[:, rows] * self._importance(student_logps, rows)  # (K, t)
         targets = [_distribution(self.teacher.transform(teacher), spec) for teacher in teachers]
         for view, (log_q, q) in enumerate(targets):
-            self.stats["teacher_logps"][view, rows] = log_q.gather(-1, labels).squeeze(-1)
+            self.stats["teacher_logps"][view, rows] = reported(log_q.gather(-1, labels).squeeze(-1))
             self.stats["teacher_entropy"][view, rows] = -(q * log_q).sum(-1)
         if spec.mixture is not None:
             targets, weights = _mixed(targets, weights, spec.mixture)
@@ -171,6 +175,6 @@ def _mixed(
 ) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
     """One target in place of the K, and its weight `(1, t)`, from the weights of the views `(K, t)`."""
     weight = weights.sum(0, keepdim=True)
-    shares = weights / torch.where(weight == 0, 1.0, weight)
-    log_qs, qs = ([target[part] for target in targets] for part in (0, 1))
-    return [mixed_target(log_qs, qs, shares, mixture)], weight
+    # A token without weight has statistics all the same: of the plain mean
+    shares = torch.where(weight == 0, 1 / len(weights), weights / weight)
+    return [mixed_target([log_q for log_q, _ in targets], shares, mixture)], weight

@@ -17,7 +17,7 @@ import torch
 
 from trl_opsd.kernels.chunks import chunks, tiles
 from trl_opsd.kernels.head import Head
-from trl_opsd.losses.divergences import LOG_ZERO
+from trl_opsd.losses.divergences import LOG_ZERO, reported
 
 
 @dataclass
@@ -86,7 +86,7 @@ def _scores(
         for tile in tiles(*raw.shape, raw.device):
             place = slice(rows.start + tile.start, rows.start + tile.stop)
             log_p, _, entropy = _tempered(head, raw[tile], temperature)
-            values[0, place] = log_p.gather(-1, labels[place].unsqueeze(-1)).squeeze(-1)
+            values[0, place] = reported(log_p.gather(-1, labels[place].unsqueeze(-1)).squeeze(-1))
             values[1, place] = entropy
     return values[0], values[1], raw if len(cut) == 1 else None
 

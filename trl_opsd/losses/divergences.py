@@ -26,7 +26,7 @@ import torch
 # Stands for log 0. Finite, so that 0 * log 0 is 0 and log 0 - log 0 is 0 without a comparison at every class, which
 # would cost as much as the logarithm; so low that what it adds to a divergence is beyond any true value.
 LOG_ZERO = -1e37
-INFINITE = 1e20  # a divergence beyond it holds a class that one distribution rules out and the other does not
+INFINITE = 1e10  # a divergence beyond it holds a class that one distribution rules out and the other does not
 _MOST_NATS = 80.0  # exp of it fits float32; beyond it one of the two probabilities is below 1e-34
 
 
@@ -102,6 +102,11 @@ class Terms:
     entries: torch.Tensor
     slopes: torch.Tensor
     shift: float
+
+
+def reported(log_probs: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities as they leave the library: -inf where they are `LOG_ZERO`."""
+    return log_probs.masked_fill(log_probs <= LOG_ZERO, -torch.inf)
 
 
 def forward_kl(pair: Pair, beta: float = 0.5) -> Terms:

@@ -2,14 +2,14 @@
 
 """One target from several views. Legend: N tokens, V vocabulary, K views; q teacher."""
 
+from functools import reduce
+
 import torch
 
 from trl_opsd.losses.divergences import LOG_ZERO
 
 
-def mixed_target(
-    log_qs: list[torch.Tensor], qs: list[torch.Tensor], shares: torch.Tensor, mixture: str
-) -> tuple[torch.Tensor, torch.Tensor]:
+def mixed_target(log_qs: list[torch.Tensor], shares: torch.Tensor, mixture: str) -> tuple[torch.Tensor, torch.Tensor]:
     """
     The weighted mean of the views' distributions, as log-probabilities and probabilities of shape `(N, V)`.
 
@@ -17,13 +17,15 @@ def mixed_target(
     forward KL from them.
 
     Args:
-        log_qs, qs (`list[torch.Tensor]`): Of each view: log-probabilities and probabilities of shape `(N, V)`.
+        log_qs (`list[torch.Tensor]`): Log-probabilities of each view, of shape `(N, V)`.
         shares (`torch.Tensor` of shape `(K, N)`): Share of each view in each token, summing to 1 over the views.
         mixture (`str`): `"arithmetic"` or `"geometric"`.
     """
+    weighted = zip(shares.unsqueeze(-1), log_qs, strict=True)
     if mixture == "arithmetic":
-        q = sum(share.unsqueeze(-1) * view for share, view in zip(shares, qs, strict=True))
-        return q.log().clamp_(min=LOG_ZERO), q
-    log_q = sum(share.unsqueeze(-1) * view for share, view in zip(shares, log_qs, strict=True))
-    log_q = log_q.log_softmax(-1).clamp_(min=LOG_ZERO)
+        # Of logarithms: a probability that underflows is not 0, and a reverse KL to it is not infinite
+        log_q = reduce(torch.logaddexp, (view + share.log() for share, view in weighted))
+    else:
+        log_q = sum(share * view for share, view in weighted).log_softmax(-1)
+    log_q = log_q.clamp(min=LOG_ZERO)
     return log_q, log_q.exp()
