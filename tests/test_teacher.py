@@ -19,7 +19,9 @@ LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
 
 def teacher_answer(trainer, inputs):
     """Hidden states of the teacher on a batch."""
-    return trainer.term._answers(trainer.model, inputs, inputs["distillation_mask"].flatten().nonzero().squeeze(1))[0][0]
+    return trainer.term._answers(trainer.model, inputs, inputs["distillation_mask"].flatten().nonzero().squeeze(1))[0][
+        0
+    ]
 
 
 def move(model, scale=0.1):

@@ -3,14 +3,12 @@
 """Two gloo processes give what one gives, and none hangs where a rank has nothing to distil."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from launch import launch
 
 
 WORKER = Path(__file__).parent / "worker.py"
@@ -18,24 +16,12 @@ LIMIT_SECONDS = 120
 PREFIX = "self_distillation/"
 
 
-def launch(folder: Path, processes: int, **options) -> tuple[list[dict], list[dict]]:
-    """Final weights of each rank, and the log. A hang ends the whole process group."""
+def train(folder: Path, processes: int, **options) -> tuple[list[dict], list[dict]]:
+    """Final weights of each rank, and the log."""
     folder.mkdir()
     options["per_device_train_batch_size"] = 8 // processes
     options["per_device_eval_batch_size"] = 8 // processes
-    command = [sys.executable, str(WORKER), str(folder), json.dumps(options)]
-    if processes > 1:
-        command[1:1] = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, text=True
-    )
-    try:
-        output, _ = process.communicate(timeout=LIMIT_SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        pytest.fail(f"{processes} processes did not end in {LIMIT_SECONDS} s")
-    assert process.returncode == 0, output[-3000:]
+    launch(WORKER, str(folder), json.dumps(options), processes=processes, seconds=LIMIT_SECONDS)
     weights = [torch.load(folder / f"weights-{rank}.pt") for rank in range(processes)]
     return weights, json.loads((folder / "history.json").read_text())
 
@@ -44,7 +30,7 @@ CASES = {
     "pure, views on one rank alone": {"rows_with_view": [5, 6, 7]},
     "mixed, a group straddles the ranks": {"rows_with_view": [0, 1], "reward": True, "num_generations": 8},
     "sampled token, LoRA": {
-        "rows_with_view": [1, 2, 7], "reward": True, "num_generations": 2, "lora": True, "learning_rate": 5.0,
+        "rows_with_view": [1, 2, 7], "reward": True, "num_generations": 2, "lora": {}, "learning_rate": 5.0,
         "distillation_mode": "sampled_token", "distillation_alpha": 1.0,
     },
     "ema, sequence mean": {
@@ -55,8 +41,8 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_equal_one(tmp_path, case):
-    one, history_one = launch(tmp_path / "one", 1, **CASES[case])
-    two, history_two = launch(tmp_path / "two", 2, **CASES[case])
+    one, history_one = train(tmp_path / "one", 1, **CASES[case])
+    two, history_two = train(tmp_path / "two", 2, **CASES[case])
     for name, tensor in two[0].items():
         assert torch.equal(tensor, two[1][name]), f"{name} differs between the ranks"
         torch.testing.assert_close(tensor, one[0][name], rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
@@ -68,5 +54,5 @@ def test_two_processes_equal_one(tmp_path, case):
 
 
 def test_no_view_on_any_rank(tmp_path):
-    _, history = launch(tmp_path / "two", 2, rows_with_view=[])
+    _, history = train(tmp_path / "two", 2, rows_with_view=[])
     assert history[0]["loss"] == 0.0 and history[0][f"{PREFIX}view_share"] == 0.0

@@ -15,10 +15,19 @@ import tiny
 from trl_opsd import OPSDConfig, OPSDTrainer
 
 
-def main(folder: str, options: dict) -> None:
-    torch.set_num_threads(1)
+def build(folder: str, options: dict) -> OPSDTrainer:
+    """
+    A trainer on scripted completions, which depend on the global batch alone and not on its split over ranks.
+
+    Args:
+        folder (`str`): Output directory.
+        options (`dict`): Of `OPSDConfig`, and of this function: `rows_with_view` (which of eight rows), `model` (by
+            default the tiny one, with `model_options`), `reward` and `lora` (of `LoraConfig`).
+    """
+    options = dict(options)
     tokenizer = tiny.tokenizer()
-    lora, with_view = options.pop("lora", False), options.pop("rows_with_view")
+    model = options.pop("model", None) or tiny.model(tokenizer, **options.pop("model_options", {}))
+    lora, with_view = options.pop("lora", None), options.pop("rows_with_view")
     rows = [
         {
             "prompt": [{"role": "user", "content": "What is " + "very " * (i % 4) + f"{i}?"}],
@@ -29,13 +38,13 @@ def main(folder: str, options: dict) -> None:
     arguments = {**conftest.ARGS, "use_cpu": True, "shuffle_dataset": False, "optim": "sgd", "learning_rate": 0.5}
     reward = conftest.length_reward if options.pop("reward", False) else None
     trainer = OPSDTrainer(
-        tiny.model(tokenizer),
+        model,
         reward_funcs=reward,
         args=OPSDConfig(output_dir=folder, **{**arguments, **options}),
         train_dataset=Dataset.from_list(rows),
         eval_dataset=Dataset.from_list(rows[:8]),
         processing_class=tokenizer,
-        peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj"]) if lora else None,
+        peft_config=None if lora is None else LoraConfig(**{"r": 4, "target_modules": ["q_proj", "v_proj"], **lora}),
     )
     rank = trainer.accelerator.process_index
 
@@ -45,6 +54,13 @@ def main(folder: str, options: dict) -> None:
         return [[3 + (s * (j + 7)) % 250 for j in range(1 + s % 7)] + [2] for s in sums], None
 
     trainer._generate_single_turn = single_turn
+    return trainer
+
+
+def main(folder: str, options: dict) -> None:
+    torch.set_num_threads(1)
+    trainer = build(folder, options)
+    rank = trainer.accelerator.process_index
     trainer.train()
     trainer.evaluate()
     torch.save({n: p.detach() for n, p in trainer.accelerator.unwrap_model(trainer.model).named_parameters()},

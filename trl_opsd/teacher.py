@@ -29,7 +29,7 @@ from transformers import (
 from trl_opsd.config import OPSDConfig
 from trl_opsd.forward import model_head
 from trl_opsd.kernels import Head
-from trl_opsd.teacher_weights import SeparateModel, make_weights
+from trl_opsd.teacher_weights import AdapterTensors, SeparateModel, make_weights
 
 
 STATE_FILE, WEIGHTS_FILE = "teacher_state.json", "teacher.safetensors"
@@ -87,7 +87,10 @@ class Teacher:
         # The adapter's own head is another one with the adapter off or with the copied tensors: take it while they are
         # in place
         own = self.adapter_has_head and not isinstance(self.weights, SeparateModel)
-        self.head_of_pass = _detached(model_head(self.core.get_base_model(), self.float32_head)) if own else None
+        head = model_head(self.core.get_base_model(), self.float32_head) if own else None
+        # Detached where the tensors in place are swapped back; elsewhere not, as ZeRO-3 gathers parameters by identity
+        swapped = isinstance(self.weights, AdapterTensors)
+        self.head_of_pass = _detached(head) if head is not None and swapped else head
 
     @property
     def version(self) -> int | None:

@@ -154,7 +154,8 @@ def _load_checkpoint_teacher(args: OPSDConfig, core: nn.Module, tokenizer: PreTr
         kwargs["device_map"] = None  # as TRL does: "auto" fails there
     teacher = create_model_from_path(path, **kwargs)
     own = AutoTokenizer.from_pretrained(path, revision=kwargs.get("revision"))
-    rows = min(teacher.get_output_embeddings().weight.shape[0], core.get_output_embeddings().weight.shape[0])
+    heads = (model.get_output_embeddings().weight for model in (teacher, core))
+    rows = min(getattr(weight, "ds_shape", weight.shape)[0] for weight in heads)  # ZeRO-3 leaves empty tensors behind
     if own.get_vocab() != tokenizer.get_vocab() or rows < len(tokenizer):
         raise ValueError(
             f"The teacher `teacher_model_name_or_path={path!r}` has another vocabulary ({len(own)} tokens) than the "
