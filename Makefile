@@ -5,7 +5,7 @@ BIN := .venv/bin
 RUN := CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint addition clean
+.PHONY: help venv demo test lint addition bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -24,6 +24,16 @@ addition: .venv/.ready  ## sums with the solution as context: pure distillation,
 	@$(BIN)/python scripts/tasks.py addition
 	@$(RUN) scripts/opsd.py --config recipes/smollm2_addition.yaml $(ARGS)
 	@$(RUN) scripts/opsd.py --config recipes/smollm2_addition_grpo.yaml $(ARGS)
+
+# Liger without what it depends on: Triton, some 300 MB, is for GPUs, and there torch brings it
+LIGER = $(shell sed -n 's/^bench = \["\(.*\)"\]/\1/p' pyproject.toml)
+
+bench: .venv/.ready  ## time and memory beside other losses and trainers, in about 40 minutes: docs/performance.md
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "$(LIGER)"
+	@$(BIN)/python scripts/bench_kernel.py $(ARGS)
+	@$(BIN)/python scripts/bench_kernel.py --allocator tuned --repeats 2 $(ARGS)
+	@$(BIN)/python scripts/bench_step.py --repeats 2 $(ARGS)
+	@$(BIN)/python scripts/bench_scaling.py $(ARGS)
 
 test: .venv/.ready  ## all tests
 	@$(BIN)/python -m pytest $(ARGS)

@@ -25,20 +25,25 @@ def _weighted_log(weight: torch.Tensor, log_a: torch.Tensor, log_b: torch.Tensor
     return terms.masked_fill(infinite, torch.inf)
 
 
-def entries(log_p: torch.Tensor, log_q: torch.Tensor, alpha: float, mode: str = "signed") -> torch.Tensor:
+def entries(log_p: torch.Tensor, log_q: torch.Tensor, spec, mode: str = "signed") -> torch.Tensor:
     """What each class adds to the divergence, `(N, C)`."""
-    p, q = log_p.exp(), log_q.exp()
-    if alpha == 0:
+    p, q, beta = log_p.exp(), log_q.exp(), spec.beta
+    if spec.kind == "forward_kl":
         correction = p - q if mode == "non_negative" else 0.0
         return _weighted_log(q, log_q, log_p) + correction
-    if alpha == 1:
+    if spec.kind == "reverse_kl":
         correction = q - p if mode == "non_negative" else 0.0
-        return _weighted_log(p, log_p, log_q) + correction
-    # log m with m = (1 - alpha) p + alpha q, where both may be absent
-    both = torch.stack([log_p + math.log(1 - alpha), log_q + math.log(alpha)])
+        # The stop-gradient form differentiates the first factor alone
+        ratio = (log_p.detach(), log_q.detach()) if spec.stop_gradient else (log_p, log_q)
+        return _weighted_log(p, *ratio) + correction
+    # log m with m = (1 - beta) p + beta q, where both may be absent
+    both = torch.stack([log_p + math.log(1 - beta), log_q + math.log(beta)])
     nowhere = (both == -torch.inf).all(0)
     log_m = torch.logsumexp(both.masked_fill(nowhere, 0.0), 0).masked_fill(nowhere, -torch.inf)
-    return alpha * _weighted_log(q, log_q, log_m) + (1 - alpha) * _weighted_log(p, log_p, log_m)
+    if spec.kind == "skew_kl":
+        correction = (1 - beta) * (p - q) if mode == "non_negative" else 0.0
+        return _weighted_log(q, log_q, log_m) + correction
+    return beta * _weighted_log(q, log_q, log_m) + (1 - beta) * _weighted_log(p, log_p, log_m)
 
 
 def classes(log_p: torch.Tensor, log_q: torch.Tensor, spec) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -46,14 +51,19 @@ def classes(log_p: torch.Tensor, log_q: torch.Tensor, spec) -> tuple[torch.Tenso
     inside = torch.ones_like(log_p, dtype=torch.bool)
     if spec.topk is None:
         return log_p, log_q, inside
-    source = {"student": log_p, "teacher": log_q}[spec.topk_source].detach()
-    order = source.argsort(-1, descending=True)[:, : spec.topk]
-    inside = torch.zeros_like(inside).scatter(1, order, True)
+    sources = {"student": [log_p], "teacher": [log_q], "union": [log_p, log_q]}[spec.topk_source]
+    inside = torch.zeros_like(inside)
+    for source in sources:
+        inside |= torch.zeros_like(inside).scatter(
+            1, source.detach().argsort(-1, descending=True)[:, : spec.topk], True
+        )
+    # The set's tokens in front; where rows differ in its size, the rest of the longest is ruled out
+    order = inside.int().argsort(dim=-1, descending=True, stable=True)[:, : max(inside.sum(-1).tolist(), default=0)]
     on_set = []
     for log_probs in (log_p, log_q):
-        chosen = log_probs.gather(1, order)
+        chosen = log_probs.gather(1, order).masked_fill(~inside.gather(1, order), -torch.inf)
         if not spec.add_tail:
-            on_set.append(_log_softmax(chosen))
+            on_set.append(chosen if spec.stop_gradient else _log_softmax(chosen))
             continue
         rest = log_probs.masked_fill(inside, -torch.inf)
         empty = (rest == -torch.inf).all(-1, keepdim=True)
@@ -71,10 +81,10 @@ def token_losses(logits: torch.Tensor, teacher_logits: torch.Tensor, spec) -> di
     log_p = _log_softmax(logits.double() / spec.temperature)
     log_q = _log_softmax(teacher_logits.detach().double() / spec.temperature)
     classes_p, classes_q, inside = classes(log_p, log_q, spec)
-    divergence = loss = entries(classes_p, classes_q, spec.alpha).sum(-1)
+    divergence = loss = entries(classes_p, classes_q, spec).sum(-1)
     clipped = torch.zeros_like(loss)
     if spec.entry_clip is not None:
-        terms = entries(classes_p, classes_q, spec.alpha, spec.entry_clip_mode)
+        terms = entries(classes_p, classes_q, spec, spec.entry_clip_mode)
         clipped = (classes_q.exp() * (terms > spec.entry_clip)).sum(-1)
         loss = terms.clamp(max=spec.entry_clip).sum(-1)
     if spec.token_clip is not None:
@@ -111,6 +121,28 @@ def _entropy(log_probs: torch.Tensor) -> torch.Tensor:
     return -(log_probs.exp() * log_probs.masked_fill(log_probs == -torch.inf, 0.0)).sum(-1)
 
 
+def mean_target(teacher_logits: list[torch.Tensor], shares: torch.Tensor, spec) -> torch.Tensor:
+    """Logits whose distribution at the temperature is the mean of the views', with shares `(K, N)`."""
+    log_qs = torch.stack([_log_softmax(logits.detach().double() / spec.temperature) for logits in teacher_logits])
+    shares = shares.unsqueeze(-1)
+    if spec.mixture == "arithmetic":
+        return (shares.log() + log_qs).logsumexp(0) * spec.temperature
+    # A view without share says nothing, also where it rules a token out
+    return torch.where(shares > 0, shares * log_qs, 0.0).sum(0) * spec.temperature
+
+
+def view_shares(weights: torch.Tensor) -> torch.Tensor:
+    """Share of each view in its token, `(K, N)`: of its weight, or alike where no view has one."""
+    total = weights.sum(0)
+    return torch.where(total > 0, weights / total, 1 / len(weights))
+
+
+def policy_loss(logits: torch.Tensor, labels: torch.Tensor, loss, temperature: float) -> torch.Tensor:
+    """`loss` of the labels' log-probabilities and the entropies at a temperature, differentiable in `logits`."""
+    log_p = _log_softmax(logits.double() / temperature)
+    return loss(log_p[torch.arange(len(labels)), labels], _entropy(log_p))
+
+
 def dense_loss(
     logits: torch.Tensor,
     teacher_logits: list[torch.Tensor],
@@ -136,14 +168,20 @@ def dense_loss(
     if spec.is_clip is not None and old_logps is not None:
         gap = (student[picked] - old_logps.double()).clip(-20, 20)
         importance = torch.minimum(gap.exp(), torch.tensor(spec.is_clip, dtype=torch.float64))
-    views = [token_losses(logits, teacher, spec) for teacher in teacher_logits]
+    if spec.mixture is None:
+        targets = teacher_logits
+    else:
+        shares = view_shares(weights.double())
+        targets = [mean_target(teacher_logits, shares, spec)] * len(teacher_logits)
+    views = [token_losses(logits, target, spec) for target in targets]
+    own = [_log_softmax(teacher.detach().double() / spec.temperature) for teacher in teacher_logits]
     total = sum((view["loss"] * weights[k].double() * importance).sum() for k, view in enumerate(views))
     stats = {
         name: torch.stack([view[name].detach() for view in views])
         for name in ("loss", "divergence", "clipped", "mass_p", "mass_q")
     }
-    stats["teacher_logps"] = torch.stack([view["log_q"][picked] for view in views])
-    stats["teacher_entropy"] = torch.stack([_entropy(view["log_q"]) for view in views])
+    stats["teacher_logps"] = torch.stack([log_q[picked] for log_q in own])
+    stats["teacher_entropy"] = torch.stack([_entropy(log_q) for log_q in own])
     stats["student_logps"] = student[picked]
     stats["student_entropy"] = _entropy(student)
     return total, stats

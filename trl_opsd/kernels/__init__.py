@@ -4,8 +4,9 @@
 
 from trl_opsd.kernels.fused import DivergenceStats, fused_linear_divergence
 from trl_opsd.kernels.head import Head
-from trl_opsd.kernels.linear_divergence import Task, linear_divergence
+from trl_opsd.kernels.linear_divergence import linear_divergence
 from trl_opsd.kernels.policy import PolicyTerm, label_scores
+from trl_opsd.kernels.task import Task
 
 
 __all__ = [

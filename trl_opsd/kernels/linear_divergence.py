@@ -10,48 +10,16 @@ is 8 NHV floating-point operations for one view, and no product is computed twic
 Legend: N tokens, the first M <= N of them distilled, H hidden size, V vocabulary, K views.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from trl_opsd.kernels.head import Head
 from trl_opsd.kernels.passes import STUDENT_STATS, VIEW_STATS, Pass
-from trl_opsd.kernels.policy import PolicyTerm
 from trl_opsd.kernels.sums import Sums
-from trl_opsd.losses import DivergenceSpec
+from trl_opsd.kernels.task import Task
 
 
 STATS = VIEW_STATS + STUDENT_STATS
-
-
-@dataclass
-class Task:
-    """
-    What [`linear_divergence`] computes from the student's hidden states.
-
-    Args:
-        head ([`Head`]): Student head; gradient flows to its weight and bias where they require it.
-        teacher_hidden (`torch.Tensor` of shape `(K, M, H')`): Teacher hidden states of each view, constant.
-        teacher_head ([`Head`]): Teacher head, constant.
-        labels (`torch.Tensor` of shape `(N,)`): Sampled tokens.
-        weights (`torch.Tensor` of shape `(K, M)`): Factor on the loss of each token under each view.
-        spec ([`DivergenceSpec`]): What is compared and how.
-        old_logps (`torch.Tensor` of shape `(M,)`, *optional*): Log-probabilities of `labels` when they were sampled,
-            for `spec.is_clip`; `nan` where the sampler could not give one.
-        policy ([`PolicyTerm`], *optional*): A loss of the log-probabilities of all N labels, to be trained with it.
-        chunk_size (`int`, *optional*): Most tokens of a chunk, instead of what the memory budget gives.
-    """
-
-    head: Head
-    teacher_hidden: torch.Tensor
-    teacher_head: Head
-    labels: torch.Tensor
-    weights: torch.Tensor
-    spec: DivergenceSpec
-    old_logps: torch.Tensor | None = None
-    policy: PolicyTerm | None = None
-    chunk_size: int | None = None
 
 
 def linear_divergence(hidden: torch.Tensor, task: Task) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -7,19 +7,15 @@ Legend: N tokens, the first M <= N of them distilled, V vocabulary, K views, c t
 student, q teacher.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from trl_opsd.kernels.chunks import chunks, tiles
 from trl_opsd.kernels.policy import Scored, logit_gradient, score
 from trl_opsd.kernels.sums import Sums
+from trl_opsd.kernels.task import Task
 from trl_opsd.losses import DivergenceSpec, Pair, TokenLoss, mixed_target, token_loss
 from trl_opsd.losses.divergences import LOG_ZERO, reported
 
-
-if TYPE_CHECKING:
-    from trl_opsd.kernels.linear_divergence import Task
 
 VIEW_STATS = ("loss", "divergence", "teacher_logps", "teacher_entropy", "clipped", "mass_p", "mass_q")
 STUDENT_STATS = ("student_logps", "student_entropy")
@@ -29,12 +25,12 @@ class Pass:
     """
     Args:
         hidden (`torch.Tensor` of shape `(N, H)`): Student hidden states.
-        task ([`~trl_opsd.kernels.linear_divergence.Task`]): What to compute.
+        task ([`~trl_opsd.kernels.task.Task`]): What to compute.
         sums ([`Sums`]): Where the gradients grow. They are to be multiplied by `unit`: token weights are of the size
             of 1 / tokens, where float16 has few digits left, so its gradients are formed at the size of 1.
     """
 
-    def __init__(self, hidden: torch.Tensor, task: "Task", sums: Sums):
+    def __init__(self, hidden: torch.Tensor, task: Task, sums: Sums):
         self.hidden, self.task, self.sums = hidden, task, sums
         self.student, self.teacher = task.head.prepared(hidden), task.teacher_head.prepared(hidden)
         new, (k, m) = task.weights.new_zeros, task.weights.shape

@@ -58,6 +58,7 @@ def _tempered(head: Head, raw: torch.Tensor, temperature: float) -> tuple[torch.
     return log_p, p, -(p * log_p).sum(-1)
 
 
+@torch.no_grad()
 def label_scores(
     head: Head, hidden: torch.Tensor, labels: torch.Tensor, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:

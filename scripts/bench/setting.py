@@ -1,0 +1,96 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""Options, environment and machine of a benchmark. Nothing here imports torch before the environment is right."""
+
+import argparse
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+
+
+ROOT = Path(__file__).parents[2]
+
+# glibc gives each large array fresh pages from the kernel and returns them when it is freed, so that every large
+# temporary array pays for its page faults again. Beyond these sizes (bytes) it would, so that with them it never does.
+TUNED = {"MALLOC_MMAP_THRESHOLD_": str(2**36), "MALLOC_TRIM_THRESHOLD_": str(2**36)}
+ALWAYS = {
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TQDM_DISABLE": "1",
+    "PYTHONWARNINGS": "ignore",
+}
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The options that all benchmarks have."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--threads", type=int, default=1, help="threads of torch")
+    made.add_argument("--repeats", type=int, default=3, help="rounds; the order of the contenders turns with each")
+    made.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    made.add_argument("--allocator", default="default", choices=["default", "tuned"], help="glibc's malloc")
+    made.add_argument("--device", default=None, help="default: cuda if there is one, else cpu")
+    made.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, measures nothing")
+    made.add_argument(
+        "--output",
+        type=Path,
+        default=ROOT / "docs" / "benchmarks",
+        help="folder of the CSV files and pictures; the tables go into performance.md beside it",
+    )
+    return made
+
+
+def parse(made: argparse.ArgumentParser) -> argparse.Namespace:
+    """Options of the command line, in a process whose environment suits them: allocator and OpenMP read it at start."""
+    args = made.parse_args()
+    wanted = {**ALWAYS, "OMP_NUM_THREADS": str(args.threads)}
+    if args.allocator == "tuned":
+        wanted |= TUNED
+    # One device: with several visible, the Trainer would try nn.DataParallel
+    wanted["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    if any(os.environ.get(name) != value for name, value in wanted.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **wanted})
+    args.device = args.device or default_device()
+    args.output.mkdir(parents=True, exist_ok=True)
+    return args
+
+
+def default_device() -> str:
+    # NVML and not CUDA is asked: the contenders' processes are forked off this one, which must not have started CUDA
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def machine(device: str) -> str:
+    """Where the figures come from, as one line of Markdown."""
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "trl"))
+    chip = f"{cpu_name()}, {os.cpu_count()} cores, {memory_gib():.0f} GiB of memory"
+    if device.startswith("cuda"):
+        import torch
+
+        chip = f"{torch.cuda.get_device_name()}; {chip}"
+    return f"{chip}; {platform.system()}, Python {platform.python_version()}, {versions}"
+
+
+def settings(args: argparse.Namespace) -> str:
+    """How the figures of one table were taken."""
+    threads = "1 thread" if args.threads == 1 else f"{args.threads} threads"
+    return f"{threads}, {args.dtype}, {args.device}, {args.allocator} allocator, {args.repeats} rounds"
+
+
+def cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def memory_gib() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30

@@ -1,0 +1,124 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""bench_step: what the training part of a step costs, beside GRPO and TRL's self-distillation trainers."""
+
+import argparse
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.measure import Results, interleave, workers
+from bench.rollouts import Model, Scenario, from_folder, qwen3_like, smollm2_135m
+from bench.trainers import BareTeacher, Window
+
+
+GRPO, LORA, LIVE, BARE = "GRPO", "GRPO, LoRA", "pure, live", "bare teacher"
+SDFT, SDPO = "SDFT (TRL)", "SDPO (TRL)"
+SLOW = 2.2  # times GRPO: a contender beyond it runs in one round only
+_LIVE = {"teacher_model_kind": "live"}
+
+# Contender: the class of trainer and its options
+OWN = {
+    GRPO: ("GRPO", {}),
+    SDFT: ("SDFT", {}),
+    SDPO: ("SDPO", {}),
+    LIVE: ("OPSD", _LIVE),
+    "pure, base": ("OPSD", {"teacher_model_kind": "base"}),
+    "top-k 100": ("OPSD", {**_LIVE, "distillation_mode": "topk_logits", "distillation_topk": 100}),
+    "sampled token": ("OPSD", {**_LIVE, "distillation_mode": "sampled_token", "distillation_alpha": 1.0}),
+    "mixed with reward": ("OPSD", {**_LIVE, "reward": True}),
+    "2 views": ("OPSD", {**_LIVE, "views": 2}),
+    "4 views": ("OPSD", {**_LIVE, "views": 4}),
+    LORA: ("GRPO", {"lora": True}),
+    "pure, LoRA": ("OPSD", {"teacher_model_kind": "base", "lora": True}),
+}
+SHARED = {name: OWN[name] for name in (GRPO, SDFT, LIVE, "mixed with reward")}
+MEMORY = {name: OWN[name] for name in (GRPO, SDFT, SDPO, LIVE)}
+QUICK = {name: OWN[name] for name in (GRPO, SDFT, SDPO, LIVE, "2 views")}
+
+SCENARIOS = {
+    "own": (Scenario(rows=8, batch=4, completion=(16, 48)), OWN),
+    "shared": (Scenario(8, 8, (16, 48), prompt=(48, 48), context=(240, 240), group=8), SHARED),
+    "memory": (Scenario(16, 16, (48, 96), checkpointing=True), MEMORY),
+}
+TITLES = {
+    "own": "A context for each row",
+    "shared": "One prompt and one context of five times its length, shared by the 8 rollouts of a group",
+    "memory": "Peak memory with gradient checkpointing",
+}
+
+
+def models(args: argparse.Namespace) -> list[Model]:
+    dtype = getattr(torch, args.dtype)
+    if args.model:
+        return [from_folder(str(folder), dtype, Path(folder).name) for folder in args.model]
+    first = smollm2_135m(dtype)
+    return [first] if args.quick else [first, qwen3_like(dtype, first.tokenizer)]
+
+
+def scenarios(args: argparse.Namespace) -> dict[str, tuple[Scenario, dict]]:
+    if not args.quick:
+        return SCENARIOS
+    tiny = {"rows": 4, "batch": 2, "completion": (3, 6), "prompt": (2, 4), "context": (2, 4)}
+    return {"own": (Scenario(**tiny), QUICK), "memory": (Scenario(**tiny, checkpointing=True), {GRPO: OWN[GRPO]})}
+
+
+def run(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """All models and scenarios; one row a run."""
+    rows = []
+    for model in models(args):
+        for name, (scenario, contenders) in scenarios(args).items():
+            print(f"{model.name}: {TITLES[name]} ...", flush=True)
+            # The peak does not depend on threads and rounds, so it is had with all cores and at once
+            memory = name == "memory"
+            threads, rounds = (os.cpu_count(), 1) if memory else (args.threads, args.repeats)
+            builds = {
+                contender: partial(Window, kind, model, scenario, args.device, **options)
+                for contender, (kind, options) in contenders.items()
+            }
+            builds[BARE] = partial(BareTeacher, model, scenario, args.device)
+            with workers(builds, threads, args.device) as made:
+                results = interleave(made, rounds, GRPO, SLOW)
+            check_tokens(results, contenders)
+            rows += to_rows(model, name, results)
+    return rows
+
+
+def check_tokens(results: Results, contenders: dict) -> None:
+    """All contenders read the same tokens, or nothing is reported. Words in another order may make a token more."""
+    student, teacher = results[GRPO][0].answer, results[BARE][0].answer["teacher"]
+    for name, (kind, options) in contenders.items():
+        read = results[name][0].answer
+        expected = 0 if kind == "GRPO" else teacher * options.get("views", 1)
+        if {**read, "teacher": 0} != {**student, "teacher": 0} or abs(read["teacher"] - expected) > 0.01 * expected:
+            raise RuntimeError(f"{name} read {read}; expected is {student}, and {expected} by the teacher.")
+
+
+def base_of(name: str) -> str:
+    """What a contender is compared with: GRPO on the same weights."""
+    return LORA if name.endswith("LoRA") else GRPO
+
+
+def to_rows(model: Model, scenario: str, results: Results) -> list[dict[str, Any]]:
+    rows = []
+    for name, runs in results.items():
+        for number, (one, base) in enumerate(zip(runs, results[base_of(name)], strict=True)):
+            if one is None:
+                continue
+            rows.append(
+                {
+                    "model": model.name,
+                    "weights_mb": model.weights_mb,
+                    "scenario": scenario,
+                    "contender": name,
+                    "round": number,
+                    "seconds": one.seconds,
+                    "over_grpo": one.seconds / base.seconds,
+                    "peak_mb": "" if one.peak is None or name == BARE else one.peak / 1e6,
+                    **{f"{part}_tokens": count for part, count in one.answer.items()},
+                }
+            )
+    return rows

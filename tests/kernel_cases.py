@@ -1,0 +1,166 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""
+Inputs and comparisons of the tests of `trl_opsd.kernels`.
+
+Legend: N tokens, the first M of them distilled, H hidden size of the student, V vocabulary, K views.
+"""
+
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+import reference
+from trl_opsd.kernels import Head, PolicyTerm, Task, chunks, linear_divergence, passes
+from trl_opsd.losses import DivergenceSpec
+
+
+H, TEACHER_H, V = 6, 4, 11
+SPECS = {
+    "forward": DivergenceSpec(kind="forward_kl"),
+    "reverse": DivergenceSpec(kind="reverse_kl", temperature=0.7),
+    "jsd": DivergenceSpec(kind="jsd", beta=0.3, temperature=1.6),
+    "skew": DivergenceSpec(kind="skew_kl", beta=0.1, temperature=0.9),
+    "topk": DivergenceSpec(kind="jsd", topk=4, topk_source="teacher"),
+    "tail": DivergenceSpec(kind="reverse_kl", topk=3, add_tail=True, temperature=1.3),
+    "union": DivergenceSpec(kind="forward_kl", topk=3, topk_source="union"),
+    "union-tail": DivergenceSpec(kind="skew_kl", topk=2, topk_source="union", add_tail=True, temperature=1.2),
+    "stop-gradient": DivergenceSpec(kind="reverse_kl", topk=3, stop_gradient=True, temperature=0.9),
+    "entry-clip": DivergenceSpec(kind="forward_kl", entry_clip=0.05, temperature=0.8),
+    "non-negative": DivergenceSpec(kind="reverse_kl", entry_clip=0.05, entry_clip_mode="non_negative"),
+    "hard": DivergenceSpec(kind="forward_kl", token_clip=2.5, temperature=0.9),
+    "scale": DivergenceSpec(kind="jsd", beta=0.3, token_clip=0.3, token_clip_mode="scale"),
+    "is-clip": DivergenceSpec(kind="forward_kl", is_clip=1.2, temperature=0.9),
+    "arithmetic": DivergenceSpec(kind="reverse_kl", mixture="arithmetic", temperature=1.4),
+    "geometric": DivergenceSpec(kind="jsd", beta=0.3, mixture="geometric", temperature=0.8, is_clip=1.2),
+}
+MIXTURES = ("arithmetic", "geometric")
+DOUBLE = {"rtol": 1e-9, "atol": 1e-11}
+SINGLE = {"rtol": 5e-5, "atol": 5e-6}
+
+every_spec = pytest.mark.parametrize("name", SPECS)
+every_transform = pytest.mark.parametrize(
+    "transform", [{}, {"scale": 0.4}, {"softcap": 1.5}, {"scale": 2.5, "softcap": 2.0}], ids=str
+)
+
+
+@dataclass
+class Case:
+    """Arguments of `linear_divergence`."""
+
+    hidden: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    teacher_hidden: torch.Tensor
+    teacher_weight: torch.Tensor
+    teacher_bias: torch.Tensor | None
+    labels: torch.Tensor
+    weights: torch.Tensor
+    old_logps: torch.Tensor | None
+    transform: dict = field(default_factory=dict)  # of the student's head
+    teacher_transform: dict = field(default_factory=dict)
+    policy: PolicyTerm | None = None
+    chunk_size: int | None = None
+
+    def leaves(self) -> list[torch.Tensor]:
+        return [x for x in (self.hidden, self.weight, self.bias) if x is not None and x.requires_grad]
+
+    def head(self) -> Head:
+        return Head(self.weight, self.bias, **self.transform)
+
+    def task(self, spec: DivergenceSpec) -> Task:
+        return Task(
+            head=self.head(),
+            teacher_hidden=self.teacher_hidden,
+            teacher_head=Head(self.teacher_weight, self.teacher_bias, **self.teacher_transform),
+            labels=self.labels,
+            weights=self.weights,
+            spec=spec,
+            old_logps=self.old_logps,
+            policy=self.policy,
+            chunk_size=self.chunk_size,
+        )
+
+    def run(self, spec: DivergenceSpec) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return linear_divergence(self.hidden, self.task(spec))
+
+    def gradients(self, spec: DivergenceSpec) -> tuple[torch.Tensor, ...]:
+        return torch.autograd.grad(self.run(spec)[0], self.leaves())
+
+    def expected(self, spec: DivergenceSpec) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        def logits(hidden, weight, bias, scale=1.0, softcap=None, float32=False):
+            return reference.head_logits(hidden, weight, bias, scale, softcap)
+
+        teacher = [
+            logits(view, self.teacher_weight, self.teacher_bias, **self.teacher_transform).detach()
+            for view in self.teacher_hidden
+        ]
+        student, m = logits(self.hidden, self.weight, self.bias, **self.transform), self.weights.shape[1]
+        total, stats = reference.dense_loss(student[:m], teacher, self.labels[:m], self.weights, spec, self.old_logps)
+        if self.policy is not None:
+            total = total + reference.policy_loss(student, self.labels, self.policy.loss, self.policy.temperature)
+        return total, stats
+
+
+def make(n=10, k=2, dtype=torch.float64, bias=True, seed=0, v=V, m=None, **other) -> Case:
+    """A random case. Weights and old log-probabilities are float32, or float64 with such inputs."""
+    generator = torch.Generator().manual_seed(seed)
+    wide = torch.promote_types(dtype, torch.float32)
+    m = n if m is None else m
+
+    def randn(*shape, to=dtype):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(to)
+
+    weights = torch.rand(k, m, generator=generator, dtype=torch.float64).to(wide) + 0.1
+    weights[:, 1::4] = 0  # a masked token
+    weights[-1, 2::4] = 0  # a view that a row lacks
+    return Case(
+        hidden=randn(n, H).requires_grad_(),
+        weight=randn(v, H).mul_(0.6).requires_grad_(),
+        bias=randn(v).requires_grad_() if bias else None,
+        teacher_hidden=randn(k, m, TEACHER_H),
+        teacher_weight=randn(v, TEACHER_H).mul_(0.6),
+        teacher_bias=randn(v) if bias else None,
+        labels=torch.randint(v, (n,), generator=generator),
+        weights=weights,
+        old_logps=randn(m, to=wide) - 2.5,
+        **other,
+    )
+
+
+def check(case: Case, spec: DivergenceSpec, factor: float = 1.0, **tolerance) -> None:
+    """Value, statistics, and gradients of `factor` times the loss."""
+    tolerance = tolerance or DOUBLE
+    got, stats = case.run(spec)
+    want, want_stats = case.expected(spec)
+    torch.testing.assert_close(got.double(), want, **tolerance, msg=lambda message: f"loss: {message}")
+    assert set(stats) == set(want_stats)
+    for name, value in want_stats.items():
+        assert not stats[name].requires_grad
+        torch.testing.assert_close(stats[name].double(), value, **tolerance, msg=lambda text, n=name: f"{n}: {text}")
+    leaves = case.leaves()
+    gradients = torch.autograd.grad(got * factor, leaves)
+    want_gradients = torch.autograd.grad(want * factor, leaves)
+    for leaf, gradient, want_gradient in zip(leaves, gradients, want_gradients, strict=True):
+        assert gradient.dtype == leaf.dtype and gradient.shape == leaf.shape
+        torch.testing.assert_close(gradient, want_gradient, **tolerance)
+
+
+def close(gots, wants, **tolerance) -> None:
+    """Compare tensors one by one."""
+    for got, want in zip(gots, wants, strict=True):
+        torch.testing.assert_close(got, want, **(tolerance or DOUBLE))
+
+
+def tiles_of(monkeypatch, tokens: int, v: int = V) -> list[int]:
+    """Cut chunks in tiles of this size. Returns a list that fills with the sizes of the tiles, once for each view."""
+    seen, inner = [], passes.token_loss
+
+    def token_loss(pair, spec):
+        seen.append(len(pair.p))
+        return inner(pair, spec)
+
+    monkeypatch.setattr(chunks, "_CPU_TILE", tokens * v + v // 2)
+    monkeypatch.setattr(passes, "token_loss", token_loss)
+    return seen

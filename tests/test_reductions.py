@@ -1,0 +1,67 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""Masks, normalisers and shares of `trl_opsd.losses`."""
+
+import pytest
+import torch
+
+from trl_opsd.losses import distillation_mask, token_weights, view_shares
+
+
+def test_distillation_mask_counts_model_tokens():
+    loss_mask = torch.tensor(
+        [
+            [1, 1, 1, 1, 1, 0],  # padding at the end
+            [1, 0, 0, 1, 1, 1],  # a tool's tokens between the model's
+            [0, 0, 0, 0, 0, 0],  # nothing
+            [1, 0, 0, 0, 0, 0],  # fewer than are skipped
+            [1, 1, 1, 1, 1, 1],  # without a view
+        ]
+    )
+    has_view = torch.tensor([True, True, True, True, False])
+    want = torch.tensor(
+        [
+            [0, 0, 1, 1, 1, 0],
+            [0, 0, 0, 0, 1, 1],
+            [0, 0, 0, 0, 0, 0],
+            [0, 0, 0, 0, 0, 0],
+            [0, 0, 0, 0, 0, 0],
+        ]
+    )
+    got = distillation_mask(loss_mask, has_view, 2)
+    assert torch.equal(got, want) and got.dtype == loss_mask.dtype
+    assert torch.equal(distillation_mask(loss_mask, has_view, 0), loss_mask * has_view.long().unsqueeze(1))
+    assert torch.equal(distillation_mask(loss_mask.float(), has_view, 2), want.float())
+    assert not distillation_mask(loss_mask, has_view, 6).any()
+
+
+MASK = torch.tensor([[1, 1, 0, 1], [0, 0, 0, 0], [0, 1, 0, 0]])
+
+
+def test_token_mean():
+    weights = token_weights(MASK, "token_mean", torch.tensor(4.0), torch.tensor(2.0))
+    torch.testing.assert_close(weights, MASK / 4)
+    # The counts are those of all ranks and micro-batches
+    torch.testing.assert_close(token_weights(MASK, "token_mean", torch.tensor(10.0), torch.tensor(3.0)), MASK / 10)
+
+
+def test_sequence_mean():
+    weights = token_weights(MASK, "sequence_mean", torch.tensor(4.0), torch.tensor(2.0))
+    torch.testing.assert_close(weights, MASK * torch.tensor([[1 / 6], [0.0], [1 / 2]]))
+    losses = torch.arange(12.0).view(3, 4)
+    torch.testing.assert_close((losses * weights).sum(), torch.tensor(((0 + 1 + 3) / 3 + 9) / 2))
+    weights = token_weights(MASK, "sequence_mean", torch.tensor(4.0), torch.tensor(5.0))
+    torch.testing.assert_close(weights, MASK * torch.tensor([[1 / 15], [0.0], [1 / 5]]))
+
+
+@pytest.mark.parametrize("reduction", ["token_mean", "sequence_mean"])
+def test_rows_all_masked(reduction):
+    weights = token_weights(torch.zeros(3, 4), reduction, torch.tensor(0.0), torch.tensor(0.0))
+    assert torch.equal(weights, torch.zeros(3, 4))
+
+
+def test_view_shares():
+    weights = torch.tensor([[1.0, 2.0, 0.0, 0.0, 1e-30], [3.0, 0.0, 0.0, 0.5, 0.0]])
+    want = torch.tensor([[0.25, 1.0, 0.0, 0.0, 1.0], [0.75, 0.0, 0.0, 1.0, 0.0]])
+    torch.testing.assert_close(view_shares(weights), want)
+    torch.testing.assert_close(view_shares(weights[:1]), torch.tensor([[1.0, 1.0, 0.0, 0.0, 1.0]]))
