@@ -45,7 +45,7 @@ def cases(args: argparse.Namespace) -> list[Case]:
             *(Case("views", 16, 16, 300, k=k, names=(OURS,)) for k in (1, 2)),
         ]
     if args.allocator == "tuned":
-        sizes = [(2048, *SMOLLM2), (1024, *SMOLLM2), (256, *QWEN3)]
+        sizes = [(1024, *SMOLLM2), (256, *QWEN3)]
         return [Case("losses", *size, kind, names=CORE) for size in sizes for kind in ("forward_kl", "jsd")]
     few = {"names": (OURS, FULL)}
     return [

@@ -50,8 +50,8 @@ def token_loss(pair: Pair, spec: DivergenceSpec) -> TokenLoss:
     divergence = loss = _infinite(terms.entries.sum(-1))
     slopes, clipped = terms.slopes, torch.zeros_like(loss)
     if spec.entry_clip is not None:
-        value, slopes, is_clipped = clip_entries(terms, classes, spec)
-        loss, clipped = _infinite(value), (classes.q * is_clipped).sum(-1)
+        loss, slopes, is_clipped = clip_entries(terms, classes, spec)
+        clipped = (classes.q * is_clipped).sum(-1)
     gradient = logit_gradient(slopes, pair.p) if support is None else support.logit_gradient(slopes)
     if spec.token_clip is not None:
         over = loss > spec.token_clip
