@@ -133,4 +133,6 @@ def test_contenders_take_turns_and_the_slow_sit_out():
 
     results = measure.interleave(dict.fromkeys(seconds, Fake()), 3, "a", slow=2.5)
     assert asked == ["a", "b", "slow", "b", "a", "a", "b"]
-    assert results.ratios("b", "a") == [2.0] * 3 and results.ratios("slow", "a") == [9.0]
+    assert [run and run.seconds for run in results["slow"]] == [9.0, None, None]
+    measure.interleave(dict.fromkeys(seconds, Fake()), 3, "a", slow=2.5, always="slow")
+    assert asked[7:] == ["a", "b", "slow", "b", "slow", "a", "slow", "a", "b"]

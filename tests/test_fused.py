@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import reference
-from kernel_cases import DOUBLE, SINGLE, Case, V, close, make
+from kernel_cases import DOUBLE, SINGLE, Case, V, close, make, tiles_of
 from trl_opsd.kernels import DivergenceStats, fused_linear_divergence
 from trl_opsd.losses import DivergenceSpec
 
@@ -84,6 +84,14 @@ def test_options(name, chunk_size):
     case.weights = mean_over_tokens_and_views(2, 10)
     options = OPTIONS[name]
     check(case, call(case, chunk_size=chunk_size, **options), expected(case, **options))
+
+
+def test_chunk_size(monkeypatch):
+    seen = tiles_of(monkeypatch, 99)
+    for size, sizes in ((None, [10]), (4, [4, 4, 2]), (7, [5, 5])):
+        call(make(k=1, seed=40), chunk_size=size)
+        assert seen == sizes
+        seen.clear()
 
 
 @every_option
@@ -204,8 +212,12 @@ def test_types(dtype):
     torch.testing.assert_close(loss.double(), expected(case)[0], **coarse)
     loss.backward()
     assert {leaf.grad.dtype for leaf in case.leaves()} == {dtype}
-    again = call(case, token_weight=torch.full((10,), 0.1, dtype=dtype), view_weight=torch.full((2,), 0.5))
-    torch.testing.assert_close(again[0], loss.detach(), rtol=2e-3, atol=0, check_dtype=True)
+    for weights in (dtype, torch.float64):  # whose type does not matter
+        again, stats = call(
+            case, token_weight=torch.full((10,), 0.1).to(weights), view_weight=torch.ones(2).to(weights)
+        )
+        assert again.dtype == stats.loss.dtype == torch.float32
+        torch.testing.assert_close(again, 2 * loss, rtol=2e-3, atol=0)
 
 
 def test_autocast():

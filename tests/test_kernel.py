@@ -358,6 +358,7 @@ def test_cut(bias):
     assert head.cut(V) is head
     cut = head.cut(V - 3)
     assert (cut.scale, cut.softcap, cut.float32) == (0.5, 2.0, False)
+    assert replace(head, float32=True).cut(V - 3).float32
     whole, part = (h.prepared(case.hidden).project(case.hidden.detach()) for h in (head, cut))
     torch.testing.assert_close(part, whole[:, : V - 3], **DOUBLE)
     # Gradients reach the rows that are left, and only those

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from kernel_cases import SPECS, Case, H, every_spec, make, tiles_of
-from trl_opsd.kernels import PolicyTerm, chunks, label_scores
+from trl_opsd.kernels import Head, PolicyTerm, chunks, label_scores
 
 
 N, LARGE_V, C, T = 256, 300, 16, 4
@@ -188,6 +188,24 @@ def test_chunks_cover_every_token_once_within_the_budget(n, v, blocks, device, m
             assert not sizes or (sizes[0] == max(sizes) and sum(sizes[:-1]) == sizes[0] * (len(sizes) - 1))
             most = max(1, min(256 if device == "cpu" else 4096, allowed // (v * blocks * dtype.itemsize)))
             assert len(sizes) <= -(-n // most)
+
+
+@pytest.mark.parametrize("policy", [False, True])
+def test_the_budget_holds_all_logits_of_a_chunk(policy, monkeypatch):
+    seen, projected, inner = tiles_of(monkeypatch, N, LARGE_V), [], Head.project
+    monkeypatch.setattr(Head, "project", lambda *args: projected.append(len(args[1])) or inner(*args))
+    for k in (1, 3):
+        # Eight tokens of student and teachers, hence as many more where there are no teachers
+        monkeypatch.setattr(chunks, "_CPU_BYTES", 8 * (k + 1) * LARGE_V * 4)
+        case = make(n=N, m=N // 2, k=k, v=LARGE_V, dtype=torch.float32)
+        case.policy = PolicyTerm(lambda logps, entropies: logps.mean(), 1.0) if policy else None
+        case.run(SPECS["forward"])
+        assert set(seen) == {8} and max(projected) == (8 * (k + 1) if policy else 8)
+        distilled = [8] * (N // 16 * (k + 1))
+        alone = -(-N // 2 // (8 * (k + 1)))
+        scored = -(-N // (8 * (k + 1)))
+        assert len(projected) == len(distilled) + (alone + scored if policy else 0)
+        seen.clear(), projected.clear()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 10, 11, 1000])

@@ -75,7 +75,8 @@ class Worker:
         return answer
 
     def close(self) -> None:
-        self.pipe.send(None)  # closing would not do: processes forked later hold the pipe open too
+        with suppress(OSError):  # of a process that died
+            self.pipe.send(None)  # closing would not do: processes forked later hold the pipe open too
         self.process.join()
 
 
@@ -136,40 +137,25 @@ def _resident(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
-class Results(dict[str, list[Run | None]]):
-    """Runs of each contender by round; `None` where it sat out."""
-
-    def seconds(self, name: str) -> list[float]:
-        return [run.seconds for run in self[name] if run is not None]
-
-    def ratios(self, name: str, reference: str) -> list[float]:
-        """Time over the reference's, within each round."""
-        pairs = zip(self[name], self[reference], strict=True)
-        return [run.seconds / base.seconds for run, base in pairs if run is not None and base is not None]
-
-    def ratio(self, name: str, reference: str) -> float:
-        return statistics.median(self.ratios(name, reference))
-
-    def peak(self, name: str) -> float | None:
-        """Megabytes."""
-        peaks = [run.peak for run in self[name] if run is not None and run.peak is not None]
-        return statistics.median(peaks) / 1e6 if peaks else None
+Results = dict[str, list[Run | None]]  # runs of each contender by round; `None` where it sat out
 
 
-def interleave(workers: dict[str, Worker], rounds: int, reference: str, slow: float = float("inf")) -> Results:
+def interleave(
+    workers: dict[str, Worker], rounds: int, reference: str, slow: float = float("inf"), always: str | None = None
+) -> Results:
     """
     All contenders in turn, `rounds` times; each round starts with another one.
 
     Those that took more than `slow` times the reference's time in the first round sit out the others: they would be
-    most of the benchmark's time, for figures that no target turns on.
+    most of the benchmark's time, for figures that no target turns on. `always` never does.
     """
-    results = Results({name: [] for name in workers})
+    results: Results = {name: [] for name in workers}
     names = list(workers)
     for number in range(rounds):
         turn = number * len(names) // rounds
         for name in names[turn:] + names[:turn]:
-            sits_out = number and results[name][0].seconds > slow * results[reference][0].seconds
-            results[name].append(None if sits_out else workers[name].run(name))
+            late = number and name != always and results[name][0].seconds > slow * results[reference][0].seconds
+            results[name].append(None if late else workers[name].run(name))
     return results
 
 

@@ -31,6 +31,9 @@ WORDS = (
 ).split()
 
 
+SYSTEM = {"role": "system", "content": "Answer."}  # without one, SmolLM2's template puts a longer one
+
+
 @dataclass(frozen=True)
 class Scenario:
     """
@@ -61,7 +64,7 @@ class Scenario:
 
         made = []
         for _ in range(self.rows // self.group):
-            prompt = [{"role": "user", "content": text(self.prompt)}]
+            prompt = [SYSTEM, {"role": "user", "content": text(self.prompt)}]
             made += [{"prompt": prompt, "privileged_context": text(self.context)}] * self.group
         return made
 

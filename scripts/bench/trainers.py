@@ -174,8 +174,9 @@ class BareTeacher:
         self.body: PreTrainedModel = model.model.to(device).eval().base_model
         tokenizer, rows = model.tokenizer, []
         for row, completion in zip(scenario.data(), scenario.completions(tokenizer), strict=True):
-            content = f"{row['prompt'][0]['content']}\n\n{row['privileged_context']}"
-            messages = [{"role": "user", "content": content}]
+            *before, user = row["prompt"]
+            content = f"{user['content']}\n\n{row['privileged_context']}"
+            messages = [*before, {**user, "content": content}]
             prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
             rows.append([*prompt, *completion])
         rows.sort(key=len)
