@@ -336,9 +336,8 @@ def test_head(transform):
     raw = head.project(hidden)
     torch.testing.assert_close(raw, hidden @ case.weight.detach().T + case.bias.detach(), **DOUBLE)
     memory = torch.full((12, V), torch.nan, dtype=torch.float64)
-    assert (
-        torch.equal(head.project(hidden, memory), raw) and torch.equal(memory[:10], raw) and memory[10:].isnan().all()
-    )
+    assert torch.equal(head.project(hidden, memory), raw) and torch.equal(memory[:10], raw)
+    assert memory.shape == (12, V) and memory[10:].isnan().all()
     options = {"scale": 1.0, "softcap": None} | transform
     want = reference.head_logits(case.hidden, case.weight, case.bias, **options)
     torch.testing.assert_close(head.transform(raw), want.detach(), **DOUBLE)

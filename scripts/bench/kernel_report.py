@@ -8,7 +8,7 @@ from typing import Any
 from bench.kernel import FLOOR
 from bench.losses import FULL, LIGER, LOSSES, OURS, TRL
 from bench.measure import spread
-from bench.report import COLOURS, Row, Target, figure, median, megabytes, save, table, target_table, values
+from bench.report import COLOURS, Row, Target, figure, logarithmic, median, megabytes, save, table, target_table, values
 
 
 TITLES = {"forward_kl": "forward KL", "reverse_kl": "reverse KL", "jsd": "JS"}
@@ -113,7 +113,7 @@ def draw(rows: list[Row], path: Path) -> None:
         bars(axes, figures, kinds, names, column)
         axes.set(title=f"{title}\nN, H, V = {size(kinds[0])}")
     left.axhline(1, color="black", lw=1)
-    middle.set_yscale("log")
+    logarithmic(middle)
     left.legend(fontsize="x-small", ncols=2)
     growth(right, figures)
     save(made, path)
@@ -135,5 +135,6 @@ def growth(axes: Any, figures: Figures) -> None:
         points = [point for point in points if point[1] is not None]
         if points:
             axes.plot(*zip(*points, strict=True), "o-", color=colour, label=name)
-    axes.set(xscale="log", yscale="log", xlabel="tokens", title="peak MB, forward KL")
+    logarithmic(axes, [case[0] for case in figures.cases("tokens")])
+    axes.set(xlabel="tokens", title="peak MB, forward KL")
     axes.legend(fontsize="x-small")

@@ -117,6 +117,20 @@ def figure(columns: int, rows: int = 1, width: float = 4.2) -> tuple[Any, Any]:
     return made, axes[0] if rows == 1 else axes
 
 
+def logarithmic(axes: Any, ticks: list[int] | None = None) -> None:
+    """A logarithmic y axis, and x axis with these ticks, labelled in plain numbers."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    if ticks:
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+
+
 def save(made: Any, path: Path) -> None:
     from matplotlib import pyplot as plt
 

@@ -1,0 +1,165 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""
+How many sampled tokens to the same score? Short answers, learnt from a teacher that reads a rule and four examples, and
+by GRPO from a graded reward, on one task and with one learning rate:
+
+python scripts/token_study.py
+
+Each run adds its scores to demo/token_study.jsonl; `--table` prints what is there.
+"""
+
+import argparse
+import json
+import os
+import re
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback
+
+import smollm2
+import tasks
+from demo import answers
+from trl_opsd import OPSDConfig, OPSDTrainer
+
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "demo" / "token_study.jsonl"
+MOST_WORDS = 12
+RULE = "Always answer in one short sentence of at most ten words."
+COMMON = {
+    "max_completion_length": 48,
+    "learning_rate": 3e-5,
+    "lr_scheduler_type": "constant",
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "dataloader_pin_memory": False,
+    "save_strategy": "no",
+    "report_to": "none",
+    "logging_steps": 1,
+    "disable_tqdm": True,
+}
+METHODS: dict[str, dict[str, Any]] = {
+    "self-distillation": {"per_device_train_batch_size": 8, "num_generations": 1, "policy_weight": 0.0},
+    "GRPO": {"per_device_train_batch_size": 16, "num_generations": 8, "distillation_weight": 0.0},
+}
+
+
+def words(text: str) -> int:
+    return len(text.split())
+
+
+def is_short(text: str) -> bool:
+    """One whole sentence of at most twelve words, and of three at least: an answer, not a way round the rule."""
+    text = text.strip()
+    return 3 <= words(text) <= MOST_WORDS and bool(re.fullmatch(r"[^.!?]+[.!?]", text))
+
+
+def short_answer(completions: Iterable[Any], **kwargs: Any) -> list[float]:
+    """Reward that a model can climb from anywhere: 1 for a short answer, else less the longer it is, half at most."""
+    texts = [tasks.text_of(completion) for completion in completions]
+    return [1.0 if is_short(text) else 0.5 * MOST_WORDS / max(words(text), MOST_WORDS) for text in texts]
+
+
+def data() -> dict[str, list[tasks.Row]]:
+    context = [{"role": "system", "content": RULE}]
+    for question, answer in tasks.JSON_EXAMPLES:
+        context += [*tasks.user(question), {"role": "assistant", "content": answer}]
+    return {
+        split: [{**row, "privileged_context": context} for row in rows] for split, rows in tasks.json_task().items()
+    }
+
+
+class Score(TrainerCallback):
+    """Share of greedy held-out answers that are short, and the tokens sampled so far, until the score is reached."""
+
+    def __init__(self, rows: list[tasks.Row], every: int, target: float):
+        self.rows, self.every, self.target = rows, every, target
+        self.tokens, self.points, self.texts = 0.0, [], []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.look(state, control, kwargs)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if logs and "completions/mean_length" in logs:
+            self.tokens += logs["completions/mean_length"] * args.per_device_train_batch_size
+            if state.global_step % self.every == 0:
+                self.look(state, control, kwargs)
+
+    def look(self, state: Any, control: Any, kwargs: dict[str, Any]) -> None:
+        texts = answers(kwargs["model"], kwargs["processing_class"], [row["prompt"] for row in self.rows])
+        score = sum(map(is_short, texts)) / len(texts)
+        self.points.append({"step": state.global_step, "tokens": round(self.tokens), "score": score})
+        self.texts = texts[:3]
+        print(f"step {state.global_step}, {self.tokens:.0f} tokens: {score:.1%} short; {texts[0]!r}", flush=True)
+        control.should_training_stop = score >= self.target
+
+
+def run(method: str, args: argparse.Namespace) -> dict[str, Any]:
+    splits = data()
+    score = Score(splits["test"], args.eval_steps, args.target)
+    config = OPSDConfig(
+        f"demo/output/token_study/{method}", seed=args.seed, max_steps=args.max_steps, **COMMON | METHODS[method]
+    )
+    trainer = OPSDTrainer(
+        "demo/models/smollm2-135m",
+        reward_funcs=short_answer if method == "GRPO" else None,
+        args=config,
+        train_dataset=Dataset.from_list(splits["train"]),
+        callbacks=[score],
+    )
+    start = time.monotonic()
+    trainer.train()
+    return {
+        "method": method,
+        "seed": args.seed,
+        "target": args.target,
+        "points": score.points,
+        "texts": score.texts,
+        "seconds": time.monotonic() - start,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Markdown: one row a run."""
+    lines = ["| method | seed | score before | at the end | steps | sampled tokens | reached |", "| --- " * 7 + "|"]
+    for result in results:
+        first, last = result["points"][0], result["points"][-1]
+        reached = "yes" if last["score"] >= result["target"] else "no"
+        cells = [result["method"], result["seed"], f"{first['score']:.0%}", f"{last['score']:.0%}"]
+        cells += [last["step"], f"{last['tokens']:,}", reached]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--target", type=float, default=0.7, help="score at which a run ends")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--max_steps", type=int, default=60)
+    parser.add_argument("--eval_steps", type=int, default=2)
+    parser.add_argument("--table", action="store_true", help="print the runs so far and do none")
+    args = parser.parse_args()
+    os.chdir(ROOT)
+    if not args.table:
+        smollm2.prepare()
+        for method in args.methods:
+            result = run(method, args)
+            with RESULTS.open("a") as file:
+                file.write(json.dumps(result) + "\n")
+    print(table([json.loads(line) for line in RESULTS.read_text().splitlines()]))
+
+
+if __name__ == "__main__":
+    main()
