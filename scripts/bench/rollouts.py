@@ -91,6 +91,13 @@ class Model:
     def __post_init__(self) -> None:
         self.weights_mb = sum(p.nbytes for p in self.model.parameters()) / 1e6
 
+    def operations(self, tokens: dict[str, int], views: int) -> float:
+        """Floating-point operations of a window's matrix products, by counts, but for attention: student forward and
+        backward, teacher forward, and the head's logits of both and its two gradients."""
+        head = self.model.get_output_embeddings().weight.numel()
+        body = sum(p.numel() for p in self.model.parameters()) - head  # a tied head counts once
+        return 2 * (body * (3 * tokens["student"] + tokens["teacher"]) + head * (3 + views) * tokens["completion"])
+
 
 def smollm2_135m(dtype: torch.dtype) -> Model:
     return from_folder(str(smollm2.prepare(ROOT / smollm2.MODEL_DIR)), dtype, "SmolLM2-135M")

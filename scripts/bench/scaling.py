@@ -59,15 +59,13 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
         with workers(builds, args.threads, args.device) as made:
             results = interleave(made, args.repeats, "0")
         for (scenario, views), (_, runs) in zip(members, results.items(), strict=True):
-            tokens = runs[0].answer
-            read = tokens["student"] + tokens["teacher"]
-            x = {"views": views}.get(name, read)
+            x = round(model.operations(runs[0].answer, views) / 1e9, 3)
             detail = f"completion {scenario.completion[1]}, context {scenario.context[1]}, views {views}"
             rows += [row(name, detail, x, number, one.seconds, one.peak) for number, one in enumerate(runs)]
     return rows + processes(args)
 
 
-def row(part: str, detail: str, x: int, number: int, seconds: float, peak: int | None, beyond: Any = "") -> dict:
+def row(part: str, detail: str, x: float, number: int, seconds: float, peak: int | None, beyond: Any = "") -> dict:
     return {
         "part": part,
         "detail": detail,

@@ -11,20 +11,18 @@ from bench.measure import spread
 from bench.report import COLOURS, Row, Target, figure, median, megabytes, save, table, target_table, values
 
 
-# What grows, and over what the time is fitted
-TOKENS = "tokens read by student and teacher"
-GROWTH = {"completion": TOKENS, "context": TOKENS, "shared context": TOKENS, "views": "views"}
+GROWTH = ("completion", "context", "shared context", "views")  # what grows
 LINEAR = 1.1  # the greatest exponent that still passes for linear
 FLAT = 1.1
 
 
-def curve(rows: list[Row], part: str, column: str) -> dict[int, float]:
-    """Median over the rounds and processes by what grows."""
+def curve(rows: list[Row], part: str, column: str) -> dict[float, float]:
+    """Median over the rounds and processes by x: 10^9 operations of a window, or what the part is named after."""
     places = sorted({row["x"] for row in rows if row["part"] == part and row[column] != ""})
     return {x: median(rows, column, part=part, x=x) for x in places}
 
 
-def exponent(points: dict[int, float]) -> float:
+def exponent(points: dict[float, float]) -> float:
     """Slope of log y over log x by least squares: 1 is linear, less is linear with a constant part beside it."""
     x, y = (list(map(math.log, numbers)) for numbers in (points.keys(), points.values()))
     return statistics.linear_regression(x, y).slope
@@ -32,14 +30,14 @@ def exponent(points: dict[int, float]) -> float:
 
 def growth_table(rows: list[Row]) -> str:
     lines = []
-    for part, unit in GROWTH.items():
+    for part in GROWTH:
         points, peaks = curve(rows, part, "seconds"), curve(rows, part, "peak_mb")
         for x in points:
             detail = next(row["detail"] for row in rows if row["part"] == part and row["x"] == x)
             seconds = spread(values(rows, "seconds", part=part, x=x))
             fit = f"{exponent(points):.2f}" if x == max(points) else ""
-            lines.append([part, detail, f"{x:,} {unit}", seconds, megabytes(peaks.get(x)), fit])
-    return table(["what grows", "of a row", "x", "seconds", "peak MB", "exponent"], lines)
+            lines.append([part, detail, f"{x:,.0f}", seconds, megabytes(peaks.get(x)), fit])
+    return table(["what grows", "of a row", "10^9 operations", "seconds", "peak MB", "exponent"], lines)
 
 
 def memory_table(rows: list[Row]) -> str:
@@ -65,9 +63,9 @@ def process_table(rows: list[Row]) -> str:
 
 def targets(rows: list[Row]) -> list[Target]:
     made = []
-    for part, unit in GROWTH.items():
+    for part in GROWTH:
         fit = exponent(curve(rows, part, "seconds"))
-        made.append(Target(f"exponent of time over {unit}, {part} grows (1 is linear)", LINEAR, fit))
+        made.append(Target(f"exponent of time over operations, {part} grows (1 is linear)", LINEAR, fit))
     for part, symbol in (("loss, tokens", "N"), ("loss, vocabulary", "V")):
         points = curve(rows, part, "beyond_gradients_mb")
         if points:
@@ -80,6 +78,7 @@ def targets(rows: list[Row]) -> list[Target]:
 def blocks(rows: list[Row], setting: str) -> dict[str, str]:
     text = [
         f"{setting}.",
+        "Time over the operations of the window's matrix products, by counts; a context that is shared counts for each row:",
         growth_table(rows),
         "Memory of the loss alone, forward KL, H = 576:",
         memory_table(rows),
@@ -91,23 +90,20 @@ def blocks(rows: list[Row], setting: str) -> dict[str, str]:
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    made, (left, middle, right) = figure(3)
-    for part, colour in zip(("completion", "context", "shared context"), COLOURS, strict=False):
+    made, (left, right) = figure(2, width=5)
+    for part, colour in zip(GROWTH, COLOURS, strict=False):
         points = curve(rows, part, "seconds")
         line(left, points, f"{part}, exponent {exponent(points):.2f}", colour)
-    left.set(xlabel=TOKENS, ylabel="seconds of a window", title="time over tokens")
+    left.set(xlabel="10^9 operations of a window, by counts", title="seconds of a window")
     left.set_xlim(left=0)
-    points = curve(rows, "views", "seconds")
-    line(middle, points, f"exponent {exponent(points):.2f}", COLOURS[0])
-    middle.set(xlabel="views", title="time over views", xticks=list(points))
     line(right, curve(rows, "loss, tokens", "peak_mb"), "peak", "tab:grey")
     line(right, curve(rows, "loss, tokens", "beyond_gradients_mb"), "of it beyond the gradients", "tab:red")
     right.set(xlabel="tokens", title="MB of the loss alone")
-    for axes in (left, middle, right):
+    for axes in (left, right):
         axes.set_ylim(bottom=0)
         axes.legend(fontsize="small")
     save(made, path)
 
 
-def line(axes: Any, points: dict[int, float], label: str, colour: str) -> None:
+def line(axes: Any, points: dict[float, float], label: str, colour: str) -> None:
     axes.plot(list(points), list(points.values()), "o-", label=label, color=colour)
