@@ -21,6 +21,7 @@ from bench.losses import LOSSES, OURS, contender, make_inputs
 from bench.measure import interleave, workers
 from bench.rollouts import Model, Scenario, from_folder, smollm2_135m
 from bench.trainers import Window
+from trl_opsd.kernels.chunks import budget
 
 
 ROWS = 4
@@ -61,26 +62,26 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
         for (scenario, views), (_, runs) in zip(members, results.items(), strict=True):
             x = round(model.operations(runs[0].answer, views) / 1e9, 3)
             detail = f"completion {scenario.completion[1]}, context {scenario.context[1]}, views {views}"
-            rows += [row(name, detail, x, number, one.seconds, one.peak) for number, one in enumerate(runs)]
+            rows += [row(name, detail, x, number, one.seconds) for number, one in enumerate(runs)]
     return rows + processes(args)
 
 
-def row(part: str, detail: str, x: float, number: int, seconds: float, peak: int | None, beyond: Any = "") -> dict:
+def row(part: str, detail: str, x: float, number: int, seconds: float, **memory: float) -> dict[str, Any]:
     return {
         "part": part,
         "detail": detail,
         "x": x,
         "round": number,
         "seconds": seconds,
-        "peak_mb": "" if peak is None else peak / 1e6,
-        "beyond_gradients_mb": beyond,
+        **dict.fromkeys(("peak_mb", "beyond_gradients_mb", "budget_mb"), ""),
+        **memory,
     }
 
 
 def memory_of_loss(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Peak memory of the loss, and what of it is not the gradients of hidden states and head. All cores take part."""
     h = 16 if args.quick else 576
-    tokens, sizes = ((32, 64), (256, 512)) if args.quick else ((1024, 2048, 4096), (32768, 65536, 151936))
+    tokens, sizes = ((32, 64), (256, 512)) if args.quick else ((1024, 2048, 4096), (32768, 151936, 262144))
     shapes = [("loss, tokens", n, sizes[0]) for n in tokens] + [("loss, vocabulary", tokens[0], v) for v in sizes]
     rows = []
     for part, n, v in shapes:
@@ -93,9 +94,13 @@ def memory_of_loss(args: argparse.Namespace) -> list[dict[str, Any]]:
 
         with workers({OURS: build}, os.cpu_count(), args.device) as made:
             one = made[OURS].run(OURS)
-        beyond = "" if one.peak is None else (one.peak - inputs.hidden.nbytes - inputs.weight.nbytes) / 1e6
+        memory = {}
+        if one.peak is not None:
+            beyond = one.peak - inputs.hidden.nbytes - inputs.weight.nbytes
+            room, _ = budget(torch.device(args.device))
+            memory = {"peak_mb": one.peak / 1e6, "beyond_gradients_mb": beyond / 1e6, "budget_mb": room / 1e6}
         x = n if part == "loss, tokens" else v
-        rows.append(row(part, f"N {n}, V {v}", x, 0, one.seconds, one.peak, beyond))
+        rows.append(row(part, f"N {n}, V {v}", x, 0, one.seconds, **memory))
     return rows
 
 
@@ -111,7 +116,7 @@ def processes(args: argparse.Namespace) -> list[dict[str, Any]]:
             for rank in range(count):
                 for name, values in json.loads((Path(folder) / f"{rank}.json").read_text()).items():
                     part, detail = f"processes, {name}", f"rank {rank} of {count}"
-                    rows += [row(part, detail, count, number, value, None) for number, value in enumerate(values)]
+                    rows += [row(part, detail, count, number, value) for number, value in enumerate(values)]
     return rows
 
 

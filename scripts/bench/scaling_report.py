@@ -31,13 +31,13 @@ def exponent(points: dict[float, float]) -> float:
 def growth_table(rows: list[Row]) -> str:
     lines = []
     for part in GROWTH:
-        points, peaks = curve(rows, part, "seconds"), curve(rows, part, "peak_mb")
+        points = curve(rows, part, "seconds")
         for x in points:
             detail = next(row["detail"] for row in rows if row["part"] == part and row["x"] == x)
             seconds = spread(values(rows, "seconds", part=part, x=x))
             fit = f"{exponent(points):.2f}" if x == max(points) else ""
-            lines.append([part, detail, f"{x:,.0f}", seconds, megabytes(peaks.get(x)), fit])
-    return table(["what grows", "of a row", "10^9 operations", "seconds", "peak MB", "exponent"], lines)
+            lines.append([part, detail, f"{x:,.0f}", seconds, fit])
+    return table(["what grows", "of a row", "10^9 operations", "seconds", "exponent"], lines)
 
 
 def memory_table(rows: list[Row]) -> str:
@@ -66,19 +66,21 @@ def targets(rows: list[Row]) -> list[Target]:
     for part in GROWTH:
         fit = exponent(curve(rows, part, "seconds"))
         made.append(Target(f"exponent of time over operations, {part} grows (1 is linear)", LINEAR, fit))
-    for part, symbol in (("loss, tokens", "N"), ("loss, vocabulary", "V")):
-        points = curve(rows, part, "beyond_gradients_mb")
-        if points:
-            first, last = min(points), max(points)
-            what = f"growth of the loss's memory beyond its gradients, {symbol} from {first:,} to {last:,} (1 is flat)"
-            made.append(Target(what, FLAT, points[last] / points[first]))
+    tokens, vocabulary = (curve(rows, f"loss, {part}", "beyond_gradients_mb") for part in ("tokens", "vocabulary"))
+    if tokens:
+        first, last = min(tokens), max(tokens)
+        what = f"growth of the loss's memory beyond its gradients, N from {first:,} to {last:,} (1 is flat)"
+        made.append(Target(what, FLAT, tokens[last] / tokens[first]))
+        most, room = max(vocabulary), rows[0]["budget_mb"]
+        what = f"the loss's memory beyond its gradients at V = {most:,}, over a fixed {room:.0f} MB for logits"
+        made.append(Target(what, FLAT, vocabulary[most] / room))
     return made
 
 
 def blocks(rows: list[Row], setting: str) -> dict[str, str]:
     text = [
         f"{setting}.",
-        "Time over the operations of the window's matrix products, by counts; a context that is shared counts for each row:",
+        "Time over the operations of the matrix products, by counts; a context that is shared counts for each row:",
         growth_table(rows),
         "Memory of the loss alone, forward KL, H = 576:",
         memory_table(rows),

@@ -54,6 +54,8 @@ def parse(made: argparse.ArgumentParser) -> argparse.Namespace:
     if any(os.environ.get(name) != value for name, value in wanted.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **wanted})
     args.device = args.device or default_device()
+    if args.device == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed, where it is installed, warns that it finds no other
     args.output.mkdir(parents=True, exist_ok=True)
     return args
 

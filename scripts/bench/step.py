@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
-from bench.measure import Results, interleave, workers
+from bench.measure import Results, interleave, map_arrays, workers
 from bench.rollouts import Model, Scenario, from_folder, qwen3_like, smollm2_135m
-from bench.trainers import BareTeacher, Window
+from bench.trainers import BareTeacher, Products, Window
 
 
 GRPO, LORA, LIVE, BARE = "GRPO", "GRPO, LoRA", "pure, live", "bare teacher"
+PRODUCTS = ", products"  # after a contender's name: its matrix products alone
 SDFT, SDPO = "SDFT (TRL)", "SDPO (TRL)"
 SLOW = 2.2  # times GRPO: a contender beyond it runs in one round only
 _LIVE = {"teacher_model_kind": "live"}
@@ -36,7 +37,8 @@ OWN = {
     "pure, LoRA": ("OPSD", {"teacher_model_kind": "base", "lora": True}),
 }
 SHARED = {name: OWN[name] for name in (GRPO, SDFT, LIVE, "mixed with reward")}
-MEMORY = {name: OWN[name] for name in (GRPO, SDFT, SDPO, LIVE)}
+PROFILED = (GRPO, SDFT, SDPO, LIVE)
+MEMORY = {name: OWN[name] for name in (*PROFILED, "mixed with reward", "4 views", LORA, "pure, LoRA")}
 QUICK = {name: OWN[name] for name in (GRPO, SDFT, SDPO, LIVE, "2 views")}
 
 SCENARIOS = {
@@ -72,19 +74,42 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     for model in models(args):
         for name, (scenario, contenders) in scenarios(args).items():
             print(f"{model.name}: {TITLES[name]} ...", flush=True)
-            # The peak does not depend on threads and rounds, so it is had with all cores and at once
-            memory = name == "memory"
-            threads, rounds = (os.cpu_count(), 1) if memory else (args.threads, args.repeats)
-            builds = {
-                contender: partial(Window, kind, model, scenario, args.device, **options)
-                for contender, (kind, options) in contenders.items()
-            }
-            builds[BARE] = partial(BareTeacher, model, scenario, args.device)
-            with workers(builds, threads, args.device) as made:
-                results = interleave(made, rounds, GRPO, SLOW)
+            results = time_all(model, name, scenario, contenders, args)
             check_tokens(results, contenders)
             rows += to_rows(model, name, results)
     return rows
+
+
+def time_all(model: Model, name: str, scenario: Scenario, contenders: dict, args: argparse.Namespace) -> Results:
+    memory = name == "memory"
+    # The peak does not depend on threads and rounds, so it is had with all cores and at once
+    threads, rounds = (os.cpu_count(), 1) if memory else (args.threads, args.repeats)
+    builds = {
+        contender: partial(window, memory, kind, model, scenario, args.device, **options)
+        for contender, (kind, options) in contenders.items()
+    }
+    builds[BARE] = partial(BareTeacher, model, scenario, args.device)
+    with workers(builds, threads, args.device) as made:
+        results = interleave(made, rounds, GRPO, SLOW)
+    return results | profiled(model, scenario, contenders, args) if name == "own" else results
+
+
+def window(map_each: bool, *args: Any, **options: Any) -> Window:
+    """With `map_each` the peak is that of the arrays alone, at the price of time."""
+    if map_each:
+        map_arrays()
+    return Window(*args, **options)
+
+
+def profiled(model: Model, scenario: Scenario, contenders: dict, args: argparse.Namespace) -> Results:
+    """Seconds of the matrix products within the windows, once each."""
+    builds = {
+        f"{name}{PRODUCTS}": partial(Products, contenders[name][0], model, scenario, args.device, **contenders[name][1])
+        for name in PROFILED
+        if name in contenders
+    }
+    with workers(builds, args.threads, args.device) as made:
+        return interleave(made, 1, f"{GRPO}{PRODUCTS}")
 
 
 def check_tokens(results: Results, contenders: dict) -> None:
@@ -105,7 +130,8 @@ def base_of(name: str) -> str:
 def to_rows(model: Model, scenario: str, results: Results) -> list[dict[str, Any]]:
     rows = []
     for name, runs in results.items():
-        for number, (one, base) in enumerate(zip(runs, results[base_of(name)], strict=True)):
+        whole = not name.endswith(PRODUCTS)
+        for number, one in enumerate(runs):
             if one is None:
                 continue
             rows.append(
@@ -116,8 +142,8 @@ def to_rows(model: Model, scenario: str, results: Results) -> list[dict[str, Any
                     "contender": name,
                     "round": number,
                     "seconds": one.seconds,
-                    "over_grpo": one.seconds / base.seconds,
-                    "peak_mb": "" if one.peak is None or name == BARE else one.peak / 1e6,
+                    "over_grpo": one.seconds / results[base_of(name)][number].seconds if whole else "",
+                    "peak_mb": "" if one.peak is None or name == BARE or scenario != "memory" else one.peak / 1e6,
                     **{f"{part}_tokens": count for part, count in one.answer.items()},
                 }
             )

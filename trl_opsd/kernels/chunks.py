@@ -23,6 +23,11 @@ _BYTES, _TOKENS = 2**30, 4096
 _CPU_TILE, _TILE = 2**18, 2**23
 
 
+def budget(device: torch.device) -> tuple[int, int]:
+    """Bytes of logits and tokens that a chunk may have at most."""
+    return (_CPU_BYTES, _CPU_TOKENS) if device.type == "cpu" else (_BYTES, _TOKENS)
+
+
 def chunks(n: int, v: int, blocks: int, dtype: torch.dtype, device: torch.device, size: int | None) -> list[slice]:
     """
     Cut N tokens into chunks of nearly equal size.
@@ -36,8 +41,8 @@ def chunks(n: int, v: int, blocks: int, dtype: torch.dtype, device: torch.device
         size (`int` or `None`): Most tokens of a chunk, instead of what the memory budget gives.
     """
     if size is None:
-        budget, most = (_CPU_BYTES, _CPU_TOKENS) if device.type == "cpu" else (_BYTES, _TOKENS)
-        size = max(1, min(most, budget // (blocks * v * dtype.itemsize)))
+        room, most = budget(device)
+        size = max(1, min(most, room // (blocks * v * dtype.itemsize)))
     count = -(-n // size)
     length = -(-n // max(count, 1))
     return [slice(start, min(start + length, n)) for start in range(0, n, max(length, 1))]
