@@ -33,7 +33,7 @@ bench: .venv/.ready  ## time and memory beside other losses and trainers, in abo
 	@$(BIN)/python scripts/bench_kernel.py $(ARGS)
 	@$(BIN)/python scripts/bench_kernel.py --allocator tuned --repeats 2 $(ARGS)
 	@$(BIN)/python scripts/bench_step.py --repeats 2 $(ARGS)
-	@$(BIN)/python scripts/bench_scaling.py $(ARGS)
+	@$(BIN)/python scripts/bench_scaling.py --repeats 2 $(ARGS)
 
 test: .venv/.ready  ## all tests
 	@$(BIN)/python -m pytest $(ARGS)

@@ -32,7 +32,7 @@ except ImportError:
 
 BETA = {"forward_kl": 0.0, "reverse_kl": 1.0, "jsd": 0.5}  # as GKD, Liger and TRL number them
 KINDS = tuple(BETA)
-OURS, FULL, LIGER, TRL = "ours", "full logits", "Liger", "TRL chunked"
+OURS, FULL, GKD, LIGER, TRL = "ours", "full logits", "GKD-style", "Liger", "TRL chunked"
 
 
 @dataclass
@@ -151,7 +151,7 @@ def trl_small_chunks(x: Inputs, kind: str) -> torch.Tensor:
 LOSSES: dict[str, Loss] = {
     OURS: ours,
     FULL: full_logits,
-    "GKD-style": gkd,
+    GKD: gkd,
     LIGER: liger,
     "checkpointed": checkpointed,
     TRL: trl_chunked,
@@ -181,7 +181,7 @@ class Floor:
     Which chunk is quickest is found in the first run, whose time is that of the quickest.
     """
 
-    def __init__(self, x: Inputs, chunks: tuple[int, ...] = (128, 256, 512)):
+    def __init__(self, x: Inputs, chunks: tuple[int, ...] = (256, 512)):
         self.x, n = x, len(x.hidden)
         self.chunks = sorted({*(chunk for chunk in chunks if chunk < n), n})
         self.grads = torch.zeros_like(x.hidden), torch.zeros_like(x.weight)

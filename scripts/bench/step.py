@@ -37,8 +37,8 @@ OWN = {
     "pure, LoRA": ("OPSD", {"teacher_model_kind": "base", "lora": True}),
 }
 SHARED = {name: OWN[name] for name in (GRPO, SDFT, LIVE, "mixed with reward")}
-PROFILED = (GRPO, SDFT, SDPO, LIVE)
-MEMORY = {name: OWN[name] for name in (*PROFILED, "mixed with reward", "4 views", LORA, "pure, LoRA")}
+PROFILED = (SDFT, LIVE)
+MEMORY = {name: OWN[name] for name in (GRPO, SDFT, SDPO, LIVE, "2 views", "pure, LoRA")}
 QUICK = {name: OWN[name] for name in (GRPO, SDFT, SDPO, LIVE, "2 views")}
 
 SCENARIOS = {
@@ -109,7 +109,7 @@ def profiled(model: Model, scenario: Scenario, contenders: dict, args: argparse.
         if name in contenders
     }
     with workers(builds, args.threads, args.device) as made:
-        return interleave(made, 1, f"{GRPO}{PRODUCTS}")
+        return interleave(made, 1, f"{LIVE}{PRODUCTS}")
 
 
 def check_tokens(results: Results, contenders: dict) -> None:
@@ -130,7 +130,7 @@ def base_of(name: str) -> str:
 def to_rows(model: Model, scenario: str, results: Results) -> list[dict[str, Any]]:
     rows = []
     for name, runs in results.items():
-        whole = not name.endswith(PRODUCTS)
+        compared = scenario != "memory" and not name.endswith(PRODUCTS)
         for number, one in enumerate(runs):
             if one is None:
                 continue
@@ -142,7 +142,7 @@ def to_rows(model: Model, scenario: str, results: Results) -> list[dict[str, Any
                     "contender": name,
                     "round": number,
                     "seconds": one.seconds,
-                    "over_grpo": one.seconds / results[base_of(name)][number].seconds if whole else "",
+                    "over_grpo": one.seconds / results[base_of(name)][number].seconds if compared else "",
                     "peak_mb": "" if one.peak is None or name == BARE or scenario != "memory" else one.peak / 1e6,
                     **{f"{part}_tokens": count for part, count in one.answer.items()},
                 }
