@@ -110,7 +110,7 @@ class Score(TrainerCallback):
         self.points.append({"step": state.global_step, "tokens": round(self.tokens), "score": score})
         self.texts = texts[:3]
         print(f"step {state.global_step}, {self.tokens:.0f} tokens: {score:.1%} short; {texts[0]!r}", flush=True)
-        control.should_training_stop = score >= self.target
+        control.should_training_stop |= score >= self.target  # it is set already at the last step
 
 
 def run(method: str, args: argparse.Namespace) -> dict[str, Any]:

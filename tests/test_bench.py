@@ -3,6 +3,7 @@
 """The benchmarks run and write what they promise, on sizes that measure nothing: no time is looked at."""
 
 import csv
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +127,26 @@ def test_targets(figure, at_least, verdict):
 def test_exponent():
     rows = [{"part": "p", "x": x, "seconds": 3.0 * x**2} for x in (4, 1, 2)]
     assert scaling_report.exponent(scaling_report.curve(rows, "p", "seconds")) == pytest.approx(2.0)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it sets an option of glibc")
+@pytest.mark.parametrize(("mapped", "least", "most"), [(True, 0, 8e6), (False, 24e6, 80e6)])
+def test_mapped_arrays_leave_no_holes(mapped, least, most):
+    """Arrays of 1 MiB with small ones between them, freed. Without the option half of their 67 MB stays resident."""
+    code = f"""
+import torch
+from bench import measure
+if {mapped}:
+    measure.map_arrays()
+torch.ones(2**22)  # freed at once, upon which glibc raises its threshold to 16 MiB
+before = measure._resident("VmRSS")
+arrays = [(torch.ones(2**18), torch.ones(64)) for _ in range(64)]
+small = [kept for _, kept in arrays]
+del arrays
+print(measure._resident("VmRSS") - before)
+"""
+    left = int(run(["-c", code], ROOT / "scripts"))
+    assert least <= left <= most
 
 
 def test_contenders_take_turns_and_the_slow_sit_out():
