@@ -5,6 +5,7 @@
 import gc
 import os
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +91,23 @@ def make_trainer(tmp_path: Path, tokenizer: PreTrainedTokenizerBase, rows: list)
 def length_reward(completions: list, **kwargs: Any) -> list[float]:
     """A reward that differs between completions: the number of characters, modulo 3."""
     return [float(len(c if isinstance(c, str) else c[0]["content"]) % 3) for c in completions]
+
+
+def backbone_inputs(trainer: OPSDTrainer) -> dict[str, list[list[list[int]]]]:
+    """Token ids of every call of the backbone from now on, by who reads them: "student" or "teacher"."""
+    calls: dict[str, list] = {"student": [], "teacher": []}
+    reader, answering = ["student"], trainer.teacher.answering
+
+    @contextmanager
+    def observed(model):
+        with answering(model) as teacher:
+            reader[0] = "teacher"
+            yield teacher
+        reader[0] = "student"
+
+    def record(_, args, kwargs):
+        calls[reader[0]].append((kwargs["input_ids"] if "input_ids" in kwargs else args[0]).tolist())
+
+    trainer.teacher.answering = observed
+    trainer.teacher.model.base_model.register_forward_pre_hook(record, with_kwargs=True)
+    return calls

@@ -11,7 +11,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, MistralConfig, Qwen3Config
 
 import tiny
-from conftest import length_reward
+from conftest import backbone_inputs, length_reward
 from trl_opsd import View, batches, prefix, teacher_batch
 from trl_opsd.prefix import can_share_prefix, hidden_after_prefix
 
@@ -136,13 +136,12 @@ def test_rows_without_a_view_cost_nothing(make_trainer, rows):
     for number, row in enumerate(rows):
         row["privileged_context"] = "The answer." if number in (0, 3) else None
     trainer = make_trainer(dataset=Dataset.from_list(rows), shuffle_dataset=False, **SEVERAL)
-    widths = []
-    trainer.model.model.register_forward_hook(lambda module, args, out: widths.append(len(out[0])))
     parts = prepared(trainer)
+    calls = backbone_inputs(trainer)
     for part in parts:
         trainer._compute_loss(trainer.model, part).backward()
     assert [int(part["distillation_mask"].any(1).sum()) for part in parts] == [2, 0, 0, 0]
-    assert widths == [2, 1, 1, 1], "one row where there is none, for the collectives"
+    assert [len(ids) for ids in calls["student"]] == [2, 1, 1, 1], "one row where there is none, for the collectives"
 
 
 # A prompt that rows share
@@ -267,13 +266,11 @@ def test_views_in_one_forward_change_no_result(make_trainer, monkeypatch, mode):
 
 def test_views_of_like_length_share_a_forward(make_trainer):
     trainer = make_trainer(privileged=views)
-    calls = []
-    teacher = trainer.teacher.weights.core.model
-    teacher.register_forward_hook(lambda module, args, out: calls.append(len(out[0])))
     (part,) = prepared(trainer)
+    calls = backbone_inputs(trainer)
     trainer._compute_loss(trainer.model, part)
     assert [batch.views for batch in part["teacher_batches"]] == [["long"], ["short", "like"]]
-    assert calls == [4, 6]
+    assert [len(ids) for ids in calls["teacher"]] == [4, 6]
 
 
 # Several iterations over one buffer

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from trl.chat_template_utils import qwen3_chat_template
 
 import tiny
-from conftest import length_reward
+from conftest import backbone_inputs, length_reward
 from test_trainer_loss import batch_of
 from trl_opsd import View
 from trl_opsd.privileged import teacher_prompt
@@ -258,15 +258,6 @@ SECRETS = {
 }
 
 
-def inputs_of(module, calls):
-    """Record the ids of every call of a backbone."""
-
-    def record(_, args, kwargs):
-        calls.append((kwargs["input_ids"] if "input_ids" in kwargs else args[0]).tolist())
-
-    module.register_forward_pre_hook(record, with_kwargs=True)
-
-
 @every_place
 @pytest.mark.parametrize("kind", SECRETS)
 def test_the_student_never_reads_the_context(make_trainer, tokenizer, kind, place, monkeypatch):
@@ -274,33 +265,29 @@ def test_the_student_never_reads_the_context(make_trainer, tokenizer, kind, plac
     rows = [{"prompt": prompt, "privileged_context": context if i % 2 else None} for i in range(4)]
     options = {"reward_funcs": length_reward, "num_generations": 2, "beta": 0.0, "teacher_share_prefix": False}
     trainer = make_trainer(dataset=Dataset.from_list(rows), privileged_place=place, **options)
-    student, teacher, generated = [], [], []
-    inputs_of(trainer.model.model, student)
-    inputs_of(trainer.teacher.weights.core.model, teacher)
+    calls, generated = backbone_inputs(trainer), []
     generate = trainer.model.generate
     record = lambda **kwargs: (generated.append(kwargs["input_ids"].tolist()), generate(**kwargs))[1]  # noqa: E731
     monkeypatch.setattr(trainer.model, "generate", record)
     batch = batch_of(trainer)
     trainer._compute_loss(trainer.model, batch).backward()
     needle = tokenizer(SECRET)["input_ids"]
-    assert len(generated) == 1 and student and teacher
-    for ids in (*generated, *student, batch["prompt_ids"].tolist(), batch["completion_ids"].tolist()):
+    assert len(generated) == 1 and calls["student"] and calls["teacher"]
+    for ids in (*generated, *calls["student"], batch["prompt_ids"].tolist(), batch["completion_ids"].tolist()):
         assert not any(contains(row, needle) for row in ids)
-    assert all(contains(row, needle) for ids in teacher for row in ids), "the search finds it where it is"
+    assert all(contains(row, needle) for ids in calls["teacher"] for row in ids), "the search finds it where it is"
 
 
 @pytest.mark.parametrize("options", [{}, {"distillation_mode": "sampled_token", "distillation_alpha": 1.0}])
 def test_the_teacher_scores_the_students_own_tokens(make_trainer, options):
     trainer = make_trainer(**options)
-    student, teacher = [], []
     batch = batch_of(trainer)
-    inputs_of(trainer.model.model, student)
-    inputs_of(trainer.teacher.weights.core.model, teacher)
+    calls = backbone_inputs(trainer)
     trainer._compute_loss(trainer.model, batch)
     rows = (batch["teacher_weight/privileged"] > 0).nonzero().squeeze(1)
     assert 0 < len(rows) < 4
     length = batch["completion_ids"].shape[1]
-    (teacher,), (student,) = teacher, student
+    (teacher,), (student,) = calls["teacher"], calls["student"]
     assert [ids[-length:] for ids in teacher] == batch["completion_ids"][rows].tolist()
     assert [ids[-length:] for ids in student] == batch["completion_ids"].tolist()
     for ids, prompt in zip(teacher, [ids_of(batch, "teacher_prompt")[row] for row in rows], strict=True):

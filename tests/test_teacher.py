@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 import tiny
 from conftest import length_reward
 from test_trainer_loss import batch_of
-from trl_opsd.teacher_weights import AdapterTensors, SameWeights, SeparateModel
+from trl_opsd.teacher_weights import CopiedWeights, SameWeights
 
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
@@ -34,13 +34,13 @@ def move(model, scale=0.1):
 @pytest.mark.parametrize(
     ("kind", "lora", "weights"),
     [
-        ("base", False, SeparateModel),
+        ("base", False, CopiedWeights),
         ("base", True, SameWeights),
         ("live", False, SameWeights),
         ("live", True, SameWeights),
-        ("ema", False, SeparateModel),
-        ("ema", True, AdapterTensors),
-        ("snapshot", True, AdapterTensors),
+        ("ema", False, CopiedWeights),
+        ("ema", True, CopiedWeights),
+        ("snapshot", True, CopiedWeights),
     ],
 )
 def test_kinds(make_trainer, kind, lora, weights):
@@ -69,7 +69,7 @@ def test_base_of_an_adapter_that_is_part_of_the_start(make_trainer, tokenizer, i
     else:
         config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights="pissa")
         trainer = make_trainer(model, peft_config=config)
-    assert type(trainer.teacher.weights) is AdapterTensors
+    assert type(trainer.teacher.weights) is CopiedWeights
     inputs = batch_of(trainer)
     start = teacher_answer(trainer, inputs)
     with trainer.model.disable_adapter():
@@ -85,7 +85,7 @@ def test_ema_is_the_float32_average(make_trainer, lora, every):
     trainer = make_trainer(
         teacher_model_kind="ema", teacher_update_rate=0.1, teacher_sync_steps=every, peft_config=LORA if lora else None
     )
-    expected = {name: tensor.double() for name, tensor in trainer.teacher.weights.tensors.items()}
+    expected = {name: tensor.double() for name, tensor in trainer.teacher.weights.parts.items()}
     for step in range(1, 8):
         move(trainer.model, 0.01)
         trainer.teacher.follow(step)
@@ -93,7 +93,7 @@ def test_ema_is_the_float32_average(make_trainer, lora, every):
             student = dict(trainer.model.named_parameters())
             for name in expected:
                 expected[name] = 0.9 * expected[name] + 0.1 * student[name].double()
-    for name, tensor in trainer.teacher.weights.tensors.items():
+    for name, tensor in trainer.teacher.weights.parts.items():
         assert tensor.dtype == torch.float32
         torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-5, atol=1e-6)
 
@@ -103,7 +103,7 @@ def test_ema_of_a_bfloat16_student_moves_at_a_small_rate(make_trainer, tokenizer
     trainer = make_trainer(
         tiny.model(tokenizer).to(torch.bfloat16), teacher_model_kind="ema", teacher_update_rate=0.001
     )
-    name, tensor = next(iter(trainer.teacher.weights.tensors.items()))
+    name, tensor = next(iter(trainer.teacher.weights.parts.items()))
     start, student = tensor.clone(), dict(trainer.model.named_parameters())[name]
     with torch.no_grad():
         student.add_(0.01)
@@ -117,10 +117,10 @@ def test_ema_of_a_bfloat16_student_moves_at_a_small_rate(make_trainer, tokenizer
 
 def test_snapshot_is_renewed_every_sync_steps(make_trainer):
     trainer = make_trainer(teacher_model_kind="snapshot", teacher_sync_steps=2, max_steps=3)
-    start = {name: tensor.clone() for name, tensor in trainer.teacher.weights.tensors.items()}
+    start = {name: tensor.clone() for name, tensor in trainer.teacher.weights.parts.items()}
     trainer.train()
     student = dict(trainer.model.named_parameters())
-    for name, tensor in trainer.teacher.weights.tensors.items():
+    for name, tensor in trainer.teacher.weights.parts.items():
         assert not torch.equal(tensor, start[name]) and not torch.equal(tensor, student[name])
 
 
@@ -176,5 +176,5 @@ def test_saved_teacher_state(make_trainer, tmp_path):
     trainer = make_trainer(teacher_model_kind="ema", save_strategy="steps", save_steps=1)
     trainer.train()
     saved = load_file(tmp_path / "out" / "checkpoint-2" / "teacher.safetensors")
-    for name, tensor in trainer.teacher.weights.tensors.items():
+    for name, tensor in trainer.teacher.weights.parts.items():
         assert torch.equal(saved[name], tensor)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 from torch.distributed.tensor import DTensor, Partial
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
@@ -174,7 +175,9 @@ class StudentPass:
         if self.policy is not None:  # the other tokens of the policy term follow the distilled ones
             others = (labels != -100).index_fill(0, index, False)
             index = torch.cat([index, others.nonzero().squeeze(1)])
-        with maybe_gather_lm_head_ctx(student.weight, student.bias, teacher.weight, teacher.bias):
+        tensors = (student.weight, student.bias, teacher.weight, teacher.bias)
+        # The head of a copied teacher is no parameter, and comes gathered
+        with maybe_gather_lm_head_ctx(*(tensor for tensor in tensors if isinstance(tensor, nn.Parameter))):
             student, teacher = _local(student), _local(teacher)
             vocabulary = min(student.weight.shape[0], teacher.weight.shape[0])
             task = Task(

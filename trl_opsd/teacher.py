@@ -8,6 +8,7 @@ stand still.
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
     PreTrainedModel,
@@ -27,12 +27,12 @@ from transformers import (
 )
 
 from trl_opsd.config import OPSDConfig
-from trl_opsd.forward import model_head
 from trl_opsd.kernels import Head
-from trl_opsd.teacher_weights import AdapterTensors, SeparateModel, make_weights
+from trl_opsd.shards import Whole
+from trl_opsd.teacher_weights import CopiedWeights, SeparateModel, make_weights
 
 
-STATE_FILE, WEIGHTS_FILE = "teacher_state.json", "teacher.safetensors"
+STATE_FILE = "teacher_state.json"
 
 
 class Teacher:
@@ -42,7 +42,7 @@ class Teacher:
     Args:
         args ([`OPSDConfig`]): `teacher_*` options.
         core (`nn.Module`): The student before any wrapping, with its PEFT wrapper if it has one.
-        accelerator (`Accelerator`): Wraps a teacher that is a model of its own.
+        accelerator (`Accelerator`): Knows the engine, and wraps a teacher that is a model of its own.
         tokenizer (`PreTrainedTokenizerBase`): The student's, to compare vocabularies with a `checkpoint` teacher.
         patch (`Callable[[PreTrainedModel], None]`): Gives a model the forward that the trainer calls.
 
@@ -58,18 +58,15 @@ class Teacher:
         tokenizer: PreTrainedTokenizerBase,
         patch: Callable[[PreTrainedModel], None],
     ):
-        self.kind = args.teacher_model_kind
-        self.rate, self.sync_steps = args.teacher_update_rate, args.teacher_sync_steps
-        self.core, self.float32_head = core, args.cast_lm_head_to_fp32
-        self.head_of_pass: Head | None = None
+        self.args, self.kind, self.core, self.accelerator = args, args.teacher_model_kind, core, accelerator
         self.moves = 0
-        # `modules_to_save=["lm_head"]`: asked here, as PEFT turns `requires_grad` off while an adapter is
-        self.adapter_has_head = hasattr(core, "peft_config") and any(
-            param.requires_grad for param in core.get_base_model().get_output_embeddings().parameters()
-        )
         self.weights = make_weights(args, core, accelerator, tokenizer, patch)
-        is_copy = isinstance(self.weights, SeparateModel) and self.kind == "base"
-        self.fingerprint = _fingerprint(self.weights.tensors) if is_copy else None
+
+    def attach(self) -> None:
+        """Take the start weights, where that had to wait for the engine: to be called once it has the model, and before
+        a checkpoint is loaded into it."""
+        if isinstance(self.weights, CopiedWeights):
+            self.weights.attach()
 
     @contextmanager
     def answering(self, model: nn.Module) -> Iterator[nn.Module]:
@@ -79,18 +76,8 @@ class Teacher:
         Args:
             model (`nn.Module`): The wrapped student.
         """
-        with torch.no_grad(), self.weights.active(model, self.core) as teacher, _without_dropout(teacher):
+        with torch.no_grad(), self.weights.active(model) as teacher, _without_dropout(teacher):
             yield teacher
-            self._remember_head()
-
-    def _remember_head(self) -> None:
-        # The adapter's own head is another one with the adapter off or with the copied tensors: take it while they are
-        # in place
-        own = self.adapter_has_head and not isinstance(self.weights, SeparateModel)
-        head = model_head(self.core.get_base_model(), self.float32_head) if own else None
-        # Detached where the tensors in place are swapped back; elsewhere not, as ZeRO-3 gathers parameters by identity
-        swapped = isinstance(self.weights, AdapterTensors)
-        self.head_of_pass = _detached(head) if head is not None and swapped else head
 
     @property
     def version(self) -> int | None:
@@ -103,10 +90,9 @@ class Teacher:
         return self.weights.core if isinstance(self.weights, SeparateModel) else self.core
 
     def head(self) -> Head | None:
-        """The teacher's head, `None` for the student's own. To be called inside the student's forward."""
-        return self.head_of_pass or self.weights.head()
+        """The teacher's head, `None` for the student's own. To be called inside the student's forward, by all ranks."""
+        return self.weights.head()
 
-    @torch.no_grad()
     def follow(self, step: int) -> None:
         """
         Update a moving teacher after an optimizer step.
@@ -114,51 +100,73 @@ class Teacher:
         Args:
             step (`int`): Optimizer steps taken so far.
         """
-        if self.kind not in ("ema", "snapshot") or step % self.sync_steps:
-            return
-        student = dict(self.core.named_parameters())
-        for name, tensor in self.weights.tensors.items():
-            value = student[name].detach().to(tensor)
-            tensor.lerp_(value, self.rate) if self.kind == "ema" else tensor.copy_(value)
-        self.moves += 1
+        if self.kind in ("ema", "snapshot") and step % self.args.teacher_sync_steps == 0:
+            self.weights.follow(self.args.teacher_update_rate if self.kind == "ema" else 1.0)
+            self.moves += 1
 
     def save(self, folder: Path) -> None:
-        """Write what is needed to go on into `folder`: the kind, and the weights of a teacher that moves."""
-        (folder / STATE_FILE).write_text(json.dumps({"kind": self.kind, "fingerprint": self.fingerprint}))
+        """
+        Write what is needed to go on into the checkpoint `folder`: the kind, and the weights of a teacher that moves,
+        sharded where the engine shards. All ranks call it.
+        """
+        state = self._state()
+        if self.args.should_save:
+            (folder / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n")
         if self.kind in ("ema", "snapshot"):
-            save_file(
-                {name: tensor.contiguous() for name, tensor in self.weights.tensors.items()}, folder / WEIGHTS_FILE
-            )
+            self.weights.shards.save(folder, self.weights.params, self.weights.parts, self.args.should_save)
 
+    @torch.no_grad()
     def load(self, folder: Path) -> None:
-        """Take up the state that [`Teacher.save`] wrote.
+        """
+        Take up the state that [`Teacher.save`] wrote. All ranks call it.
 
         Raises:
-            ValueError: If `folder` holds no such state, that of another kind, or that of other start weights.
+            ValueError: If `folder` holds no such state, that of another kind, engine or model, or that of other start
+                weights.
         """
-        state_file = folder / STATE_FILE
-        state = json.loads(state_file.read_text()) if state_file.exists() else {"kind": None, "fingerprint": None}
-        moves = self.kind in ("ema", "snapshot")
-        if moves and (state["kind"] != self.kind or not (folder / WEIGHTS_FILE).exists()):
-            raise ValueError(
-                f"The checkpoint {folder} holds no state of an {self.kind!r} teacher (its teacher is "
-                f"{state['kind']!r}). Resume with the `teacher_model_kind` it was trained with, or start a new run "
-                "from its weights (pass the folder as the model, without `resume_from_checkpoint`): the teacher then "
-                "starts from them."
-            )
-        if self.fingerprint is not None and state["fingerprint"] not in (None, self.fingerprint):
+        own, moves = self._state(), self.kind in ("ema", "snapshot")
+        path = folder / STATE_FILE
+        state = json.loads(path.read_text()) if path.exists() else dict.fromkeys(own)
+        if moves and state["kind"] != self.kind:
+            raise ValueError(_refusal(folder, f"holds no state of an {self.kind!r} teacher but of {state['kind']!r}"))
+        if moves and state["sharded_by"] != own["sharded_by"]:
+            problem = f"was written under {state['sharded_by']}, and this run is under {own['sharded_by']}"
+            raise ValueError(_refusal(folder, problem))
+        start = state["square_sum_of_start"]
+        if None not in (start, own["square_sum_of_start"]) and not _same(start, own["square_sum_of_start"]):
             raise ValueError(
                 f"The checkpoint {folder} was trained against another `base` teacher: the weights that this run "
                 "started from are not the ones that run started from. Resume with the same `model` as the first time."
             )
         if moves:
-            saved = load_file(folder / WEIGHTS_FILE)
-            if saved.keys() != self.weights.tensors.keys():
-                raise ValueError(
-                    f"The teacher in {folder} has other parameters than this model. Resume with the same one."
-                )
-            for name, tensor in self.weights.tensors.items():
-                tensor.copy_(saved[name])
+            try:
+                self.weights.shards.load(folder, self.weights.params, self.weights.parts)
+            except (ValueError, OSError) as error:
+                raise ValueError(_refusal(folder, f"does not fit: {error}")) from error
+
+    def _state(self) -> dict[str, Any]:
+        copied = isinstance(self.weights, CopiedWeights)
+        state = {"kind": self.kind, "sharded_by": self.weights.shards.name if copied else Whole.name}
+        return state | {"square_sum_of_start": self._square_sum() if copied and self.kind == "base" else None}
+
+    def _square_sum(self) -> float:
+        square_sum = self.weights.square_sum()
+        if type(self.weights.shards) is not Whole:
+            square_sum = self.accelerator.reduce(square_sum)
+        return square_sum.item()
+
+
+def _same(first: float, second: float) -> bool:
+    """Whether two sums are the same but for the order in which they were added up."""
+    return math.isclose(first, second, rel_tol=1e-11)
+
+
+def _refusal(folder: Path, problem: str) -> str:
+    return (
+        f"The state of the teacher in the checkpoint {folder} {problem}. Resume with the `teacher_model_kind`, model, "
+        "engine and number of processes that it was trained with, or start the teacher afresh: in a new run from the "
+        "checkpoint's weights (pass the folder as the model, without `resume_from_checkpoint`) it starts from them."
+    )
 
 
 class TeacherFollows(TrainerCallback):
@@ -181,12 +189,3 @@ def _without_dropout(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def _detached(head: Head) -> Head:
-    bias = None if head.bias is None else head.bias.detach()
-    return Head(head.weight.detach(), bias, head.scale, head.softcap, head.float32)
-
-
-def _fingerprint(tensors: dict[str, torch.Tensor]) -> float:
-    return sum(float(tensor.sum(dtype=torch.float64)) for tensor in tensors.values())

@@ -387,9 +387,15 @@ class OPSDTrainer(GRPOTrainer):
 
     # Checkpoints
 
+    def create_scheduler(self, num_training_steps: int, *args: Any, **kwargs: Any) -> Any:
+        # The one hook between the engine's taking the model and the loading of a checkpoint into it
+        if self._distills:
+            self.teacher.attach()
+        return super().create_scheduler(num_training_steps, *args, **kwargs)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        if self._distills and self.args.should_save:
+        if self._distills:
             folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
             self.teacher.save(folder)
 
