@@ -12,7 +12,9 @@ UNTIED = {"model_options": {"tie_word_embeddings": False}}
 LIVE = {"teacher_model_kind": "live"}
 EMA = {"teacher_model_kind": "ema", "teacher_update_rate": 0.3}
 SNAPSHOT = {"teacher_model_kind": "snapshot", "teacher_sync_steps": 2, "max_steps": 3}
-RESUMED = {"resume": True, "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+# Adam has a state to resume; its epsilon keeps the rounding of gradients that are almost zero from becoming a step
+ADAM = {"optim": "adamw_torch", "adam_epsilon": 0.01, "learning_rate": 0.03}
+RESUMED = {"resume": True, "max_steps": 4, "save_strategy": "steps", "save_steps": 2, **ADAM}
 LORA = {"lora": {}, "learning_rate": 1.0}
 PAIRS = {"reward": True, "num_generations": 2}
 SAMPLED = {"distillation_mode": "sampled_token", "distillation_alpha": 1.0}
@@ -87,6 +89,9 @@ CASES: dict[str, dict[str, Any]] = {
 
 # Which rollouts share an optimizer step depends on the number of ranks: TRL shuffles the buffer of each one
 COMPARED_WITH_DDP = ("steps per generation",)
+# accelerate refuses to prepare a model for FSDP2 without an optimizer, and its DeepSpeed engine does not outlive the
+# evaluation
+DDP_ONLY = ("base, evaluated first",)
 BFLOAT16 = "slow ema of bfloat16"
 
 # By launch: engine and layout, and the cases that tell something about it
@@ -95,7 +100,7 @@ MATRIX: dict[str, dict[tuple[str, str], list[str]]] = {
     "one process": {("none", ""): [case for case in CASES if case not in COMPARED_WITH_DDP]},
     "ddp": {("ddp", ""): [case for case in CASES if case != "student from a folder"]},
     "fsdp2": {
-        ("fsdp2", "reshard"): list(CASES),
+        ("fsdp2", "reshard"): [case for case in CASES if case not in DDP_ONLY],
         ("fsdp2", "keep"): [
             "pure, tied", "mixed, untied", "LoRA, mixed, untied", "student from a folder", "base", "ema, untied",
             "LoRA, ema",
@@ -109,9 +114,9 @@ MATRIX: dict[str, dict[tuple[str, str], list[str]]] = {
         ("fsdp2", "own head, root reshards"): ["pure, untied", "mixed, untied", "base, untied"],
     },
     "zero": {
-        ("zero3", ""): list(CASES),
+        ("zero3", ""): [case for case in CASES if case not in DDP_ONLY],
         ("zero3", "small ones whole"): ["pure, untied", "mixed, tied", "base", "ema, untied", "LoRA, ema"],
-        ("zero2", ""): [case for case in CASES if case != "student from a folder"],
+        ("zero2", ""): [case for case in CASES if case not in ("student from a folder", *DDP_ONLY)],
         ("zero1", ""): ["mixed, untied", "ema", "LoRA, snapshot"],
     },
 }  # fmt: skip

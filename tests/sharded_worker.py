@@ -203,7 +203,7 @@ def main(folder: str, runs: list[dict]) -> None:
     for number, run in enumerate(runs):
         print(f"\n{run}", flush=True)
         try:
-            result = outcome(folder, run["engine"], run["variant"], run["options"])
+            result = outcome(f"{folder}/out-{number}", run["engine"], run["variant"], run["options"])
         except Exception:  # the other cases have their own say
             result = traceback.format_exc()
         torch.save(result, Path(folder) / f"{number}-{os.environ.get('RANK', 0)}.pt")

@@ -24,7 +24,7 @@ from launch import launch
 
 
 WORKER = Path(__file__).parent / "sharded_worker.py"
-LIMIT_SECONDS = 400
+LIMIT_SECONDS = 500
 # What is compared of the log, beside all of self-distillation
 LOGGED = ("loss", "eval_loss", "reward", "num_tokens")
 Outcome = dict[str, Any]

@@ -385,7 +385,15 @@ class OPSDTrainer(GRPOTrainer):
         if self._distills and self.is_world_process_zero():
             add_settings(Path(self.args.output_dir) / "README.md", self.args, self.policy_weight)
 
-    # Checkpoints
+    # Around the loop
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().evaluation_loop(*args, **kwargs)
+        if not self.is_in_train and self.accelerator.distributed_type.startswith("MULTI_"):
+            # `evaluate` before `train` marks the model as prepared, and the ranks would then train without DDP, each on
+            # its own (transformers 5.23, accelerate 1.15)
+            vars(self.model).pop("_is_accelerate_prepared", None)
+        return output
 
     def create_scheduler(self, num_training_steps: int, *args: Any, **kwargs: Any) -> Any:
         # The one hook between the engine's taking the model and the loading of a checkpoint into it
