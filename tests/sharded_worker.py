@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # two ranks can't share one GPU
+from on_cpu import allow_engines_on_cpu, use_deepspeeds_slow_operators  # isort: skip, it hides the GPUs from torch
 
 import accelerate.accelerator
 import torch
-import transformers.training_args
-from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import DistributedType
+from accelerate.state import AcceleratorState
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from transformers import TrainerCallback
@@ -76,16 +74,6 @@ def engine_options(engine: str, variant: str, bfloat16: bool) -> dict[str, Any]:
             config["bf16"] = {"enabled": True}
         return {"use_cpu": False, "deepspeed": config, "bf16": bfloat16}
     return {}
-
-
-def allow_sharding_on_cpu() -> None:
-    """Accelerate turns FSDP and DeepSpeed on for accelerators alone; all that follows from it runs on CPUs too.
-
-    Under its own DeepSpeed config with `use_cpu`, every rank counts one process and trains on the same rows.
-    """
-    os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
-    transformers.training_args.is_torch_bf16_gpu_available = lambda: True  # asked of all that is not `use_cpu`
-    PartialState._prepare_backend = lambda self, *args, **kwargs: ("gloo", DistributedType.MULTI_GPU)
 
 
 class Observer(TrainerCallback):
@@ -194,12 +182,9 @@ def main(folder: str, runs: list[dict]) -> None:
     torch.set_num_threads(1)
     engines = {run["engine"] for run in runs}
     if engines & {"fsdp2", "zero1", "zero2", "zero3"}:
-        allow_sharding_on_cpu()
+        allow_engines_on_cpu()
     if engines & {"zero1", "zero2", "zero3"}:
-        import deepspeed
-
-        # DeepSpeed would compile an operator for gloo's all-reduce in shared memory, which takes minutes
-        deepspeed.ops.__compatible_ops__ = {}
+        use_deepspeeds_slow_operators()
     for number, run in enumerate(runs):
         print(f"\n{run}", flush=True)
         try:

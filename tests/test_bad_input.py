@@ -372,21 +372,18 @@ def test_a_teacher_that_is_not_fully_described(make_trainer, options, named):
     refused_at_construction(make_trainer, *named, **options)
 
 
-SHARDED = [("base", False), ("ema", False), ("ema", True), ("snapshot", True)]
-
-
-@pytest.mark.parametrize(("kind", "lora"), SHARDED)
-def test_a_copy_of_sharded_weights(make_trainer, monkeypatch, kind, lora):
-    monkeypatch.setattr("trl_opsd.teacher_weights._is_sharded", lambda accelerator: "FSDP")
+@pytest.mark.parametrize(("kind", "lora"), [("base", False), ("ema", False), ("ema", True), ("snapshot", True)])
+def test_a_copy_of_flattened_weights(make_trainer, monkeypatch, kind, lora):
+    monkeypatch.setattr("trl_opsd.teacher_weights.shards_of", lambda accelerator: None)  # as for FSDP1
     options = {"peft_config": LoraConfig(target_modules=["q_proj"])} if lora else {}
     options |= {"teacher_sync_steps": 2} if kind == "snapshot" else {}
-    named = (f"`teacher_model_kind='{kind}'`", "FSDP", "'live'", "'checkpoint'")
+    named = (f"`teacher_model_kind='{kind}'`", "FSDP1", "`fsdp_version: 2`", "'live'")
     refused_at_construction(make_trainer, *named, teacher_model_kind=kind, **options)
 
 
 @pytest.mark.parametrize(("kind", "lora"), [("live", False), ("live", True), ("base", True)])
-def test_teachers_of_sharded_weights_without_a_copy(make_trainer, monkeypatch, kind, lora):
-    monkeypatch.setattr("trl_opsd.teacher_weights._is_sharded", lambda accelerator: "FSDP")
+def test_teachers_of_flattened_weights_without_a_copy(make_trainer, monkeypatch, kind, lora):
+    monkeypatch.setattr("trl_opsd.teacher_weights.shards_of", lambda accelerator: None)
     options = {"peft_config": LoraConfig(target_modules=["q_proj"])} if lora else {}
     assert make_trainer(teacher_model_kind=kind, **options).teacher.kind == kind
 

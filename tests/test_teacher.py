@@ -2,11 +2,13 @@
 
 """Whose weights answer, and how they follow."""
 
+import json
+
 import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import tiny
 from conftest import length_reward
@@ -178,3 +180,79 @@ def test_saved_teacher_state(make_trainer, tmp_path):
     saved = load_file(tmp_path / "out" / "checkpoint-2" / "teacher.safetensors")
     for name, tensor in trainer.teacher.weights.parts.items():
         assert torch.equal(saved[name], tensor)
+
+
+def teacher_of_checkpoint(make_trainer, tmp_path, spoil, **options):
+    """Resume from a checkpoint whose teacher was spoiled, and give the error."""
+    make_trainer(teacher_model_kind="ema", save_strategy="steps", save_steps=2).train()
+    checkpoint = tmp_path / "out" / "checkpoint-2"
+    spoil(checkpoint)
+    trainer = make_trainer(**{"teacher_model_kind": "ema", "max_steps": 3, **options})
+    with pytest.raises(ValueError) as error:
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+    assert str(checkpoint) in str(error.value) and "start the teacher afresh" in str(error.value)
+    return str(error.value)
+
+
+def rewritten(change):
+    def spoil(checkpoint):
+        tensors = load_file(checkpoint / "teacher.safetensors")
+        change(tensors)
+        save_file(tensors, checkpoint / "teacher.safetensors")
+
+    return spoil
+
+
+def other_engine(checkpoint):
+    state = json.loads((checkpoint / "teacher_state.json").read_text())
+    (checkpoint / "teacher_state.json").write_text(json.dumps(state | {"sharded_by": "FSDP2"}))
+
+
+SPOILT = {
+    "another kind": (lambda checkpoint: None, {"teacher_model_kind": "snapshot", "teacher_sync_steps": 2}, "'ema'"),
+    "another engine": (other_engine, {}, "written under FSDP2"),
+    "no state": (lambda checkpoint: (checkpoint / "teacher_state.json").unlink(), {}, "but of None"),
+    "no weights": (lambda checkpoint: (checkpoint / "teacher.safetensors").unlink(), {}, "No such file"),
+    "cut off": (lambda checkpoint: (checkpoint / "teacher.safetensors").write_bytes(b"x" * 99), {}, "does not fit"),
+    "another shape": (
+        rewritten(lambda tensors: tensors.update({"model.norm.weight": torch.ones(3)})), {},
+        "'model.norm.weight' has the shape (3,) there and (32,)",
+    ),
+    "a parameter less": (rewritten(lambda tensors: tensors.pop("model.norm.weight")), {}, "is missing"),
+    "a parameter more": (rewritten(lambda tensors: tensors.update(other=torch.ones(1))), {}, "'other' is there"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_a_teacher_state_that_does_not_fit(make_trainer, tmp_path, case):
+    spoil, options, named = SPOILT[case]
+    assert named in teacher_of_checkpoint(make_trainer, tmp_path, spoil, **options)
+
+
+def test_autocast_does_not_mix_up_student_and_teacher(make_trainer):
+    """Within one context, autocast casts a parameter once and remembers the result by the parameter."""
+    trainer = make_trainer(teacher_model_kind="base", bf16=True, use_cpu=True)
+    inputs = batch_of(trainer)
+    start = teacher_answer(trainer, inputs)
+    move(trainer.model)
+
+    def student():
+        return trainer.model.model(inputs["prompt_ids"]).last_hidden_state
+
+    with torch.autocast("cpu", torch.bfloat16):
+        alone = student()
+        assert torch.equal(teacher_answer(trainer, inputs), start)
+        assert torch.equal(student(), alone)
+
+
+def test_the_student_gets_its_weights_back(make_trainer):
+    """Also where the teacher's forward fails, and with the copies' own memory untouched."""
+    trainer = make_trainer(teacher_model_kind="ema")
+    own = {name: param.data_ptr() for name, param in trainer.model.named_parameters()}
+    parts = {name: part.clone() for name, part in trainer.teacher.weights.parts.items()}
+    with pytest.raises(ZeroDivisionError), trainer.teacher.answering(trainer.model):
+        assert all(param.data_ptr() != own[name] for name, param in trainer.model.named_parameters())
+        raise ZeroDivisionError
+    assert {name: param.data_ptr() for name, param in trainer.model.named_parameters()} == own
+    assert trainer.model.training
+    assert all(torch.equal(part, parts[name]) for name, part in trainer.teacher.weights.parts.items())

@@ -28,6 +28,8 @@ SIGNATURES = {
     "create_model_card": "self model_name dataset_name tags",
     "_save_checkpoint": "self model trial",
     "_load_optimizer_and_scheduler": "self checkpoint",
+    "create_scheduler": "self num_training_steps optimizer",
+    "evaluation_loop": "self dataloader description prediction_loss_only ignore_keys metric_key_prefix",
 }
 
 HELPERS = {
@@ -77,6 +79,12 @@ def test_the_forward_comes_before_the_advantages():
     source = inspect.getsource(GRPOTrainer._compute_loss)
     forward, advantages = source.index("_get_per_token_logps_and_entropies"), source.index('inputs["advantages"]')
     assert forward < advantages, "sampled_token mode sets the advantages in the forward, before TRL reads them"
+
+
+def test_the_scheduler_is_made_between_wrapping_and_loading():
+    source = inspect.getsource(GRPOTrainer._prepare_for_training)
+    places = [source.index(text) for text in ("accelerator.prepare(", "self.create_scheduler(", "load_checkpoint(")]
+    assert places == sorted(places), "a base teacher takes the start weights there, sharded and before a checkpoint"
 
 
 @pytest.mark.parametrize("key", BATCH_KEYS)

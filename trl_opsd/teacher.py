@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     PreTrainedModel,
@@ -141,7 +142,7 @@ class Teacher:
         if moves:
             try:
                 self.weights.shards.load(folder, self.weights.params, self.weights.parts)
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, SafetensorError) as error:
                 raise ValueError(_refusal(folder, f"does not fit: {error}")) from error
 
     def _state(self) -> dict[str, Any]:
