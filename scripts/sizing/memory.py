@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from sizing.setup import Setup
 
 
-GENERATE, TEACHER, HEAD, BACKWARD, STEP = PHASES = ("generate", "teacher", "head", "backward", "step")
-TRAINING = PHASES[1:]
+PHASES = ("generate", "teacher", "forward", "head", "backward", "step")
+GENERATE, TEACHER, FORWARD, HEAD, BACKWARD, STEP = PHASES
 
 # Of trl_opsd.kernels.chunks: bytes of a chunk's logits, most tokens of it, entries of a tile
 CHUNKS = {"cpu": (320 * 2**20, 256, 2**18), "cuda": (2**30, 4096, 2**23)}
@@ -83,8 +83,8 @@ def teacher(setup: Setup) -> list[Part]:
     return [
         Part("teacher", copy),
         Part("lending the teacher's weights", lending(setup), (TEACHER,)),
-        Part("teacher's activations", tokens * inference_per_token(setup), (TEACHER,)),
-        Part("teacher's hidden states", answer, (TEACHER, HEAD)),
+        Part("teacher's activations", tokens * inference_per_token(setup, tokens // rows), (TEACHER,)),
+        Part("teacher's hidden states", answer, (TEACHER, FORWARD, HEAD)),
         Part("teacher's head", teacher_head(setup), (HEAD,)),
     ]
 
@@ -111,20 +111,21 @@ def engine(setup: Setup) -> list[Part]:
     """Buckets, gathered weights and casts."""
     shape, trained = setup.shape, setup.trained
     heads = shape.head * (1 if shape.tied else 2) * setup.entry
+    forwards = (TEACHER, FORWARD, HEAD, BACKWARD)
     if setup.engine == "ddp":  # buckets beside the gradients: accelerate leaves `gradient_as_bucket_view` off
         own = [Part("gradient buckets", trained * setup.trained_entry)]
     elif setup.engine in ("zero1", "zero2"):
         own = [Part("gradient buckets", min(trained, REDUCE_BUCKET) * setup.entry, (BACKWARD,))]
     elif setup.engine == "zero3":
         own = [
-            Part("gathered weights", min(shape.parameters, LIVE_PARAMETERS) * setup.entry, (TEACHER, HEAD, BACKWARD)),
+            Part("gathered weights", min(shape.parameters, LIVE_PARAMETERS) * setup.entry, forwards),
             Part("gradient buckets", min(trained, REDUCE_BUCKET) * setup.entry, (BACKWARD,)),
         ]
     elif setup.engine == "fsdp2":  # the layer at work and the next; embedding and head are one unit
         layers = 2 * shape.layer * setup.entry
         unsharded = (layers + heads) if not setup.lora else 2 * shape.adapter(setup.lora) / shape.layers * 4
         own = [
-            Part("gathered weights", layers + heads, (TEACHER, HEAD, BACKWARD)),
+            Part("gathered weights", layers + heads, forwards),
             Part("gradient buckets", unsharded, (BACKWARD,)),
         ]
     else:
@@ -163,37 +164,44 @@ def saved_per_token(setup: Setup) -> float:
     return hidden * shape.hidden + 8 + qk_norm + attention + 4 * b * shape.intermediate
 
 
-def inference_per_token(setup: Setup) -> float:
-    """Most that a forward without gradient holds of a token at a time: in the MLP or in the attention."""
+def inference_per_token(setup: Setup, length: int) -> float:
+    """Most that a forward which keeps nothing holds of a token of a row of `length`: in the MLP or in the attention."""
     shape, b = setup.shape, setup.entry
     mlp = 3 * b * shape.intermediate + 2 * (setup.stream + b) * shape.hidden
-    attention = b * (4 * shape.query + 2 * shape.key + setup.teacher_prompt + setup.completion)
-    return max(mlp, attention + (2 * setup.stream + b) * shape.hidden)
+    attention = b * (4 * shape.query + 2 * shape.key + length) + (2 * setup.stream + b) * shape.hidden
+    return max(mlp, attention) + length  # the mask
 
 
 def saved(setup: Setup) -> float:
-    """What the student's forward keeps for the backward of a micro-batch: inputs of layers, or all of them."""
+    """What the layers keep for the backward of a micro-batch: their inputs, or all that they need."""
     shape, tokens = setup.shape, setup.rows * setup.length
-    final = (8 if setup.stream == 4 else 6) * shape.hidden + 12  # the last norm, and the ids
     if setup.checkpointing:
-        return tokens * (final + shape.layers * setup.stream * shape.hidden)
+        return tokens * shape.layers * setup.stream * shape.hidden
     rotary = 2 * shape.head_dim * setup.stream * setup.length
-    return tokens * (final + shape.layers * saved_per_token(setup)) + rotary + casts(setup)
+    return tokens * shape.layers * saved_per_token(setup) + rotary + casts(setup)
+
+
+def saved_last(setup: Setup) -> float:
+    """What the last norm keeps, and the ids."""
+    return setup.rows * setup.length * ((8 if setup.stream == 4 else 6) * setup.shape.hidden + 12)
 
 
 def activations(setup: Setup) -> list[Part]:
     """Of the student, and autocast's casts in both forwards."""
-    shape, tokens, b = setup.shape, setup.rows * setup.length, setup.entry
-    kept, working = saved(setup), 2 * b * shape.intermediate
+    shape, tokens = setup.shape, setup.rows * setup.length
+    gradients = 2 * setup.entry * shape.intermediate
     if setup.checkpointing:  # one layer again in full
-        working += saved_per_token(setup)
-        one_cast = casts(setup) / shape.layers
+        backward = tokens * (gradients + saved_per_token(setup)) + casts(setup) / shape.layers
+        # Whose residual stream is the input that it keeps
+        forward = tokens * (inference_per_token(setup, setup.length) - setup.stream * shape.hidden)
     else:
-        working, one_cast = max(working, 20 * shape.hidden), 0
+        backward, forward = tokens * max(gradients, 20 * shape.hidden), 0
     return [
-        Part("activations kept for backward", kept, (HEAD, BACKWARD)),
-        Part("activations at work", tokens * working + one_cast, (BACKWARD,)),
-        Part("casts of weights", casts(setup), (TEACHER, HEAD) if setup.checkpointing else (TEACHER,)),
+        Part("activations kept for backward", saved(setup), (FORWARD, HEAD, BACKWARD)),
+        Part("last norm", saved_last(setup), (HEAD, BACKWARD)),
+        Part("activations at work, forward", forward, (FORWARD,)),
+        Part("activations at work, backward", backward, (BACKWARD,)),
+        Part("casts of weights", casts(setup), (TEACHER, FORWARD, HEAD) if setup.checkpointing else (TEACHER,)),
     ]
 
 

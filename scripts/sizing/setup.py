@@ -61,7 +61,7 @@ class Setup:
     tensor_parallel: int = 1
     server_gpus: int = 0
     utilization: float | None = None
-    sleep: bool = True
+    sleep: bool = False
     device: str = "cuda"
 
     def __post_init__(self) -> None:

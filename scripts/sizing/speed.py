@@ -9,7 +9,7 @@ Legend: as in `memory`; P parameters in the matrices of the body, R rows of a ra
 import math
 from dataclasses import dataclass
 
-from sizing.memory import VIEWS_OF_A_FORWARD, concurrency, engine_rollouts, peak
+from sizing.memory import VIEWS_OF_A_FORWARD, concurrency, engine_rollouts
 from sizing.setup import Setup
 
 
@@ -155,11 +155,3 @@ def update(setup: Setup, hardware: Hardware) -> Span:
     touched = share * (2 * setup.optimizer_entry + 2 * setup.trained_entry + setup.trained_entry)
     gathered = setup.trained * setup.trained_entry if setup.engine in ("zero1", "zero2") else 0
     return _longer("update", memory=_memory(touched, hardware), links=collective(setup, gathered, hardware))
-
-
-def better(one: Setup, other: Setup | None, hardware: Hardware) -> bool:
-    """Whether `one` is the setup to take: it makes more tokens a second, by more than 1 %, or as many in less memory."""
-    if other is None:
-        return True
-    ratio = tokens_per_second(one, hardware) / tokens_per_second(other, hardware)
-    return ratio > 1.01 or (ratio > 0.99 and peak(one)[0] < peak(other)[0])
