@@ -52,6 +52,8 @@ def main(folder: str, shape: dict[str, Any], engines: list[str]) -> None:
     result = {}
     for engine in engines:
         AcceleratorState._reset_state(reset_partial_state=True)
+        for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"):  # what the engine before left
+            os.environ.pop(name, None)
         options = {"model_options": shape, "rows_with_view": [0, 1, 2], "optim": "adamw_torch", "max_steps": 1}
         options |= {"per_device_train_batch_size": 2, "teacher_model_kind": "base", **engine_options(engine, "reshard")}
         trainer = worker.build(folder, options)

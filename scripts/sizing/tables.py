@@ -122,8 +122,8 @@ def savings(model: str = "qwen3-32b", engine: str = "zero3") -> str:
         ("as in the tables, but `vllm_enable_sleep_mode=False`", {}),
         ("`vllm_enable_sleep_mode=True`", {"sleep": True}),
         ("`per_device_train_batch_size=1`, `gradient_accumulation_steps=32`", {"rows": 1, "accumulation": 32}),
-        ("`teacher_model_kind=\"live\"`", {"teacher": "live"}),
         ("`vllm_tensor_parallel_size=8`", {"tensor_parallel": 8}),
+        ("`teacher_model_kind=\"live\"`", {"teacher": "live"}),
         (f"LoRA of rank {plans.RANK} under `fsdp2`, `base` teacher",
          {"lora": plans.RANK, "engine": "fsdp2", "dtype": "bfloat16", "teacher": "base"}),
     ]  # fmt: skip

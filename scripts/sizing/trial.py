@@ -25,7 +25,7 @@ from sizing.shapes import Shape
 from trl_opsd import OPSDConfig, OPSDTrainer
 
 
-SHAPE = Shape("small Qwen3", 6, 384, 1152, 6, 3, 64, 12_288, tied=True, qk_norm=True)
+SHAPE = Shape("small Qwen3", 4, 384, 1152, 6, 3, 64, 12_288, tied=True, qk_norm=True)
 WARM = Shape("warm-up", 1, 32, 64, 2, 1, 16, 100, tied=True, qk_norm=True)
 SETTING = {**RUN, "rows": 4, "accumulation": 2, "prompt": 32, "completion": 64, "teacher_prompt": 64}
 RUNS: dict[str, dict[str, Any]] = {
@@ -54,9 +54,7 @@ def train(setup: Setup, steps: int) -> None:
     """Build the model and train on completions of exactly the lengths of `setup`."""
     prompt = " ".join("abcdefg"[i % 7] for i in range(setup.prompt))
     context = " ".join("gfedcba"[i % 7] for i in range(setup.teacher_prompt - setup.prompt))
-    rows = [
-        {"prompt": [{"role": "user", "content": prompt}], "privileged_context": f"{context} {n}"} for n in range(64)
-    ]
+    rows = [{"prompt": [{"role": "user", "content": prompt}], "privileged_context": context}] * 64
     with tempfile.TemporaryDirectory() as folder:
         trainer = OPSDTrainer(
             model=build("qwen3", setup.shape, getattr(torch, setup.dtype)),
@@ -99,8 +97,9 @@ def whole_steps() -> list[Check]:
 
 def main() -> None:
     torch.set_num_threads(1)
+    found = all_checks()
     map_arrays()
-    found = [*all_checks(), *whole_steps()]
+    found += whole_steps()
     print(f"{tables.START}\n{tables.checks(found)}")
     wrong = [f"{one.what}: {one.deviation:+.1%}, allowed {one.tolerance:.0%}" for one in found if not one.holds]
     if wrong:
