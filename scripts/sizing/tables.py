@@ -151,7 +151,7 @@ def checks(found: "list[Check]") -> str:
                 f"{worst.computed:,.0f}",
                 f"{worst.measured:,.0f}",
                 f"{100 * worst.deviation:+.1f} %",
-                f"{100 * worst.tolerance:.0f} %",
+                f"{100 * worst.tolerance:g} %",
             ]
         )
     return table(["what", "comparisons", "computed, of the worst", "measured", "deviation", "allowed"], rows)
