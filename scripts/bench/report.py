@@ -83,21 +83,22 @@ def write_csv(path: Path, rows: list[Row]) -> None:
     print(f"{path} written.")
 
 
-def put(output: Path, blocks: dict[str, str]) -> None:
+def put(output: Path, blocks: dict[str, str], name: str = "performance.md") -> None:
     """
-    Show blocks of Markdown, and put each between its markers in performance.md beside the output folder; markers that
-    are not there yet come at the end.
+    Show blocks of Markdown, and put each between its markers in a page beside the output folder; markers that are not
+    there yet come at the end.
 
     Args:
         output (`Path`): Folder of the CSV files.
         blocks (`dict[str, str]`): Text by the name of its markers.
+        name (`str`): Of the page.
     """
-    page = output.parent / "performance.md"
+    page = output.parent / name
     text = page.read_text() if page.exists() else ""
-    for name, block in blocks.items():
+    for marker, block in blocks.items():
         print(f"\n{block}\n")
-        marked = f"<!-- {name} -->\n{block}\n<!-- /{name} -->"
-        pattern = re.compile(rf"<!-- {name} -->.*?<!-- /{name} -->", re.S)
+        marked = f"<!-- {marker} -->\n{block}\n<!-- /{marker} -->"
+        pattern = re.compile(rf"<!-- {marker} -->.*?<!-- /{marker} -->", re.S)
         text = pattern.sub(lambda _, new=marked: new, text) if pattern.search(text) else f"{text}\n{marked}\n"
     page.write_text(text)
 
