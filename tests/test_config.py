@@ -3,6 +3,7 @@
 """`OPSDConfig` by itself, on the command line, and the weight of the policy term that the trainer makes of it."""
 
 import copy
+import inspect
 import json
 import pickle
 import re
@@ -398,12 +399,13 @@ BASE = {"num_generations": 1, "bf16": False, "report_to": "none"}
 def test_every_option_is_explained(option):
     assert option.metadata["help"].endswith("."), "help of the command line"
     assert option.metadata.get("choices") == (list(CHOICES[option.name]) if option.name in CHOICES else None)
-    entry = re.search(rf"^        {option.name} \(`.+\):$", OPSDConfig.__doc__, re.MULTILINE)
+    doc = inspect.getdoc(OPSDConfig)
+    entry = re.search(rf"^    {option.name} \(`.+\):$", doc, re.MULTILINE)
     assert entry, "docstring"
     default = f'"{option.default}"' if isinstance(option.default, str) else option.default
     expected = "*optional*" if option.default is None else f"*optional*, defaults to `{default}`"
     assert entry.group().endswith(f", {expected}):")
-    text = OPSDConfig.__doc__[entry.end() :].split("\n        ")[1]
+    text = doc[entry.end() :].split("\n    ")[1]
     assert text.startswith("    ") and text.strip(), "the entry has a text"
 
 

@@ -178,12 +178,13 @@ class StudentPass:
         tensors = (student.weight, student.bias, teacher.weight, teacher.bias)
         # The head of a copied teacher is no parameter, and comes gathered
         with maybe_gather_lm_head_ctx(*(tensor for tensor in tensors if isinstance(tensor, nn.Parameter))):
-            student, teacher = _local(student), _local(teacher)
-            vocabulary = min(student.weight.shape[0], teacher.weight.shape[0])
+            own = _local(student)
+            other = own if teacher is student else _local(teacher)
+            vocabulary = min(own.weight.shape[0], other.weight.shape[0])
             task = Task(
-                head=student.cut(vocabulary),
+                head=own.cut(vocabulary),
                 teacher_hidden=self.teacher_hidden.to(device),
-                teacher_head=teacher.cut(vocabulary),
+                teacher_head=other.cut(vocabulary),
                 labels=labels[index],
                 weights=self.weights.to(device),
                 spec=self.spec,

@@ -39,9 +39,9 @@ class Whole:
         """The entries of a part that are weights and on no other rank, not padding."""
         return part
 
-    def gather(self, param: nn.Parameter, part: torch.Tensor) -> torch.Tensor:
-        """The whole tensor that `part` is a part of, in the type of `param`. All ranks must call it."""
-        return part.to(param.dtype)
+    def gather(self, param: nn.Parameter, part: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """The whole tensor that `part` is a part of, sent and returned in `dtype`. All ranks must call it."""
+        return part.to(dtype)
 
     @contextmanager
     def lent(self, model: nn.Module, params: dict[str, nn.Parameter], parts: Tensors) -> Iterator[None]:
@@ -110,9 +110,9 @@ class ZeRO3(Whole):
         start = torch.distributed.get_rank(param.ds_process_group) * part.numel()
         return part[: max(0, param.ds_numel - start)]
 
-    def gather(self, param: nn.Parameter, part: torch.Tensor) -> torch.Tensor:
+    def gather(self, param: nn.Parameter, part: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         group = param.ds_process_group
-        part = part.to(param.device, param.ds_tensor.dtype)
+        part = part.to(param.device, dtype)
         whole = part.new_empty(part.numel() * torch.distributed.get_world_size(group))
         torch.distributed.all_gather_into_tensor(whole, part.contiguous(), group=group)
         return whole[: param.ds_numel].view(param.ds_shape)
@@ -151,8 +151,8 @@ class FSDP2(Whole):
     def part(self, param: nn.Parameter) -> torch.Tensor:
         return param.detach().to_local()
 
-    def gather(self, param: nn.Parameter, part: torch.Tensor) -> torch.Tensor:
-        return self._whole(param, part.to(param.device_mesh.device_type, param.dtype)).full_tensor()
+    def gather(self, param: nn.Parameter, part: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        return self._whole(param, part.to(param.device_mesh.device_type, dtype)).full_tensor()
 
     @contextmanager
     def lent(self, model: nn.Module, params: dict[str, nn.Parameter], parts: Tensors) -> Iterator[None]:

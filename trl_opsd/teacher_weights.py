@@ -122,13 +122,14 @@ class CopiedWeights:
     def head(self) -> Head | None:
         """The teacher's head, `None` for the student's own. To be called inside the student's forward, by all ranks."""
         head = model_head(self._base(), self.float32_head)
-        weight, bias = (self._gathered(name) for name in self._head_names)
+        # In the type that the student's head has here: FSDP2's mixed precision gathers float32 weights in bfloat16
+        weight, bias = (self._gathered(name, head.weight.dtype) for name in self._head_names)
         if weight is None and bias is None:
             return None
         return replace(head, weight=head.weight if weight is None else weight, bias=head.bias if bias is None else bias)
 
-    def _gathered(self, name: str | None) -> torch.Tensor | None:
-        return None if name is None else self.shards.gather(self.params[name], self.parts[name])
+    def _gathered(self, name: str | None, dtype: torch.dtype) -> torch.Tensor | None:
+        return None if name is None else self.shards.gather(self.params[name], self.parts[name], dtype)
 
 
 class SeparateModel:

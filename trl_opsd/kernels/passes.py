@@ -32,7 +32,9 @@ class Pass:
 
     def __init__(self, hidden: torch.Tensor, task: Task, sums: Sums):
         self.hidden, self.task, self.sums = hidden, task, sums
-        self.student, self.teacher = task.head.prepared(hidden), task.teacher_head.prepared(hidden)
+        self.student = task.head.prepared(hidden)
+        # Cast once where it is one head
+        self.teacher = self.student if task.teacher_head is task.head else task.teacher_head.prepared(hidden)
         new, (k, m) = task.weights.new_zeros, task.weights.shape
         # Whole from the start: small tensors that outlive a tile, made between large ones that do not, would fragment
         # the heap, and every tile would land on new pages
