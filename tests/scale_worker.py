@@ -9,12 +9,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+
+from on_cpu import allow_engines_on_cpu, use_deepspeeds_slow_operators  # isort: skip, it hides the GPUs from torch
+
 import torch
 from accelerate.state import AcceleratorState
 from torch.distributed.tensor import DTensor
 
 import worker
-from sharded_worker import allow_sharding_on_cpu, engine_options
+from sharded_worker import engine_options
 from trl_opsd import OPSDTrainer
 
 
@@ -45,17 +48,22 @@ def held(trainer: OPSDTrainer, engine: str) -> dict[str, int]:
 
 def main(folder: str, shape: dict[str, Any], engines: list[str]) -> None:
     torch.set_num_threads(1)
-    allow_sharding_on_cpu()
-    import deepspeed
-
-    deepspeed.ops.__compatible_ops__ = {}  # it would compile an operator for gloo, which takes minutes
+    allow_engines_on_cpu()
+    use_deepspeeds_slow_operators()
     result = {}
     for engine in engines:
         AcceleratorState._reset_state(reset_partial_state=True)
         for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"):  # what the engine before left
             os.environ.pop(name, None)
-        options = {"model_options": shape, "rows_with_view": [0, 1, 2], "optim": "adamw_torch", "max_steps": 1}
-        options |= {"per_device_train_batch_size": 2, "teacher_model_kind": "base", **engine_options(engine, "reshard")}
+        options = {
+            "model_options": shape,
+            "rows_with_view": [0, 1, 2],
+            "optim": "adamw_torch",
+            "max_steps": 1,
+            "per_device_train_batch_size": 2,
+            "teacher_model_kind": "base",
+            **engine_options(engine, "reshard", bfloat16=False),
+        }
         trainer = worker.build(folder, options)
         trainer.train()
         result[engine] = held(trainer, engine)
