@@ -104,7 +104,7 @@ def teacher_head(setup: Setup) -> float:
     if not setup.copied_head:
         return 0
     made = setup.shards_weights or setup.teacher_entry != setup.trained_entry
-    return setup.shape.head * setup.trained_entry if made else 0
+    return setup.shape.head * (setup.entry if setup.engine == "fsdp2" else setup.trained_entry) if made else 0
 
 
 def engine(setup: Setup) -> list[Part]:
@@ -221,11 +221,10 @@ def kernel(setup: Setup) -> list[Part]:
     elementwise = (5 + 3 * views) * tile * shape.vocabulary * 4
     product = shape.head * b if b < 4 and not setup.lora else 0  # what a chunk adds to the head's gradient
     logits = (views + 1) * size * shape.vocabulary * b
-    # `Head.prepared` casts the student's head and the teacher's, also where they are one
+    # `Head.prepared` casts the student's head and, where it is another one, the teacher's; FSDP2 gathers them cast
     stored = setup.frozen_entry if setup.lora else setup.trained_entry
-    cast = 2 * shape.head * b if setup.autocast else 0
-    if setup.engine == "fsdp2" and setup.copied_head and stored != b:
-        cast = shape.head * b
+    heads = 2 if setup.copied_head else 1
+    cast = heads * shape.head * b if stored != b and setup.engine != "fsdp2" else 0
     hidden_states = (4 + 2 * b) * tokens * shape.hidden  # gradient, hidden states of the completion, and those picked
     return [
         Part("kernel: logits of a chunk", logits + max(elementwise, product), (HEAD,)),
