@@ -93,6 +93,10 @@ def test_batch_key(key):
     assert f'"{key}": ' in source, f"the batch of GRPOTrainer has no key {key} any more"
 
 
+def test_the_fused_head_runs_without_triton():
+    assert trl.trainer.utils._ChunkedLogProbFunction is not None, "as in trl 1.15, which runs on GPUs alone"
+
+
 def test_losses_are_not_scaled_for_accumulation_by_transformers():
     assert GRPOTrainer.loss_is_scaled_for_ga is True, "every term divides by its own normaliser"
 
