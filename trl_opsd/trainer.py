@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import gather, gather_object
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from peft import PeftConfig, PeftModel
 from torch import nn
@@ -30,19 +30,21 @@ from trl_opsd.checks import (
 from trl_opsd.config import OPSDConfig
 from trl_opsd.diagnostics import SignalMonitor
 from trl_opsd.encoding import EncodedView, alignment_error, check_views, encode_view
+from trl_opsd.failures import raised_everywhere, reward_name
 from trl_opsd.forward import MODALITIES, ObservedForward, add_distillation_forward
 from trl_opsd.literal import control_tokens, encode_literally
 from trl_opsd.metrics import PREFIX, generation_metrics, mean_gaps, token_metrics
 from trl_opsd.model_card import PAPER, add_settings
 from trl_opsd.prefix import can_share_prefix
 from trl_opsd.privileged import DatasetColumn
+from trl_opsd.restarts import RestartableTrainer
 from trl_opsd.rollouts import PrivilegedSource, Rollout, View, collect_rollouts, shown_context
 from trl_opsd.teacher import Teacher, TeacherFollows
 from trl_opsd.teacher_batch import add_teacher_batches, view_names
 from trl_opsd.term import DistillationTerm, batch_keys
 
 
-class OPSDTrainer(GRPOTrainer):
+class OPSDTrainer(RestartableTrainer):
     """
     Trainer for on-policy self-distillation (OPSD), a drop-in extension of [`~trl.GRPOTrainer`].
 
@@ -84,6 +86,7 @@ class OPSDTrainer(GRPOTrainer):
     _tag_names = ["trl", "opsd"]
     _name = "OPSD"
     _paper = PAPER
+    _planned_key = "teacher_batches"
 
     def __init__(
         self,
@@ -160,7 +163,6 @@ class OPSDTrainer(GRPOTrainer):
         self._max_length = args.teacher_max_length or context_length(self.model, self.teacher.model)
         self._rollouts: list[Rollout] = []
         self._views: list[list[View]] = []
-        self._generation = 0
         if isinstance(self.privileged, DatasetColumn) and self.environment_factories is None:
             for name, dataset in (("train_dataset", self.train_dataset), ("eval_dataset", self.eval_dataset)):
                 check_dataset_lengths(name, dataset, self.privileged, self._teacher_prompt_ids, self._max_length, args)
@@ -182,10 +184,12 @@ class OPSDTrainer(GRPOTrainer):
         self, inputs: list[dict], prompts: list, completions: list, completion_ids_list: list[list[int]]
     ) -> torch.Tensor:
         # The one hook where rows, prompts (after an environment's reset), completions, ids and rewards meet
-        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if not self._distills:
-            return rewards
-        count, first = len(prompts), self.accelerator.process_index * len(prompts)
+            return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        count, first, step = len(prompts), self.accelerator.process_index * len(prompts), self.state.global_step
+        none = torch.zeros(count, len(self.reward_funcs), device=self.accelerator.device)
+        with raised_everywhere(self.accelerator, "the rewards", step, reward_name, join=partial(gather, none)):
+            rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         names = self.reward_func_names if self._has_reward else []
         self._rollouts = collect_rollouts(
             inputs,
@@ -195,13 +199,14 @@ class OPSDTrainer(GRPOTrainer):
             [dict(zip(names, values, strict=False)) for values in rewards[first : first + count].tolist()],
             first,
             self.num_generations if self.model.training else self.num_generations_eval,
-            self.state.global_step,
+            step,
         )
-        self._views = self.privileged(self._rollouts)
-        check_views(self._views, self._rollouts)
+        with raised_everywhere(self.accelerator, "the privileged source", step):
+            self._views = self.privileged(self._rollouts)
+            check_views(self._views, self._rollouts)
         if self.log_completions:  # must be there before TRL flushes the table's extra columns
             self._log_completion_extra("privileged_context", [shown_context(views) for views in self._views])
-            self._log_completion_extra("mean_gap", [float("nan")] * count)
+            self._log_completion_extra("mean_gap", [torch.nan] * count)
         return rewards
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
@@ -229,9 +234,10 @@ class OPSDTrainer(GRPOTrainer):
         """Views of the local batch by name. Every rank has the same names, also those that none of its rows has."""
         names = sorted(set(gather_object([view.name for views in self._views for view in views]))) or ["privileged"]
         limit = (self._max_length, self.args.teacher_overlong)
-        return {
-            name: encode_view(name, self._rollouts, self._views, self._teacher_prompt_ids, *limit) for name in names
-        }
+        with raised_everywhere(self.accelerator, "the teacher's prompts", self.state.global_step):
+            return {
+                name: encode_view(name, self._rollouts, self._views, self._teacher_prompt_ids, *limit) for name in names
+            }
 
     def _teacher_prompt_ids(self, prompts: list, contexts: list) -> list[list[int]]:
         """Token ids of teacher prompts: the student's template and tools, with the teacher's template arguments."""
@@ -385,15 +391,13 @@ class OPSDTrainer(GRPOTrainer):
         if self._distills and self.is_world_process_zero():
             add_settings(Path(self.args.output_dir) / "README.md", self.args, self.policy_weight)
 
-    # Checkpoints
+    # Restarts
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        if self._distills and self.args.should_save:
-            folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-            self.teacher.save(folder)
+    def save_own_state(self, folder: Path) -> None:
+        self.teacher.save(folder)
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if self._distills and checkpoint is not None:
-            self.teacher.load(Path(checkpoint))
+    def load_own_state(self, folder: Path) -> None:
+        self.teacher.load(folder)
+        self.monitor.recall(self.state.log_history)
+        if self._buffered_inputs is not None:
+            add_teacher_batches(self._buffered_inputs, self.accelerator, self._may_share_prefix)
