@@ -26,8 +26,8 @@ from trl_opsd import OPSDConfig, OPSDTrainer
 from trl_opsd.checkpoints import MARKER, last_complete
 
 
-STEPS = 11  # of the optimizer: one epoch of eight and part of the next
-# A generation batch lasts for four steps; logs, checkpoints and evaluations fall on different ones
+STEPS = 11  # of the optimizer
+# A generation batch is an epoch and lasts for four steps; logs, checkpoints and evaluations fall on different ones
 OPTIONS: dict[str, Any] = {
     "per_device_train_batch_size": 4,
     "num_generations": 2,
@@ -54,7 +54,7 @@ ROWS = [
         "prompt": [{"role": "user", "content": "What is " + "very " * (i % 4) + f"{i}?"}],
         "privileged_context": f"The answer is {i}." if i % 3 else None,
     }
-    for i in range(16)
+    for i in range(8)
 ]
 TIMED = ("runtime", "per_second", "step_time")
 
@@ -66,25 +66,30 @@ class RecordedTrainer(OPSDTrainer):
         inputs = super()._prepare_inputs(generation_batch)
         if self.model.training:
             rows = {name: inputs[name].tolist() for name in ("prompt_ids", "completion_ids", "advantages")}
-            with open(Path(self.args.output_dir) / "rows.jsonl", "a") as file:
+            with open(Path(self.args.output_dir) / f"rows-{self.args.process_index}.jsonl", "a") as file:
                 file.write(json.dumps([self._step, rows]) + "\n")
         return inputs
 
 
-def run(folder: Path, stream: bool) -> None:
-    """One run to its end, from the last complete checkpoint in `folder`, if there is one."""
+def build(folder: Path, data: Any = None, reward: Any = conftest.length_reward, **arguments: Any) -> RecordedTrainer:
+    """The trainer of one run. Keywords go to `OPSDConfig` or, where they are its arguments, to the trainer."""
     tokenizer = tiny.tokenizer()
-    data = IterableDataset.from_generator(lambda: iter(ROWS * 3)) if stream else Dataset.from_list(ROWS)
-    trainer = RecordedTrainer(
+    own = {name: arguments.pop(name) for name in ("privileged", "callbacks") if name in arguments}
+    return RecordedTrainer(
         tiny.model(tokenizer, attention_dropout=0.1),
-        reward_funcs=conftest.length_reward,
-        args=OPSDConfig(str(folder), **{**conftest.ARGS, **OPTIONS}),
-        train_dataset=data,
+        reward_funcs=reward,
+        args=OPSDConfig(str(folder), **{**conftest.ARGS, **OPTIONS, **arguments}),
+        train_dataset=Dataset.from_list(ROWS) if data is None else data,
         eval_dataset=Dataset.from_list(ROWS[:4]),
         processing_class=tokenizer,
+        **own,
     )
-    trainer.train(resume_from_checkpoint=last_complete(folder) is not None)
-    left = {
+
+
+def left_by(trainer: RecordedTrainer) -> dict[str, Any]:
+    """All of a run that must be equal, in types that `torch.load` reads."""
+    folder = Path(trainer.args.output_dir)
+    return {
         "weights": dict(trainer.model.named_parameters()),
         "optimizer": trainer.optimizer.state_dict(),
         "scheduler": trainer.lr_scheduler.state_dict(),
@@ -94,12 +99,16 @@ def run(folder: Path, stream: bool) -> None:
             {name: value for name, value in log.items() if not name.endswith(TIMED)}
             for log in trainer.state.log_history
         ],
-        "table": [
-            (path.name, path.read_bytes()) for path in sorted((folder / "completions").glob("*.parquet"))
-        ],
+        "table": [(path.name, path.read_bytes()) for path in sorted((folder / "completions").glob("*.parquet"))],
         "checkpoints": sorted(path.name for path in folder.glob("*checkpoint*")),
     }
-    torch.save(left, folder / "left.pt")
+
+
+def run(folder: Path, stream: bool) -> None:
+    """One run to its end, from the last complete checkpoint in `folder`, if there is one."""
+    trainer = build(folder, IterableDataset.from_generator(lambda: iter(ROWS * 4)) if stream else None)
+    trainer.train(resume_from_checkpoint=last_complete(folder) is not None)
+    torch.save(left_by(trainer), folder / "left.pt")
 
 
 def fork(folder: Path, stream: bool) -> int:
@@ -180,17 +189,17 @@ def same(one: Any, other: Any, place: str) -> None:
         assert both_nan or one == other, f"{place}: {other!r}, not {one!r}"
 
 
-def rows_of(folder: Path) -> list[list[Any]]:
+def rows_of(folder: Path, rank: int) -> list[list[Any]]:
     """The recorded micro-batches; a line that a kill cut off is none."""
-    lines = (folder / "rows.jsonl").read_text().split("\n")[:-1] if (folder / "rows.jsonl").exists() else []
+    lines = (folder / f"rows-{rank}.jsonl").read_text().split("\n")[:-1]
     return [json.loads(line) for line in lines]
 
 
-def compare(folder: Path, reference: Path) -> None:
+def compare(folder: Path, reference: Path, rank: int = 0) -> None:
     """What the run left, and each micro-batch it trained on, also those that a kill lost and it trained on again."""
     same(torch.load(reference / "left.pt"), torch.load(folder / "left.pt"), "")
-    expected = dict(rows_of(reference))
-    seen = rows_of(folder)
+    expected = dict(rows_of(reference, rank))
+    seen = rows_of(folder, rank)
     for step, rows in seen:
         same(expected[step], rows, f"micro-batch {step}")
     assert {step for step, _ in seen} == expected.keys()
@@ -204,24 +213,23 @@ def main(folder: Path, points: int, seed: int, stream: bool) -> None:
     process = fork(reference, stream)
     wait(process, lambda: False)
     seconds = time.monotonic() - begin
-    kills = inside = broken = 0
-    for number in range(points):
-        killed = folder / f"killed-{number}"
-        while True:
+    kills = half_written = runs = 0
+    while kills < points:
+        runs += 1
+        killed = folder / f"killed-{runs}"
+        again = True
+        while again:
             process = fork(killed, stream)
-            within = kills % 2 == 1
-            if not wait(process, point(killed, chance, seconds, within)):
+            if not wait(process, point(killed, chance, seconds, inside=kills % 2 == 1)):
                 break  # it was quicker than the kill
             kill(process)
-            kills, inside = kills + 1, inside + within
-            half = [path.parent for path in killed.glob(f"checkpoint-*/{MARKER}")]
-            broken += len(half)
-            assert last_complete(killed) not in half
-            if chance.random() < 0.6:
-                wait(process := fork(killed, stream), lambda: False)
-                break
+            kills += 1
+            half_written += len(list(killed.glob(f"checkpoint-*/{MARKER}")))
+            again = kills < points and chance.random() < 0.5
+        else:
+            wait(fork(killed, stream), lambda: False)
         compare(killed, reference)
-    print(json.dumps({"kills": kills, "inside": inside, "half_written": broken, "seconds": seconds}))
+    print(json.dumps({"kills": kills, "half_written": half_written, "runs": runs, "seconds": seconds}))
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def _plain(value: Any) -> Any:
         return value
     if hasattr(value, "tolist"):  # NumPy's, of whose scalars some are subclasses of Python's
         return value.tolist()
-    return str(value)  # an object in a column of the completions table, which shows its text
+    return None  # an object in a column of the completions table: a gap, where its text could not stand beside others
 
 
 def save_run_state(trainer: GRPOTrainer, folder: Path, generation: int, left_out: str, start_time: float) -> None:
