@@ -3,11 +3,13 @@
 """`RestartableTrainer`: a `GRPOTrainer` whose resumed run is the uninterrupted one, and whose checkpoints are whole."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.logging import get_logger
+from accelerate.utils import gather
 from torch import nn
 from torch.utils.data import Sampler
 from transformers.trainer_utils import TrainOutput
@@ -15,6 +17,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from trl_opsd.checkpoints import is_complete, last_complete, rotate, to_resume, way_on, writing
+from trl_opsd.failures import raised_everywhere, reward_name
 from trl_opsd.run_state import load_run_state, save_run_state, take_up, take_up_loss
 
 
@@ -57,6 +60,17 @@ class RestartableTrainer(GRPOTrainer):
             if self.state.global_step > 0 or last_complete(run_dir):
                 error.add_note(f"Training stopped after step {self.state.global_step}. {way_on(run_dir)}")
             raise
+
+    def _calculate_rewards(
+        self, inputs: list[dict], prompts: list, completions: list, completion_ids_list: list[list[int]]
+    ) -> torch.Tensor:
+        arguments = inputs, prompts, completions, completion_ids_list
+        if not self._distills:
+            return super()._calculate_rewards(*arguments)
+        lacking = torch.zeros(len(prompts), len(self.reward_funcs), device=self.accelerator.device)
+        join = partial(gather, lacking)
+        with raised_everywhere(self.accelerator, "the rewards", self.state.global_step, reward_name, join):
+            return super()._calculate_rewards(*arguments)
 
     # Writing
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather, gather_object
+from accelerate.utils import gather_object
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from peft import PeftConfig, PeftModel
 from torch import nn
@@ -30,7 +30,7 @@ from trl_opsd.checks import (
 from trl_opsd.config import OPSDConfig
 from trl_opsd.diagnostics import SignalMonitor
 from trl_opsd.encoding import EncodedView, alignment_error, check_views, encode_view
-from trl_opsd.failures import raised_everywhere, reward_name
+from trl_opsd.failures import raised_everywhere
 from trl_opsd.forward import MODALITIES, ObservedForward, add_distillation_forward
 from trl_opsd.literal import control_tokens, encode_literally
 from trl_opsd.metrics import PREFIX, generation_metrics, mean_gaps, token_metrics
@@ -184,12 +184,10 @@ class OPSDTrainer(RestartableTrainer):
         self, inputs: list[dict], prompts: list, completions: list, completion_ids_list: list[list[int]]
     ) -> torch.Tensor:
         # The one hook where rows, prompts (after an environment's reset), completions, ids and rewards meet
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if not self._distills:
-            return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        count, first, step = len(prompts), self.accelerator.process_index * len(prompts), self.state.global_step
-        none = torch.zeros(count, len(self.reward_funcs), device=self.accelerator.device)
-        with raised_everywhere(self.accelerator, "the rewards", step, reward_name, join=partial(gather, none)):
-            rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+            return rewards
+        count, first = len(prompts), self.accelerator.process_index * len(prompts)
         names = self.reward_func_names if self._has_reward else []
         self._rollouts = collect_rollouts(
             inputs,
@@ -199,9 +197,9 @@ class OPSDTrainer(RestartableTrainer):
             [dict(zip(names, values, strict=False)) for values in rewards[first : first + count].tolist()],
             first,
             self.num_generations if self.model.training else self.num_generations_eval,
-            step,
+            self.state.global_step,
         )
-        with raised_everywhere(self.accelerator, "the privileged source", step):
+        with raised_everywhere(self.accelerator, "the privileged source", self.state.global_step):
             self._views = self.privileged(self._rollouts)
             check_views(self._views, self._rollouts)
         if self.log_completions:  # must be there before TRL flushes the table's extra columns
@@ -233,11 +231,9 @@ class OPSDTrainer(RestartableTrainer):
     def _encode_views(self) -> dict[str, EncodedView]:
         """Views of the local batch by name. Every rank has the same names, also those that none of its rows has."""
         names = sorted(set(gather_object([view.name for views in self._views for view in views]))) or ["privileged"]
-        limit = (self._max_length, self.args.teacher_overlong)
+        given = self._rollouts, self._views, self._teacher_prompt_ids, self._max_length, self.args.teacher_overlong
         with raised_everywhere(self.accelerator, "the teacher's prompts", self.state.global_step):
-            return {
-                name: encode_view(name, self._rollouts, self._views, self._teacher_prompt_ids, *limit) for name in names
-            }
+            return {name: encode_view(name, *given) for name in names}
 
     def _teacher_prompt_ids(self, prompts: list, contexts: list) -> list[list[int]]:
         """Token ids of teacher prompts: the student's template and tools, with the teacher's template arguments."""
