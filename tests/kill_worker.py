@@ -86,6 +86,10 @@ def build(folder: Path, data: Any = None, reward: Any = conftest.length_reward, 
     )
 
 
+def untimed(logs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in log.items() if not name.endswith(TIMED)} for log in logs]
+
+
 def left_by(trainer: RecordedTrainer) -> dict[str, Any]:
     """All of a run that must be equal, in types that `torch.load` reads."""
     folder = Path(trainer.args.output_dir)
@@ -95,10 +99,8 @@ def left_by(trainer: RecordedTrainer) -> dict[str, Any]:
         "scheduler": trainer.lr_scheduler.state_dict(),
         "teacher": trainer.teacher.weights.tensors,
         "random": torch.random.get_rng_state(),
-        "log": [
-            {name: value for name, value in log.items() if not name.endswith(TIMED)}
-            for log in trainer.state.log_history
-        ],
+        "log": untimed(trainer.state.log_history),
+        "monitor": [untimed(trainer.monitor.history), sorted(trainer.monitor.said)],
         "table": [(path.name, path.read_bytes()) for path in sorted((folder / "completions").glob("*.parquet"))],
         "checkpoints": sorted(path.name for path in folder.glob("*checkpoint*")),
     }

@@ -17,7 +17,7 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 import kill_worker
@@ -208,6 +208,18 @@ def test_the_older_checkpoint_stays_until_the_new_one_is_complete(make_trainer, 
     assert saved.save_total_limit == 1
 
 
+def test_what_is_pushed_is_complete(make_trainer, monkeypatch):
+    """Transformers pushes in the middle of writing. There is no Hub here: its method is asked what it would read."""
+    seen = []
+    monkeypatch.setattr(Trainer, "_push_from_checkpoint", lambda self, folder: seen.append(os.listdir(folder)))
+    trainer = make_trainer(max_steps=2, save_strategy="steps", save_steps=1, teacher_model_kind="ema")
+    trainer.args.push_to_hub = True
+    trainer.train()
+    assert len(seen) == 2
+    for files in seen:
+        assert {"teacher.safetensors", "run_state_0.pt", "optimizer.pt"} <= set(files) and MARKER not in files
+
+
 def test_the_best_checkpoint_stays(make_trainer, rows, tmp_path):
     trainer = make_trainer(
         max_steps=4, save_strategy="steps", save_steps=1, eval_strategy="steps", eval_steps=1, save_total_limit=1,
@@ -296,12 +308,11 @@ def test_plain_grpo_resumes_as_grpo_trainer_does(make_trainer, tmp_path):
 
 
 def test_warnings_are_given_once_over_restarts():
-    logs = [{"self_distillation/view_share": 0.0, "self_distillation/divergence": 0.0, "step": s} for s in range(5)]
+    log = {"self_distillation/view_share": 0.0, "self_distillation/divergence": 0.0}
     one, other = SignalMonitor(), SignalMonitor()
-    said = [text for log in logs for text in one.observe(log, log["step"])]
-    assert len(said) == 2
-    other.recall([*logs[:3], {"eval_loss": 1.0}])
-    assert [text for log in logs[3:] for text in other.observe(log, log["step"])] == []
+    assert len([text for step in range(5) for text in one.observe(log, step)]) == 2
+    other.recall([*({**log, "step": step} for step in range(3)), {"eval_loss": 1.0, "step": 3}])
+    assert [text for step in range(3, 5) for text in other.observe(log, step)] == []
     assert (one.history, one.said) == (other.history, other.said)
 
 

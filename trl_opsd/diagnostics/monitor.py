@@ -47,7 +47,7 @@ class SignalMonitor:
         """Take in the logs of a resumed run up to its checkpoint. What was said then is not said again."""
         self.history, self.said = [], set()
         for logs in log_history:
-            self._new_signs(logs)
+            self._new_signs({name: value for name, value in logs.items() if name != "step"})  # which `observe` lacks
 
     def _new_signs(self, logs: dict[str, float]) -> list[str]:
         if f"{PREFIX}view_share" not in logs:  # a final summary, or a log between two generations
