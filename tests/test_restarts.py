@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
@@ -232,6 +233,45 @@ def test_the_best_checkpoint_stays(make_trainer, rows, tmp_path):
 
 
 # What is restored
+
+
+LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.2)
+GROUPS = {"reward_funcs": length_reward, "steps_per_generation": 2, "num_iterations": 2}
+RUNS: dict[str, dict] = {
+    "pure, frozen": {"steps_per_generation": 3},
+    "live": {**GROUPS, "teacher_model_kind": "live"},
+    "snapshot": {**GROUPS, "teacher_model_kind": "snapshot", "teacher_sync_steps": 2},
+    "LoRA, frozen": {**GROUPS, "peft_config": LORA},
+    "LoRA, ema": {**GROUPS, "peft_config": LORA, "teacher_model_kind": "ema"},
+    "sampled token": {**GROUPS, "distillation_mode": "sampled_token", "distillation_alpha": 1.0},
+    "adaptive entropy": {**GROUPS, "use_adaptive_entropy": True, "entropy_coef": 0.01},
+    "a step of two generation batches": {
+        "reward_funcs": length_reward, "gradient_accumulation_steps": 4, "steps_per_generation": 2,
+    },
+    "an epoch ends within a step": {"gradient_accumulation_steps": 3, "steps_per_generation": 2, "max_steps": 6},
+    "epochs": {**GROUPS, "max_steps": -1, "num_train_epochs": 2, "eval_strategy": "epoch", "save_strategy": "epoch"},
+    "two workers": {**GROUPS, "dataloader_num_workers": 2},
+    "bfloat16": {**GROUPS, "bf16": True, "use_cpu": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_resumed_equals_uninterrupted(make_trainer, rows, tmp_path, name):
+    """Interrupted at two places, each time just before a step of which the checkpoint knows nothing."""
+    options = {"max_steps": 9, "save_strategy": "steps", "save_steps": 2, "logging_steps": 3, **RUNS[name]}
+    if "eval_strategy" in options:
+        options["eval_dataset"] = Dataset.from_list(rows[:4])
+    whole = make_trainer(**options, output_dir=str(tmp_path / "whole"))
+    whole.train()
+    last = whole.state.global_step
+    interrupted(make_trainer, last // 2 + 1, **options)
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(callbacks=[Leaves(last - 1)], **options).train(resume_from_checkpoint=True)
+    resumed = make_trainer(**options)
+    resumed.train(resume_from_checkpoint=True)
+    assert_same_run(whole, resumed)
+    kill_worker.same(whole.optimizer.state_dict(), resumed.optimizer.state_dict(), "optimizer")
+    kill_worker.same(whole.teacher.weights.tensors, resumed.teacher.weights.tensors, "teacher")
 
 
 def test_a_finished_run_takes_no_further_step(make_trainer):

@@ -1,0 +1,85 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""One rank of tests/test_sharded_restarts.py: whole and resumed runs under engines that shard."""
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState
+
+import sharded_worker  # hides the GPUs, which two ranks could not share
+import worker
+from kill_worker import untimed
+from trl_opsd import OPSDTrainer
+
+
+# A generation batch lasts for four steps, and the checkpoint that is gone on from lies inside one
+OPTIONS: dict[str, Any] = {
+    "rows_with_view": [0, 1, 6, 7],
+    "reward": True,
+    "num_generations": 2,
+    "per_device_train_batch_size": 4,
+    "steps_per_generation": 2,
+    "num_iterations": 2,
+    "max_steps": 5,
+    "save_strategy": "steps",
+    "save_steps": 3,
+    "logging_steps": 2,
+    "learning_rate": 0.1,
+    "optim": "adamw_torch",
+}
+
+
+def whole_weights(trainer: OPSDTrainer, engine: str) -> dict[str, torch.Tensor]:
+    """All parameters, put together from the shards."""
+    weights = {}
+    for name, param in trainer.accelerator.unwrap_model(trainer.model_wrapped).named_parameters():
+        if engine == "zero3":
+            import deepspeed
+
+            with deepspeed.zero.GatheredParameters([param]):
+                weights[name] = param.detach().clone()
+        else:
+            full = param.detach().full_tensor() if engine == "fsdp2" else param.detach()
+            weights[name] = full.clone()
+    return weights
+
+
+def run(folder: Path, engine: str, options: dict[str, Any], resume: str | None) -> dict[str, Any]:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    trainer = worker.build(str(folder), {**OPTIONS, **options, **sharded_worker.engine_options(engine, "")})
+    trainer.train(resume_from_checkpoint=resume)
+    return {"weights": whole_weights(trainer, engine), "log": untimed(trainer.state.log_history)}
+
+
+def differences(folder: Path, engine: str, options: dict[str, Any]) -> list[str]:
+    """What differs between a whole run and one resumed from its checkpoint."""
+    whole = run(folder, engine, options, None)
+    resumed = run(folder, engine, options, str(folder / "checkpoint-3"))
+    names = [name for name, tensor in whole["weights"].items() if not torch.equal(tensor, resumed["weights"][name])]
+    return names + ([] if whole["log"] == resumed["log"] else ["the log"])
+
+
+def main(folder: Path, cases: dict[str, list[Any]]) -> None:
+    torch.set_num_threads(1)
+    sharded_worker.allow_sharding_on_cpu()
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__ = {}  # as in sharded_worker
+    results: dict[str, Any] = {}
+    for number, (case, (engine, options)) in enumerate(cases.items()):
+        try:
+            results[case] = differences(folder / str(number), engine, options)
+        except Exception:  # the other cases have their own say
+            results[case] = traceback.format_exc()
+    (folder / f"results-{os.environ['RANK']}.json").write_text(json.dumps(results))
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
