@@ -68,9 +68,10 @@ def differences(folder: Path, engine: str, options: dict[str, Any]) -> list[str]
 def main(folder: Path, cases: dict[str, list[Any]]) -> None:
     torch.set_num_threads(1)
     sharded_worker.allow_sharding_on_cpu()
-    import deepspeed
+    if any(engine.startswith("zero") for engine, _ in cases.values()):
+        import deepspeed
 
-    deepspeed.ops.__compatible_ops__ = {}  # as in sharded_worker
+        deepspeed.ops.__compatible_ops__ = {}  # as in sharded_worker
     results: dict[str, Any] = {}
     for number, (case, (engine, options)) in enumerate(cases.items()):
         try:

@@ -284,6 +284,24 @@ def test_a_finished_run_takes_no_further_step(make_trainer):
     assert_same_run(one, other)
 
 
+def test_a_kill_while_older_checkpoints_are_removed(make_trainer, tmp_path):
+    """After the last checkpoint no other one comes, which would tidy up."""
+    options = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1}
+    make_trainer(**options).train()
+    out = tmp_path / "out"
+    (out / "checkpoint-1").rename(out / ".checkpoint-1.part")
+    make_trainer(**options, save_total_limit=1).train(resume_from_checkpoint=True)
+    assert [path.name for path in out.glob("*checkpoint*")] == ["checkpoint-3"]
+
+
+def test_an_older_checkpoint_by_name_removes_none(make_trainer, tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 3}
+    make_trainer(max_steps=3, **options).train()
+    trainer = make_trainer(max_steps=3, **{**options, "save_strategy": "no", "save_total_limit": 1})
+    trainer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-1"))
+    assert len(list((tmp_path / "out").glob("checkpoint-*"))) == 3
+
+
 @pytest.mark.parametrize("step", [1, 4, 5])
 def test_columns_of_any_kind(make_trainer, rows, tmp_path, step):
     """What a reward function logs goes through the checkpoint, whatever its type, without code in the file."""

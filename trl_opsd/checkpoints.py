@@ -11,8 +11,8 @@ checkpoint that looks like a whole one.
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -119,11 +119,11 @@ def writing(folder: Path, accelerator: Accelerator, writes: bool) -> Iterator[No
         yield
         accelerator.wait_for_everyone()
         if accelerator.is_local_main_process:  # of each machine, as only it can flush what its processes wrote
-            _flush(folder)
+            _flush([*folder.rglob("*"), folder, folder.parent])
         accelerator.wait_for_everyone()
         if writes:
             (folder / MARKER).unlink()
-            _flush_file(folder)
+            _flush([folder])  # before an older checkpoint goes
     except Exception as error:
         error.add_note(
             f"While the checkpoint {folder} was written (process {accelerator.process_index}): it stays marked as "
@@ -135,15 +135,18 @@ def writing(folder: Path, accelerator: Accelerator, writes: bool) -> Iterator[No
 def rotate(newest: Path, limit: int | None, best: str | None) -> None:
     """
     Remove the oldest checkpoints beyond `save_total_limit`, by the rule of transformers: the newest and the best stay.
+    Half-written ones do not count. What an earlier removal has left goes too.
 
     Args:
         newest (`Path`): The checkpoint just written.
         limit (`int` or `None`): `save_total_limit`; none is removed without one.
         best (`str` or `None`): `best_model_checkpoint`.
     """
+    _clear_hidden(newest.parent)
     if limit is None or limit <= 0:
         return
     found = [Path(folder) for folder in sort_checkpoints(str(newest.parent), use_mtime=True)]
+    found = [folder for folder in found if not (folder / MARKER).exists()]
     kept = {newest, *([Path(best)] if best is not None else [])}
     surplus = len(found) - max(limit, len(kept))
     for folder in [folder for folder in found if folder not in kept][: max(surplus, 0)]:
@@ -157,11 +160,15 @@ def _hidden(folder: Path) -> Path:
 
 def _clear(folder: Path) -> None:
     """Remove what a killed run left beside `folder`, and `folder` itself, whose files must not mix with new ones."""
-    for rest in folder.parent.glob(".checkpoint-*.part"):
-        shutil.rmtree(rest)
+    _clear_hidden(folder.parent)
     for old in checkpoints(folder.parent):
         if old == folder or (old / MARKER).exists():
             _remove(old)
+
+
+def _clear_hidden(run_dir: Path) -> None:
+    for rest in run_dir.glob(".checkpoint-*.part"):
+        shutil.rmtree(rest)
 
 
 def _remove(folder: Path) -> None:
@@ -169,15 +176,13 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(_hidden(folder))
 
 
-def _flush(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder, folder.parent]:
-        _flush_file(path)
-
-
-def _flush_file(path: Path) -> None:
-    """Have the system write a file, or the entries of a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _flush(paths: Iterable[Path]) -> None:
+    """Have the system write files, and the entries of folders, to the disk."""
+    for path in paths:
+        # Some file systems have no such call for folders, and then nothing to make up for
+        with suppress(OSError) if path.is_dir() else nullcontext():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)

@@ -54,6 +54,7 @@ class RestartableTrainer(GRPOTrainer):
     ) -> TrainOutput:
         run_dir = Path(self.args.output_dir)
         checkpoint = to_resume(resume_from_checkpoint, run_dir, self.accelerator)
+        self._loss_so_far, self._earlier_seconds = None, 0.0
         try:
             return super().train(checkpoint, trial=trial, ignore_keys_for_eval=ignore_keys_for_eval)
         except Exception as error:
@@ -105,7 +106,12 @@ class RestartableTrainer(GRPOTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if not self._distills or checkpoint is None:
+        if checkpoint is None:
+            return
+        newest = Path(checkpoint)
+        if self.args.should_save and newest == last_complete(newest.parent):  # what a kill may have cut short
+            rotate(newest, self.args.save_total_limit, self.state.best_model_checkpoint)
+        if not self._distills:
             return
         state, wrong = load_run_state(self, Path(checkpoint))
         if state is None:
