@@ -219,7 +219,8 @@ def main(
 ) -> None:
     dataset = load_data(script_args, dataset_args)
     trainer = build_trainer(script_args, training_args, model_args, dataset)
-    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    resume = training_args.resume_from_checkpoint
+    trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
     save(trainer, script_args)
     if hasattr(trainer, "end"):  # transformers >= 5.18: finishes trackers and the process group
         trainer.end()

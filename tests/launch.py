@@ -13,6 +13,12 @@ import pytest
 
 def launch(script: Path, *arguments: str, processes: int, seconds: int) -> None:
     """Run a script in one process, or under torchrun in several. A hang ends the whole process group."""
+    code, output = outcome(script, *arguments, processes=processes, seconds=seconds)
+    assert code == 0, output[-6000:]
+
+
+def outcome(script: Path, *arguments: str, processes: int, seconds: int) -> tuple[int, str]:
+    """The same, for a run that is meant to fail: exit status and output."""
     command = [sys.executable, str(script), *arguments]
     if processes > 1:
         command[1:1] = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"]
@@ -26,4 +32,4 @@ def launch(script: Path, *arguments: str, processes: int, seconds: int) -> None:
         os.killpg(process.pid, signal.SIGKILL)
         output, _ = process.communicate()
         pytest.fail(f"{processes} processes did not end in {seconds} s:\n{output[-3000:]}")
-    assert process.returncode == 0, output[-6000:]
+    return process.returncode, output

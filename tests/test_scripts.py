@@ -87,6 +87,9 @@ def test_training_script_end_to_end(tmp_path, tokenizer):
     opsd.main(*opsd.parse(["--config", str(tmp_path / "recipe.yaml")]))
     assert (tmp_path / "out" / "model.safetensors").exists()
     assert "trained with OPSD" in (tmp_path / "out" / "README.md").read_text()
+    resumed = opsd.parse(["--config", str(tmp_path / "recipe.yaml"), "--resume_from_checkpoint", "true"])
+    with pytest.raises(ValueError, match="`resume_from_checkpoint=True` found no complete checkpoint"):
+        opsd.main(*resumed)
 
 
 # The two tasks

@@ -8,6 +8,8 @@ import inspect
 
 import pytest
 import trl.trainer.utils
+from transformers import Trainer
+from transformers.trainer_utils import sort_checkpoints
 from trl import GRPOConfig, GRPOTrainer
 
 
@@ -26,6 +28,13 @@ SIGNATURES = {
     "_log_completion_extra": "self column values",
     "log": "self logs start_time",
     "create_model_card": "self model_name dataset_name tags",
+    "train": "self resume_from_checkpoint trial ignore_keys_for_eval",
+    "_get_output_dir": "self trial",
+    "_get_train_sampler": "self dataset",
+    "_run_epoch": "self model epoch train_dataloader steps_in_epoch num_update_steps_per_epoch trial "
+    "ignore_keys_for_eval start_time resume_from_checkpoint epochs_trained steps_trained_in_current_epoch",
+    "_finalize_training": "self trial num_train_samples start_time",
+    "_push_from_checkpoint": "self checkpoint_folder",
     "_save_checkpoint": "self model trial",
     "_load_optimizer_and_scheduler": "self checkpoint",
     "create_scheduler": "self num_training_steps optimizer",
@@ -52,6 +61,18 @@ BODIES = [
     ("_compute_loss", "advantages = inputs[\"advantages\"]", "advantages are read from the batch, after the forward"),
     ("_compute_loss", "if advantages.dim() == 1:", "advantages of shape (B, T) are taken as they are"),
     ("_prepare_inputs", "shuffle_sequence_dict(generation_batch)", "added keys are shuffled with the rows"),
+    ("_prepare_inputs", "if self._step % generate_every == 0 or self._buffered_inputs is None:",
+     "a restored buffer is trained on, and a missing one is sampled anew"),
+    ("_calculate_rewards", "rewards_per_func = gather(rewards_per_func)\n        return rewards_per_func",
+     "a rank whose reward failed can join the others in the last thing they do"),
+    ("_calculate_rewards", "for i, (reward_func, reward_processing_class, reward_func_name) in enumerate(",
+     "the name of the reward function that failed"),
+    ("_calculate_rewards", "async def _invoke_async(index, func, func_name):", "the same for an async one"),
+    ("_inner_training_loop", "self._run_epoch(\n                model=model,", "arguments come by name"),
+    ("_prepare_for_training", "self._load_optimizer_and_scheduler(resume_from_checkpoint)",
+     "states are restored for every engine"),
+    ("_maybe_log_save_evaluate", "/ (self.state.global_step - self._globalstep_last_logged)",
+     "the logged loss is the mean since the last log"),
     ("_tokenize_prompts", "**self.chat_template_kwargs", "template arguments are read at each call"),
 ]  # fmt: skip
 
@@ -72,7 +93,8 @@ def test_helper(name):
 
 @pytest.mark.parametrize(("name", "text", "why"), BODIES, ids=lambda value: value[:40])
 def test_body(name, text, why):
-    assert text in inspect.getsource(getattr(GRPOTrainer, name)), f"GRPOTrainer.{name} has changed: {why}"
+    source = inspect.getsource(getattr(GRPOTrainer, name))
+    assert text in source, f"GRPOTrainer.{name} has changed: {why}"
 
 
 def test_the_forward_comes_before_the_advantages():
@@ -95,6 +117,25 @@ def test_batch_key(key):
 
 def test_the_fused_head_runs_without_triton():
     assert trl.trainer.utils._ChunkedLogProbFunction is not None, "as in trl 1.15, which runs on GPUs alone"
+
+
+def test_rotation_comes_with_the_limit_of_the_arguments():
+    source = inspect.getsource(Trainer._save_checkpoint)
+    assert "save_total_limit=self.args.save_total_limit" in source, "rotation is switched off by the option"
+    parameters = list(inspect.signature(sort_checkpoints).parameters)
+    assert parameters[:3] == ["output_dir", "checkpoint_prefix", "use_mtime"]
+
+
+def test_the_loss_is_set_to_zero_before_the_epochs():
+    source = inspect.getsource(Trainer._inner_training_loop)
+    names = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged")
+    for name in names:
+        assert 0 < source.index(f"self.{name} = ") < source.index("self._run_epoch("), name
+
+
+def test_the_sampler_draws_one_permutation_an_epoch():
+    source = inspect.getsource(trl.trainer.utils.RepeatSampler.__iter__)
+    assert source.count("generator") == 2 and "torch.randperm(self.num_samples, generator=self.generator)" in source
 
 
 def test_losses_are_not_scaled_for_accumulation_by_transformers():

@@ -30,19 +30,21 @@ from trl_opsd.checks import (
 from trl_opsd.config import OPSDConfig
 from trl_opsd.diagnostics import SignalMonitor
 from trl_opsd.encoding import EncodedView, alignment_error, check_views, encode_view
+from trl_opsd.failures import raised_everywhere
 from trl_opsd.forward import MODALITIES, ObservedForward, add_distillation_forward
 from trl_opsd.literal import control_tokens, encode_literally
 from trl_opsd.metrics import PREFIX, generation_metrics, mean_gaps, token_metrics
 from trl_opsd.model_card import PAPER, add_settings
 from trl_opsd.prefix import can_share_prefix
 from trl_opsd.privileged import DatasetColumn
+from trl_opsd.restarts import RestartableTrainer
 from trl_opsd.rollouts import PrivilegedSource, Rollout, View, collect_rollouts, shown_context
 from trl_opsd.teacher import Teacher, TeacherFollows
 from trl_opsd.teacher_batch import add_teacher_batches, view_names
 from trl_opsd.term import DistillationTerm, batch_keys
 
 
-class OPSDTrainer(GRPOTrainer):
+class OPSDTrainer(RestartableTrainer):
     """
     Trainer for on-policy self-distillation (OPSD), a drop-in extension of [`~trl.GRPOTrainer`].
 
@@ -84,6 +86,7 @@ class OPSDTrainer(GRPOTrainer):
     _tag_names = ["trl", "opsd"]
     _name = "OPSD"
     _paper = PAPER
+    _planned_key = "teacher_batches"
 
     def __init__(
         self,
@@ -160,7 +163,6 @@ class OPSDTrainer(GRPOTrainer):
         self._max_length = args.teacher_max_length or context_length(self.model, self.teacher.model)
         self._rollouts: list[Rollout] = []
         self._views: list[list[View]] = []
-        self._generation = 0
         if isinstance(self.privileged, DatasetColumn) and self.environment_factories is None:
             for name, dataset in (("train_dataset", self.train_dataset), ("eval_dataset", self.eval_dataset)):
                 check_dataset_lengths(name, dataset, self.privileged, self._teacher_prompt_ids, self._max_length, args)
@@ -197,11 +199,12 @@ class OPSDTrainer(GRPOTrainer):
             self.num_generations if self.model.training else self.num_generations_eval,
             self.state.global_step,
         )
-        self._views = self.privileged(self._rollouts)
-        check_views(self._views, self._rollouts)
+        with raised_everywhere(self.accelerator, "the privileged source", self.state.global_step):
+            self._views = self.privileged(self._rollouts)
+            check_views(self._views, self._rollouts)
         if self.log_completions:  # must be there before TRL flushes the table's extra columns
             self._log_completion_extra("privileged_context", [shown_context(views) for views in self._views])
-            self._log_completion_extra("mean_gap", [float("nan")] * count)
+            self._log_completion_extra("mean_gap", [torch.nan] * count)
         return rewards
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
@@ -228,10 +231,9 @@ class OPSDTrainer(GRPOTrainer):
     def _encode_views(self) -> dict[str, EncodedView]:
         """Views of the local batch by name. Every rank has the same names, also those that none of its rows has."""
         names = sorted(set(gather_object([view.name for views in self._views for view in views]))) or ["privileged"]
-        limit = (self._max_length, self.args.teacher_overlong)
-        return {
-            name: encode_view(name, self._rollouts, self._views, self._teacher_prompt_ids, *limit) for name in names
-        }
+        given = self._rollouts, self._views, self._teacher_prompt_ids, self._max_length, self.args.teacher_overlong
+        with raised_everywhere(self.accelerator, "the teacher's prompts", self.state.global_step):
+            return {name: encode_view(name, *given) for name in names}
 
     def _teacher_prompt_ids(self, prompts: list, contexts: list) -> list[list[int]]:
         """Token ids of teacher prompts: the student's template and tools, with the teacher's template arguments."""
@@ -401,13 +403,13 @@ class OPSDTrainer(GRPOTrainer):
             self.teacher.attach()
         return super().create_scheduler(num_training_steps, *args, **kwargs)
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        if self._distills:
-            folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-            self.teacher.save(folder)
+    # Restarts
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if self._distills and checkpoint is not None:
-            self.teacher.load(Path(checkpoint))
+    def save_own_state(self, folder: Path) -> None:
+        self.teacher.save(folder)
+
+    def load_own_state(self, folder: Path) -> None:
+        self.teacher.load(folder)
+        self.monitor.recall(self.state.log_history)
+        if self._buffered_inputs is not None:
+            add_teacher_batches(self._buffered_inputs, self.accelerator, self._may_share_prefix)

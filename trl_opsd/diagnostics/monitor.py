@@ -38,16 +38,24 @@ class SignalMonitor:
         Returns:
             `list[str]`: The warnings given now.
         """
+        found = [f"Step {step}: {text}" for text in self._new_signs(logs)]
+        for text in found:
+            logger.warning(text)
+        return found
+
+    def recall(self, log_history: list[dict[str, float]]) -> None:
+        """Take in the logs of a resumed run up to its checkpoint. What was said then is not said again."""
+        self.history, self.said = [], set()
+        for logs in log_history:
+            self._new_signs({name: value for name, value in logs.items() if name != "step"})  # which `observe` lacks
+
+    def _new_signs(self, logs: dict[str, float]) -> list[str]:
         if f"{PREFIX}view_share" not in logs:  # a final summary, or a log between two generations
             return []
         self.history.append({name: value for name, value in logs.items() if isinstance(value, (int, float))})
-        found = []
-        for kind, sign in _SIGNS.items():
-            if kind not in self.said and (text := sign(self.history)):
-                self.said.add(kind)
-                found.append(f"Step {step}: {text}")
-                logger.warning(found[-1])
-        return found
+        found = {kind: text for kind, sign in _SIGNS.items() if kind not in self.said and (text := sign(self.history))}
+        self.said |= found.keys()
+        return list(found.values())
 
 
 def _last(history: list[dict[str, float]], name: str) -> list[float]:

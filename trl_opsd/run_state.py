@@ -1,0 +1,140 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""
+What a run holds in memory beside weights, optimizer and random states: the rollouts that are still to be trained on,
+and the numbers that are still to be logged. Neither TRL nor transformers saves them.
+"""
+
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from trl import GRPOTrainer
+
+
+_SETTINGS = (
+    "world_size",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "steps_per_generation",
+    "num_iterations",
+    "num_generations",
+)
+
+
+def _settings(trainer: GRPOTrainer) -> dict[str, int]:
+    """What the shapes of a generation batch depend on."""
+    return {name: getattr(trainer.args, name) for name in _SETTINGS}
+
+
+def _file(trainer: GRPOTrainer, folder: Path) -> Path:
+    return folder / f"run_state_{trainer.args.process_index}.pt"
+
+
+def _plain(value: Any) -> Any:
+    """The same from plain types and tensors on the CPU, which `torch.load` reads without running code of the file."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True).contiguous()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, deque)):
+        return [_plain(item) for item in value]
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if hasattr(value, "tolist"):  # NumPy's, of whose scalars some are subclasses of Python's
+        return value.tolist()
+    return None  # an object in a column of the completions table: a gap, where its text could not stand beside others
+
+
+def save_run_state(trainer: GRPOTrainer, folder: Path, generation: int, left_out: str, start_time: float) -> None:
+    """
+    Write the state of this process into a checkpoint.
+
+    Args:
+        trainer (`GRPOTrainer`): Between two optimizer steps.
+        folder (`Path`): The checkpoint.
+        generation (`int`): Generation batches so far.
+        left_out (`str`): Key of the micro-batches that is planned anew from the others.
+        start_time (`float`): When training would have begun without the interruptions, in seconds since the epoch.
+    """
+    buffered = trainer._buffered_inputs
+    if trainer._step % (trainer.args.steps_per_generation * trainer.num_iterations) == 0:
+        buffered = None  # used up: the next step samples
+    if buffered is not None:
+        buffered = [{name: value for name, value in batch.items() if name != left_out} for batch in buffered]
+    state = {
+        "settings": _settings(trainer),
+        "step": trainer._step,
+        "generation": generation,
+        "batches": buffered,
+        "metrics": trainer._metrics,
+        "table": {name: rows for name, rows in trainer._logs.items() if name != "images"}
+        if trainer.log_completions
+        else None,
+        "loss": {
+            "running": trainer._tr_loss,
+            "total": trainer._total_loss_scalar,
+            "last_logged": trainer._globalstep_last_logged,
+            "seconds": time.time() - start_time,
+        },
+    }
+    torch.save(_plain(state), _file(trainer, folder))
+
+
+def load_run_state(trainer: GRPOTrainer, folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """
+    Read the state of this process, if that of every process is there and fits.
+
+    Returns:
+        The state, or `None` and what is missing or differs.
+    """
+    file = _file(trainer, folder)
+    state = torch.load(file, map_location="cpu", weights_only=True) if file.is_file() else None
+    if state is None:
+        wrong = f"it holds no {file.name}"
+    else:
+        now = _settings(trainer)
+        differs = [f"{name} was {old}, is {now[name]}" for name, old in state["settings"].items() if old != now[name]]
+        wrong = ", ".join(differs)
+    # The plan of the teacher's forwards is made together, so all processes take their batches up or none does
+    wrong = next((text for text in gather_object([wrong]) if text), "")
+    return (None, wrong) if wrong else (state, "")
+
+
+def take_up(trainer: GRPOTrainer, state: dict[str, Any]) -> None:
+    """Put rollouts and metrics of [`load_run_state`] back. The numbers of the loss have their own time: see
+    [`take_up_loss`]."""
+    trainer._step = state["step"]
+    trainer._buffered_inputs = None
+    if state["batches"] is not None:
+        device = trainer.accelerator.device
+        trainer._buffered_inputs = [
+            {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+            for batch in state["batches"]
+        ]
+    for mode, metrics in state["metrics"].items():
+        trainer._metrics[mode].clear()
+        trainer._metrics[mode].update(metrics)
+    if state["table"] is not None and trainer.log_completions:
+        _fill(trainer._logs, state["table"])
+
+
+def _fill(logs: dict[str, Any], table: dict[str, Any]) -> None:
+    for name, rows in table.items():
+        if isinstance(rows, dict):
+            logs[name].clear()
+            _fill({column: logs[name][column] for column in rows}, rows)
+        else:
+            logs[name].clear()
+            logs[name].extend(rows)
+
+
+def take_up_loss(trainer: GRPOTrainer, loss: dict[str, Any]) -> None:
+    """Put back the loss since the last log and of the whole run, once transformers has set them to zero."""
+    trainer._tr_loss += loss["running"].to(trainer._tr_loss.device)
+    trainer._total_loss_scalar = loss["total"]
+    trainer._globalstep_last_logged = loss["last_logged"]
+    trainer._initial_global_step = 0  # the summary at the end is of the whole run
