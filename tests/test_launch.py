@@ -140,6 +140,15 @@ def fsdp2_teacher(checkpoint: Path) -> dict[str, torch.Tensor]:
     return torch.load(checkpoint / "teacher.pt")
 
 
+def test_deepspeed_names_the_number_of_processes(run, prepared, tmp_path):
+    pytest.importorskip("deepspeed")
+    options = [*script(tmp_path, prepared), "--max_steps", "3", "--resume_from_checkpoint", str(run("zero3"))]
+    process = start("zero3", "--num_processes", "1", *options)
+    output = process.communicate(timeout=LIMIT_SECONDS)[0]
+    assert process.returncode != 0
+    assert "was written by 2 processes under DeepSpeed, which can't go on with 1" in output
+
+
 def test_fsdp2_goes_on_with_another_number_of_processes(run, prepared, tmp_path):
     """Two processes wrote the teacher, one reads it: after one more step it has moved from there to the student."""
     before = run("fsdp2")

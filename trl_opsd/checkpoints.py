@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from accelerate.logging import get_logger
 from accelerate.utils import broadcast_object_list
 from transformers.trainer_utils import sort_checkpoints
@@ -91,6 +91,26 @@ def _choose(asked: str | os.PathLike | bool, run_dir: Path) -> tuple[str | None,
     if passed_over := [folder.name for folder in found[found.index(last) + 1 :]]:
         logger.warning(f"Resuming from {last}. Passed over, as half-written: {', '.join(passed_over)}.")
     return str(last), None
+
+
+def check_processes(checkpoint: str, accelerator: Accelerator) -> None:
+    """
+    DeepSpeed resumes with the number of processes that wrote a checkpoint, and stops with a bare assertion otherwise.
+
+    Raises:
+        ValueError: If the number is another one under DeepSpeed. FSDP2 and DDP go on with any.
+    """
+    if accelerator.distributed_type != DistributedType.DEEPSPEED:
+        return
+    config = accelerator.state.deepspeed_plugin.deepspeed_config
+    written = len(list(Path(checkpoint).glob("global_step*/*zero_pp_rank_*_optim_states.pt")))
+    if written in (0, accelerator.num_processes) or config.get("checkpoint", {}).get("load_universal"):
+        return
+    raise ValueError(
+        f"The checkpoint {checkpoint} was written by {written} processes under DeepSpeed, which can't go on with "
+        f"{accelerator.num_processes}. Resume with {written} (`--num_processes {written}`), or start a new run from the "
+        "checkpoint's weights (pass the folder as the model, without `resume_from_checkpoint`)."
+    )
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from transformers.trainer_utils import TrainOutput
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
-from trl_opsd.checkpoints import is_complete, last_complete, rotate, to_resume, way_on, writing
+from trl_opsd.checkpoints import check_processes, is_complete, last_complete, rotate, to_resume, way_on, writing
 from trl_opsd.failures import raised_everywhere, reward_name
 from trl_opsd.run_state import load_run_state, save_run_state, take_up, take_up_loss
 
@@ -54,6 +54,8 @@ class RestartableTrainer(GRPOTrainer):
     ) -> TrainOutput:
         run_dir = Path(self.args.output_dir)
         checkpoint = to_resume(resume_from_checkpoint, run_dir, self.accelerator)
+        if checkpoint is not None:
+            check_processes(checkpoint, self.accelerator)
         self._loss_so_far, self._earlier_seconds = None, 0.0
         try:
             return super().train(checkpoint, trial=trial, ignore_keys_for_eval=ignore_keys_for_eval)
