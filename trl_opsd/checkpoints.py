@@ -108,8 +108,8 @@ def check_processes(checkpoint: str, accelerator: Accelerator) -> None:
         return
     raise ValueError(
         f"The checkpoint {checkpoint} was written by {written} processes under DeepSpeed, which can't go on with "
-        f"{accelerator.num_processes}. Resume with {written} (`--num_processes {written}`), or start a new run from the "
-        "checkpoint's weights (pass the folder as the model, without `resume_from_checkpoint`)."
+        f"{accelerator.num_processes}. Resume with {written} (`--num_processes {written}`), or start a new run from "
+        "its weights (pass the folder as the model, without `resume_from_checkpoint`)."
     )
 
 
