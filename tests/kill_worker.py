@@ -163,7 +163,7 @@ def point(folder: Path, chance: random.Random, seconds: float, inside: bool) -> 
     if not inside:
         return lambda: time.monotonic() - begin > late
     step = chance.randrange(1, STEPS // 3 + 1) * 3
-    delay = chance.uniform(0, 0.03)
+    delay = chance.uniform(0, 0.02)
 
     def reached() -> bool:
         if not (folder / f"checkpoint-{step}" / MARKER).exists():
