@@ -23,11 +23,13 @@ from trl_opsd.checks import (
     check_dataset_lengths,
     check_datasets,
     check_model,
+    check_student_lengths,
     context_length,
     no_reward,
     resolve_policy_weight,
 )
 from trl_opsd.config import OPSDConfig
+from trl_opsd.continuous_batching import undisturbed
 from trl_opsd.diagnostics import SignalMonitor
 from trl_opsd.encoding import EncodedView, alignment_error, check_views, encode_view
 from trl_opsd.forward import MODALITIES, ObservedForward, add_distillation_forward
@@ -40,6 +42,7 @@ from trl_opsd.rollouts import PrivilegedSource, Rollout, View, collect_rollouts,
 from trl_opsd.teacher import Teacher, TeacherFollows
 from trl_opsd.teacher_batch import add_teacher_batches, view_names
 from trl_opsd.term import DistillationTerm, batch_keys
+from trl_opsd.vllm_cpu import sync_by_reload_on_cpu
 
 
 class OPSDTrainer(GRPOTrainer):
@@ -134,6 +137,8 @@ class OPSDTrainer(GRPOTrainer):
             model, reward_funcs, args, train_dataset, eval_dataset, processing_class, reward_processing_classes,
             callbacks, optimizers, quantization_config, peft_config, tools, rollout_func, environment_factory,
         )  # fmt: skip
+        if self.use_vllm:
+            sync_by_reload_on_cpu(self.vllm_generation)
         if self.reward_funcs[0] is no_reward and len(self.reward_funcs) > 1:  # an environment brings its own reward
             self.reward_funcs, self.reward_func_names = self.reward_funcs[1:], self.reward_func_names[1:]
             self.reward_processing_classes = self.reward_processing_classes[1:]
@@ -161,8 +166,11 @@ class OPSDTrainer(GRPOTrainer):
         self._rollouts: list[Rollout] = []
         self._views: list[list[View]] = []
         self._generation = 0
-        if isinstance(self.privileged, DatasetColumn) and self.environment_factories is None:
-            for name, dataset in (("train_dataset", self.train_dataset), ("eval_dataset", self.eval_dataset)):
+        if self.environment_factories is not None:  # they write the prompts
+            return
+        for name, dataset in (("train_dataset", self.train_dataset), ("eval_dataset", self.eval_dataset)):
+            check_student_lengths(name, dataset, lambda prompts: self._tokenize_prompts(prompts)[0], args)
+            if isinstance(self.privileged, DatasetColumn):
                 check_dataset_lengths(name, dataset, self.privileged, self._teacher_prompt_ids, self._max_length, args)
 
     def _patch_teacher(self, model: PreTrainedModel) -> None:
@@ -203,6 +211,12 @@ class OPSDTrainer(GRPOTrainer):
             self._log_completion_extra("privileged_context", [shown_context(views) for views in self._views])
             self._log_completion_extra("mean_gap", [float("nan")] * count)
         return rewards
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], list[list[float]] | None]:
+        if not (self._distills and self.use_transformers_continuous_batching):
+            return super()._generate_single_turn(*args, **kwargs)
+        with undisturbed(self.model):
+            return super()._generate_single_turn(*args, **kwargs)
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)
