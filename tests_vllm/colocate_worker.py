@@ -3,7 +3,7 @@
 """
 One process of tests_vllm/test_colocate.py: trains the tiny model with a colocated vLLM and writes down what was seen.
 
-The three runs share a process, as importing vLLM takes longer than loading an engine of this size.
+The runs share a process, as importing vLLM takes longer than loading an engine of this size.
 """
 
 import json
@@ -120,11 +120,10 @@ def unsynced(trainer: OPSDTrainer) -> dict[str, float]:
     }
 
 
-def overlong(folder: Path) -> str:
-    """What the user is told of a prompt that vLLM can't take."""
-    rows = [*ROWS[:5], {"prompt": [{"role": "user", "content": "very " * 12}], "privileged_context": "x"}]
+def refusal(folder: Path, **options: Any) -> str:
+    """What the user is told when a trainer can't be built."""
     try:
-        build(folder, rows=rows)
+        build(folder, **options)
     except ValueError as error:
         return str(error)
     return ""
@@ -157,7 +156,9 @@ def main(folder: Path) -> None:
     results["grpo"] = watched(trainer)
     trainer.train()
 
-    results["overlong"] = overlong(folder)
+    long_prompt = {"prompt": [{"role": "user", "content": "very " * 12}], "privileged_context": "x"}
+    results["overlong"] = refusal(folder, rows=[*ROWS[:5], long_prompt])
+    results["sleep_mode"] = refusal(folder, vllm_enable_sleep_mode=True)
     (folder / "results.json").write_text(json.dumps(results))
 
 
