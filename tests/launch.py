@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 
+TESTS = Path(__file__).parent
+
+
 def launch(script: Path, *arguments: str, processes: int, seconds: int) -> None:
     """Run a script in one process, or under torchrun in several. A hang ends the whole process group."""
     code, output = outcome(script, *arguments, processes=processes, seconds=seconds)
@@ -22,7 +25,8 @@ def outcome(script: Path, *arguments: str, processes: int, seconds: int) -> tupl
     command = [sys.executable, str(script), *arguments]
     if processes > 1:
         command[1:1] = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, text=True
     )

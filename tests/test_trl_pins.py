@@ -20,6 +20,7 @@ SIGNATURES = {
     "_set_signature_columns_if_needed": "self",
     "_tokenize_prompts": "self prompts",
     "_calculate_rewards": "self inputs prompts completions completion_ids_list",
+    "_generate_single_turn": "self prompt_ids images multimodal_fields num_generations has_tool_images",
     "_generate_and_score_completions": "self inputs",
     "_compute_loss": "self model inputs",
     "_get_per_token_logps_and_entropies": "self model input_ids attention_mask logits_to_keep batch_size "
@@ -73,6 +74,10 @@ BODIES = [
      "states are restored for every engine"),
     ("_maybe_log_save_evaluate", "/ (self.state.global_step - self._globalstep_last_logged)",
      "the logged loss is the mean since the last log"),
+    ("_generate_and_score_completions", '"importance_sampling_ratio"] = vllm_importance_sampling_ratio',
+     "the ratio of trainer to vLLM, which the distillation term applies too"),
+    ("_compute_loss", 'per_token_loss * inputs["importance_sampling_ratio"]',
+     "the policy loss, and with it sampled_token mode, applies that ratio itself"),
     ("_tokenize_prompts", "**self.chat_template_kwargs", "template arguments are read at each call"),
 ]  # fmt: skip
 

@@ -9,6 +9,7 @@ from datasets import Dataset, IterableDataset
 from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from trl import GRPOConfig
 
 from trl_opsd.config import OPSDConfig
 from trl_opsd.privileged import DatasetColumn, teacher_prompt
@@ -142,4 +143,42 @@ def check_dataset_lengths(
                 f"`max_completion_length={completion}` that is more than the {max_length} that `teacher_max_length` or "
                 "the model's context allows. Shorten the privileged context, raise `teacher_max_length` if the model "
                 "can take it, or set `teacher_overlong='drop_view'`."
+            )
+
+
+def check_student_lengths(
+    name: str, dataset: Any, tokenize: Callable[[list], list[list[int]]], args: GRPOConfig
+) -> None:
+    """
+    Find a row that a colocated vLLM can't take before training starts. vLLM itself stops at the step that samples the
+    row, or ends its completions early.
+
+    Args:
+        name (`str`): What to call the data set in the error.
+        dataset (`Any`): Checked if it is a `Dataset`, or a dict of them.
+        tokenize (`Callable`): From the student's prompts to token ids.
+        args ([`~trl.GRPOConfig`]): For `vllm_max_model_length` and `max_completion_length`.
+
+    Raises:
+        ValueError: If a prompt and a completion of `max_completion_length` tokens exceed `vllm_max_model_length`.
+    """
+    if isinstance(dataset, dict):
+        for key, part in dataset.items():
+            check_student_lengths(f"{name}[{key!r}]", part, tokenize, args)
+        return
+    limit = args.vllm_max_model_length if args.use_vllm and args.vllm_mode == "colocate" else None
+    if limit is None or not isinstance(dataset, Dataset) or not len(dataset):
+        return
+    completion = args.max_completion_length or 0
+    bytes_to_spare = limit - completion - len(tokenize([dataset[0]["prompt"]])[0])  # see `check_dataset_lengths`
+    for number, prompt in enumerate(dataset["prompt"]):
+        if len(str(prompt).encode()) <= bytes_to_spare:
+            continue
+        length = len(tokenize([prompt])[0])
+        if length + completion > limit:
+            raise ValueError(
+                f"Row {number} of `{name}`: the student's prompt has {length} tokens; with "
+                f"`max_completion_length={completion}` that is more than `vllm_max_model_length={limit}`. Raise "
+                "`vllm_max_model_length`, or shorten the prompt or `max_completion_length`. Only the student's prompt "
+                "goes to vLLM: privileged contexts do not count here, `teacher_max_length` limits them."
             )

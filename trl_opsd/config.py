@@ -95,7 +95,10 @@ class OPSDConfig(GRPOConfig):
             `"hard"` gives clipped tokens no gradient; `"scale"` multiplies a token's loss by min(1, clip/value), which
             keeps the gradient's direction.
         distillation_is_clip (`float`, *optional*):
-            Weigh each token by min(p/p_old, clip), with p_old the policy that sampled it. `None` applies no correction.
+            Weigh each token by min(p/p_old, clip), with p_old the policy that sampled it. `None` applies no such
+            weight. With vLLM, `vllm_importance_sampling_correction` multiplies the distillation loss by TRL's bounded
+            ratio of trainer to vLLM in any case; p_old is then the trainer's policy at sampling time, and vLLM's when
+            that correction is off.
         distillation_temperature (`float`, *optional*):
             Temperature of both distributions. `None` means the sampling `temperature`.
         distillation_reduction (`str`, *optional*, defaults to `"token_mean"`):

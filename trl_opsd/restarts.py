@@ -13,10 +13,10 @@ from accelerate.utils import gather
 from torch import nn
 from torch.utils.data import Sampler
 from transformers.trainer_utils import TrainOutput
-from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from trl_opsd.checkpoints import check_processes, is_complete, last_complete, rotate, to_resume, way_on, writing
+from trl_opsd.engines import EngineTrainer
 from trl_opsd.failures import raised_everywhere, reward_name
 from trl_opsd.run_state import load_run_state, save_run_state, take_up, take_up_loss
 
@@ -24,7 +24,7 @@ from trl_opsd.run_state import load_run_state, save_run_state, take_up, take_up_
 logger = get_logger(__name__)
 
 
-class RestartableTrainer(GRPOTrainer):
+class RestartableTrainer(EngineTrainer):
     """
     What the two parents leave to a restart. Checkpoints are protected in every run; the state of the run is kept and
     taken up where the subclass distils, and is the parents' own elsewhere.

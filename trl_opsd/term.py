@@ -70,6 +70,19 @@ def batch_keys(inputs: Batch, tokens_to_skip: int, accelerator: Accelerator) -> 
     }
 
 
+def sampler_logps(inputs: Batch) -> torch.Tensor | None:
+    """
+    Log-probabilities `(B, C)` that `distillation_is_clip` compares the current ones with: the sampler's, `nan` where it
+    gave none.
+
+    Under `vllm_importance_sampling_correction` they are the trainer's at sampling time, as TRL's ratio, which is among
+    the token weights, leads from the sampler to them: current / trainer's * trainer's / sampler's. A backend that gives
+    no log-probabilities samples from the trainer's own weights; then too they are the trainer's, where TRL has them.
+    """
+    logps = inputs.get("sampling_per_token_logps")
+    return inputs.get("old_per_token_logps") if logps is None or "importance_sampling_ratio" in inputs else logps
+
+
 class DistillationTerm:
     """
     Args:
@@ -97,8 +110,7 @@ class DistillationTerm:
         """
         mask = inputs["distillation_mask"]
         index = mask.flatten().nonzero().squeeze(1)
-        old_logps = inputs.get("old_per_token_logps")
-        old_logps = inputs.get("sampling_per_token_logps") if old_logps is None else old_logps
+        old_logps = sampler_logps(inputs)
         return StudentPass(
             spec=self.spec,
             index=index,
@@ -114,7 +126,8 @@ class DistillationTerm:
         """
         The same for `distillation_mode="sampled_token"`: TRL's loss, with advantages of shape `(B, C)` that hold the
         teacher's gap. They are written to `inputs` once the student's log-probabilities are there, so that the gap is
-        that of the current student. What is recorded is in `stats` of the pass.
+        that of the current student. What is recorded is in `stats` of the pass. TRL's loss applies its ratio of trainer
+        to vLLM to all of its advantages, so it is not applied here.
         """
         mask = inputs["distillation_mask"]
         logps, entropy = self._scores(model, inputs)  # (K, B, C)
@@ -153,8 +166,8 @@ class DistillationTerm:
         return view_shares(weights).unsqueeze(-1) * inputs["distillation_mask"]
 
     def weights(self, inputs: Batch, windows: float) -> torch.Tensor:
-        """Factor on each token's loss under each view, of shape `(K, B, C)`: mask, share of the view, normaliser and
-        `distillation_weight`.
+        """Factor on each token's loss under each view, of shape `(K, B, C)`: mask, share of the view, normaliser,
+        `distillation_weight`, and TRL's ratio of trainer to vLLM where it corrects for their difference.
 
         The counts are those of the distilled tokens alone, over all ranks, so that rows without a view dilute nothing.
         DDP and its kin average gradients over ranks, hence the division by their number.
@@ -164,7 +177,8 @@ class DistillationTerm:
         rows = inputs["distillation_rows"] / per_window
         mask = inputs["distillation_mask"]
         per_token = token_weights(mask, self.args.distillation_reduction, tokens, rows)
-        return self.args.distillation_weight * self.shares(inputs) * per_token
+        ratio = inputs.get("importance_sampling_ratio", 1.0)  # (B, C), or (B, 1) of whole completions; no gradient
+        return self.args.distillation_weight * self.shares(inputs) * per_token * ratio
 
     def sampled_advantages(
         self, inputs: Batch, teacher_logps: torch.Tensor, student_logps: torch.Tensor, policy_weight: float

@@ -23,6 +23,7 @@ from trl_opsd.checks import (
     check_dataset_lengths,
     check_datasets,
     check_model,
+    check_student_lengths,
     context_length,
     no_reward,
     resolve_policy_weight,
@@ -163,8 +164,11 @@ class OPSDTrainer(RestartableTrainer):
         self._max_length = args.teacher_max_length or context_length(self.model, self.teacher.model)
         self._rollouts: list[Rollout] = []
         self._views: list[list[View]] = []
-        if isinstance(self.privileged, DatasetColumn) and self.environment_factories is None:
-            for name, dataset in (("train_dataset", self.train_dataset), ("eval_dataset", self.eval_dataset)):
+        if self.environment_factories is not None:  # they write the prompts
+            return
+        for name, dataset in (("train_dataset", self.train_dataset), ("eval_dataset", self.eval_dataset)):
+            check_student_lengths(name, dataset, lambda prompts: self._tokenize_prompts(prompts)[0], args)
+            if isinstance(self.privileged, DatasetColumn):
                 check_dataset_lengths(name, dataset, self.privileged, self._teacher_prompt_ids, self._max_length, args)
 
     def _patch_teacher(self, model: PreTrainedModel) -> None:
@@ -387,23 +391,13 @@ class OPSDTrainer(RestartableTrainer):
         if self._distills and self.is_world_process_zero():
             add_settings(Path(self.args.output_dir) / "README.md", self.args, self.policy_weight)
 
-    # Around the loop
-
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        output = super().evaluation_loop(*args, **kwargs)
-        if not self.is_in_train and self.accelerator.distributed_type.startswith("MULTI_"):
-            # `evaluate` before `train` marks the model as prepared, and the ranks would then train without DDP, each on
-            # its own (transformers 5.23, accelerate 1.15)
-            vars(self.model).pop("_is_accelerate_prepared", None)
-        return output
+    # Restarts
 
     def create_scheduler(self, num_training_steps: int, *args: Any, **kwargs: Any) -> Any:
         # The one hook between the engine's taking the model and the loading of a checkpoint into it
         if self._distills:
             self.teacher.attach()
         return super().create_scheduler(num_training_steps, *args, **kwargs)
-
-    # Restarts
 
     def save_own_state(self, folder: Path) -> None:
         self.teacher.save(folder)

