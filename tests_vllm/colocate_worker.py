@@ -97,7 +97,6 @@ def watched(trainer: OPSDTrainer) -> list[tuple[float, float]]:
 def unsynced(trainer: OPSDTrainer) -> dict[str, float]:
     """A micro-batch whose sampler lags behind: its loss beside a dense float64 computation."""
     trainer.vllm_generation.sync_weights = lambda: None
-    teacher = trainer.teacher.weights.core
     torch.manual_seed(1)
     with torch.no_grad():
         for weight in trainer.model.parameters():
@@ -107,7 +106,8 @@ def unsynced(trainer: OPSDTrainer) -> dict[str, float]:
 
     _, log_p = dense_logits(trainer.model, inputs["prompt_ids"], inputs["prompt_mask"], inputs)
     views = inputs["teacher_prompt_ids/privileged"], inputs["teacher_prompt_mask/privileged"]
-    _, log_q = dense_logits(teacher, *views, inputs)
+    with trainer.teacher.answering(trainer.model) as teacher:
+        _, log_q = dense_logits(teacher, *views, inputs)
     mask = inputs["completion_mask"].bool() & (inputs["teacher_weight/privileged"] > 0).unsqueeze(1)
     own = log_p.gather(-1, inputs["completion_ids"].unsqueeze(-1)).squeeze(-1)
     ratio = (own - inputs["sampling_per_token_logps"]).exp().clamp(max=RATIO_CAP)
