@@ -5,16 +5,22 @@ BIN := .venv/bin
 RUN := CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint addition bench clean
+.PHONY: help venv venv-vllm demo test lint addition bench clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 .venv/.ready: pyproject.toml scripts/setup.sh
 	@PYTHON="$(PYTHON)" sh scripts/setup.sh
 	@touch $@
 
+.venv-vllm/.ready: pyproject.toml scripts/setup.sh
+	@PYTHON="$(PYTHON)" sh scripts/setup.sh vllm
+	@touch $@
+
 venv: .venv/.ready  ## .venv with everything that the other targets need
+
+venv-vllm: .venv-vllm/.ready  ## .venv-vllm, where completions can come from vLLM
 
 demo: .venv/.ready  ## SmolLM2-135M learns to answer in JSON, in minutes on a laptop's CPU
 	@$(BIN)/python scripts/demo.py $(ARGS)
@@ -35,13 +41,15 @@ bench: .venv/.ready  ## time and memory beside other losses and trainers, in abo
 	@$(BIN)/python scripts/bench_step.py --repeats 2 $(ARGS)
 	@$(BIN)/python scripts/bench_scaling.py --repeats 2 $(ARGS)
 
-test: .venv/.ready  ## all tests
+# The files that depend most on transformers run with both of its versions
+test: .venv/.ready .venv-vllm/.ready  ## all tests; those of vLLM in .venv-vllm, with the oldest transformers supported
 	@$(BIN)/python -m pytest $(ARGS)
+	@.venv-vllm/bin/python -m pytest tests_vllm tests/test_trl_pins.py tests/test_trainer_loss.py tests/test_generation.py
 
 lint: .venv/.ready  ## style and common mistakes
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-clean:  ## remove what was built, but not .venv
+clean:  ## remove what was built, but not .venv and .venv-vllm
 	rm -rf demo output build .pytest_cache .ruff_cache
-	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path './.venv*/*' -prune -exec rm -rf {} +

@@ -12,8 +12,12 @@ from trl_opsd.vllm_cpu import sync_by_reload_on_cpu
 
 class EngineTrainer(GRPOTrainer):
     """
-    What the engines below TRL need beyond it. Nothing here knows of distillation.
+    What the engines below TRL need beyond it.
+
+    A subclass sets `_distills` before `__init__`; where it does not distil, generation is TRL's to the last digit.
     """
+
+    _distills = False
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -21,7 +25,7 @@ class EngineTrainer(GRPOTrainer):
             sync_by_reload_on_cpu(self.vllm_generation)
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], list[list[float]] | None]:
-        if not self.use_transformers_continuous_batching:
+        if not (self._distills and self.use_transformers_continuous_batching):
             return super()._generate_single_turn(*args, **kwargs)
         with undisturbed(self.model):
             return super()._generate_single_turn(*args, **kwargs)

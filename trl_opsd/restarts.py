@@ -29,10 +29,9 @@ class RestartableTrainer(EngineTrainer):
     What the two parents leave to a restart. Checkpoints are protected in every run; the state of the run is kept and
     taken up where the subclass distils, and is the parents' own elsewhere.
 
-    A subclass sets `_distills` before `__init__` and overrides [`save_own_state`] and [`load_own_state`].
+    A subclass overrides [`save_own_state`] and [`load_own_state`].
     """
 
-    _distills = False
     _planned_key = ""  # of the micro-batches: what [`load_own_state`] plans anew
     _generation = 0
     _loss_so_far: dict[str, Any] | None = None  # of a checkpoint, until transformers' own is set to zero
