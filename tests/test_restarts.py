@@ -27,6 +27,8 @@ from test_drop_in import assert_same_run, history
 from trl_opsd.diagnostics import SignalMonitor
 
 
+pytestmark = pytest.mark.slow
+
 KILL_WORKER = Path(kill_worker.__file__)
 # A generation batch lasts for four steps
 BUFFERED = {
