@@ -18,7 +18,7 @@ from conftest import length_reward
 from launch import launch
 from test_drop_in import assert_same_run
 from trl_opsd import DatasetColumn, View
-from trl_opsd.checkpoints import last_complete
+from trl_opsd.restarts.checkpoints import last_complete
 
 
 pytestmark = pytest.mark.slow

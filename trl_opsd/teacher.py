@@ -28,8 +28,8 @@ from transformers import (
 )
 
 from trl_opsd.config import OPSDConfig
+from trl_opsd.engines import Whole
 from trl_opsd.kernels import Head
-from trl_opsd.shards import Whole
 from trl_opsd.teacher_weights import CopiedWeights, SeparateModel, make_weights
 
 

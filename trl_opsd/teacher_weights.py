@@ -18,9 +18,9 @@ from trl.models import prepare_deepspeed, prepare_fsdp
 from trl.trainer.utils import create_model_from_path, use_adapter
 
 from trl_opsd.config import OPSDConfig
+from trl_opsd.engines import Tensors, Whole, shards_of
 from trl_opsd.forward import model_head
 from trl_opsd.kernels import Head
-from trl_opsd.shards import Tensors, Whole, shards_of
 
 
 class SameWeights:
@@ -64,7 +64,7 @@ class CopiedWeights:
 
     Args:
         core (`nn.Module`): The student before any wrapping, with its PEFT wrapper if it has one.
-        shards ([`~trl_opsd.shards.Whole`]): How the engine holds weights.
+        shards ([`~trl_opsd.engines.shards.Whole`]): How the engine holds weights.
         dtype (`torch.dtype` or `None`): Type of the copies, `None` for the parameters' own.
         float32_head (`bool`): `cast_lm_head_to_fp32`.
     """

@@ -31,14 +31,13 @@ from trl_opsd.checks import (
 from trl_opsd.config import OPSDConfig
 from trl_opsd.diagnostics import SignalMonitor
 from trl_opsd.encoding import EncodedView, alignment_error, check_views, encode_view
-from trl_opsd.failures import raised_everywhere
 from trl_opsd.forward import MODALITIES, ObservedForward, add_distillation_forward
 from trl_opsd.literal import control_tokens, encode_literally
 from trl_opsd.metrics import PREFIX, generation_metrics, mean_gaps, token_metrics
 from trl_opsd.model_card import PAPER, add_settings
 from trl_opsd.prefix import can_share_prefix
 from trl_opsd.privileged import DatasetColumn
-from trl_opsd.restarts import RestartableTrainer
+from trl_opsd.restarts import RestartableTrainer, raised_everywhere
 from trl_opsd.rollouts import PrivilegedSource, Rollout, View, collect_rollouts, shown_context
 from trl_opsd.teacher import Teacher, TeacherFollows
 from trl_opsd.teacher_batch import add_teacher_batches, view_names

@@ -17,8 +17,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrai
 from sizing import memory
 from sizing.setup import Setup
 from sizing.shapes import SHAPES, Shape
+from trl_opsd.engines.shards import Whole
 from trl_opsd.kernels import fused_linear_divergence
-from trl_opsd.shards import Whole
 from trl_opsd.teacher_weights import CopiedWeights
 
 

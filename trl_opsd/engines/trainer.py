@@ -6,8 +6,8 @@ from typing import Any
 
 from trl import GRPOTrainer
 
-from trl_opsd.continuous_batching import undisturbed
-from trl_opsd.vllm_cpu import sync_by_reload_on_cpu
+from trl_opsd.engines.continuous_batching import undisturbed
+from trl_opsd.engines.vllm_cpu import sync_by_reload_on_cpu
 
 
 class EngineTrainer(GRPOTrainer):

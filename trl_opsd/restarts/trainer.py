@@ -15,10 +15,18 @@ from torch.utils.data import Sampler
 from transformers.trainer_utils import TrainOutput
 from trl.trainer.utils import RepeatSampler
 
-from trl_opsd.checkpoints import check_processes, is_complete, last_complete, rotate, to_resume, way_on, writing
 from trl_opsd.engines import EngineTrainer
-from trl_opsd.failures import raised_everywhere, reward_name
-from trl_opsd.run_state import load_run_state, save_run_state, take_up, take_up_loss
+from trl_opsd.restarts.checkpoints import (
+    check_processes,
+    is_complete,
+    last_complete,
+    rotate,
+    to_resume,
+    way_on,
+    writing,
+)
+from trl_opsd.restarts.failures import raised_everywhere, reward_name
+from trl_opsd.restarts.run_state import load_run_state, save_run_state, take_up, take_up_loss
 
 
 logger = get_logger(__name__)
