@@ -25,7 +25,7 @@ from trl_opsd.checks import check_student_lengths
 # By default the cache takes half of the free memory, which on a CPU takes a minute to allocate
 CONTINUOUS = {
     "use_transformers_continuous_batching": True,
-    "transformers_continuous_batching_config": {"num_blocks": 32, "max_batch_tokens": 256, "page_size": 32},
+    "transformers_continuous_batching_config": {"num_blocks": 32, "max_batch_tokens": 256},
 }
 GREEDY = {"generation_kwargs": {"do_sample": False}}
 
@@ -84,6 +84,7 @@ def disagreeing(trainer, per_token):
     inputs["sampling_per_token_logps"][:, 1] = float("nan")
     ratio = noise[2].exp() if per_token else noise[2].sum(1, keepdim=True).exp()
     ratio[0, 0] = 0.0
+    assert inputs["distillation_mask"].any(1).sum() > 2, "or the ratio of 0 leaves little to see"
     inputs["importance_sampling_ratio"] = ratio
     return inputs
 
@@ -114,7 +115,7 @@ def check(trainer, inputs, expected, model):
 
 def moved(make_trainer, tokenizer, **options):
     """A student that has left its teacher."""
-    trainer = make_trainer(tiny.model(tokenizer, initializer_range=0.2), **options)
+    trainer = make_trainer(tiny.model(tokenizer, initializer_range=0.2), per_device_train_batch_size=8, **options)
     torch.manual_seed(2)
     with torch.no_grad():
         for weight in trainer.model.parameters():
@@ -159,7 +160,7 @@ def test_a_mixed_loss_corrects_each_term_once(make_trainer, tokenizer):
     options = {"reward_funcs": length_reward, "policy_weight": 0.7, "distillation_weight": 0.3, "seed": 1}
     trainer = moved(make_trainer, tokenizer, **options)
     inputs = disagreeing(trainer, True)
-    inputs["advantages"] = torch.tensor([1.0, -1.0, 0.5, 2.0])
+    inputs["advantages"] = torch.tensor([1.0, -1.0, 0.5, 2.0] * 2)
     trainer.use_vllm = True
     policy = GRPOTrainer._compute_loss(trainer, trainer.model, inputs).item()
     _, _, _, divergence, mask = dense_parts(trainer, inputs)
