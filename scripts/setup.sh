@@ -73,7 +73,8 @@ from pip._vendor.packaging.requirements import Requirement
 for text in requires(sys.argv[1]):
     need = Requirement(text)
     if not need.name.startswith("torch") and (need.marker is None or need.marker.evaluate({"extra": ""})):
-        print(f"{need.name}{need.extras and [*need.extras] or str()}{need.specifier}".replace(chr(39), ""))
+        extras = ",".join(sorted(need.extras))
+        print(need.name + (f"[{extras}]" if extras else "") + str(need.specifier))
 ' "$1"
 }
 

@@ -8,6 +8,7 @@ The runs share a process, as importing vLLM takes longer than loading an engine 
 
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from trl_opsd import OPSDConfig, OPSDTrainer
 
 
 os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"  # GiB; else a share of the memory, less what the process has taken by then
+with socket.socket() as free:  # so that two runs of the tests do not meet at the default port
+    free.bind(("127.0.0.1", 0))
+    os.environ["MASTER_PORT"] = str(free.getsockname()[1])
 MAX_MODEL_LENGTH = 80
 RATIO_CAP = 1.5
 ALIVE: list[OPSDTrainer] = []  # an engine that is deleted takes the process group of the next one with it
@@ -101,6 +105,7 @@ def unsynced(trainer: OPSDTrainer) -> dict[str, float]:
     with torch.no_grad():
         for weight in trainer.model.parameters():
             weight.add_(0.03 * torch.randn_like(weight))
+        trainer.model.model.norm.weight.mul_(0.5)  # flatter than the sampler, so that most ratios are below 1
     inputs = batch_of(trainer)
     loss = trainer._compute_loss(trainer.model, inputs).item()
 
@@ -137,7 +142,7 @@ def main(folder: Path) -> None:
     results: dict[str, Any] = {}
 
     options = {"vllm_importance_sampling_mode": "token_truncate", "vllm_importance_sampling_clip_max": RATIO_CAP}
-    trainer = build(folder, **options)
+    trainer = build(folder, optim="adamw_torch", learning_rate=5e-3, **options)
     results["full"] = watched(trainer)
     trainer.train()
     trainer.evaluate()
