@@ -55,8 +55,8 @@ def test_a_sampler_that_lags_behind_is_corrected_for(seen):
     """With the sync switched off and the trainer's weights moved, against the ratio of vLLM's own log-probabilities."""
     run = seen["unsynced"]
     assert run["mean_distance_of_ratio_from_1"] > 0.1
-    assert abs(run["uncorrected"] / run["expected"] - 1) > 0.02, "the correction should matter here"
-    assert run["loss"] == pytest.approx(run["expected"], rel=1e-3)
+    assert abs(run["uncorrected"] / run["expected"] - 1) > 20e-4, "or the next line can't tell"
+    assert run["loss"] == pytest.approx(run["expected"], rel=1e-4)
 
 
 def test_a_merged_adapter_is_taken_out_again(seen):
