@@ -31,8 +31,11 @@ run() {
         return
     }
     "$venv/bin/python" -m pytest -m "not slow" -p no:cacheprovider "$@" 2>&1 | tee "$venv/tests.log"
-    tail -n 1 "$venv/tests.log" | grep -q ' passed' && ! tail -n 1 "$venv/tests.log" | grep -q 'failed\|error' || failed=1
-    echo "$name: $(tail -n 1 "$venv/tests.log")" >>"$RESULTS"
+    summary=$(grep -E '[0-9]+ (passed|failed|errors?)' "$venv/tests.log" | tail -n 1 | tr -d '=')
+    case $summary in
+    *failed* | *error* | "") failed=1 ;;
+    esac
+    echo "$name:${summary:- no summary, see $venv/tests.log}" >>"$RESULTS"
 }
 
 for python in $PYTHONS; do
