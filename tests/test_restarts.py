@@ -125,9 +125,11 @@ def test_a_finished_run_takes_no_further_step(make_trainer):
     """Its last checkpoint lies in the middle of an epoch, where transformers would go on."""
     one = make_trainer(max_steps=3, **{**BUFFERED, "steps_per_generation": 1})
     one.train()
+    random = torch.get_rng_state()
     other = make_trainer(max_steps=3, **{**BUFFERED, "steps_per_generation": 1})
     other.train(resume_from_checkpoint=True)
     assert other.state.global_step == 3
+    assert torch.equal(torch.get_rng_state(), random)
     assert_same_run(one, other)
 
 

@@ -147,6 +147,7 @@ class RestartableTrainer(EngineTrainer):
         if self._distills and resumed:
             self._take_up_loss()
             if self.state.global_step >= self.state.max_steps:  # transformers would take one step more
+                self._load_rng_state(kwargs["resume_from_checkpoint"])
                 self.control.should_training_stop = True
                 return
             skip_epochs(getattr(self, "_train_sampler", None), epoch)
