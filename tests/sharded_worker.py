@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 
-from on_cpu import allow_engines_on_cpu, use_deepspeeds_slow_operators  # isort: skip, it hides the GPUs from torch
+from on_cpu import allow_engines_on_cpu, leave, use_deepspeeds_slow_operators  # isort: skip, it hides the GPUs from torch
 
 import accelerate.accelerator
 import torch
@@ -192,8 +192,7 @@ def main(folder: str, runs: list[dict]) -> None:
         except Exception:  # the other cases have their own say
             result = traceback.format_exc()
         torch.save(result, Path(folder) / f"{number}-{os.environ.get('RANK', 0)}.pt")
-    if torch.distributed.is_initialized():  # else gloo's threads may abort the exit
-        torch.distributed.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":
