@@ -85,6 +85,9 @@ def make_parser(subparsers: "argparse._SubParsersAction | None" = None, prog: st
 
 def parse(args: Sequence[str] | None = None) -> "Parsed":
     """A mistake in a recipe is the user's to mend: it ends in one sentence that names the option, not a traceback."""
+    for folder in (str(Path(__file__).parent), os.getcwd()):  # where rewards and sources with a dot are looked up
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
     parser = make_parser()
     try:
         *parsed, unknown = parser.parse_args_and_config(args, return_remaining_strings=True)
@@ -133,9 +136,6 @@ def import_reward(name: str) -> Callable[..., list[float | None]]:
     if name == "get_soft_overlong_punishment":
         sys.exit(f"error: `{name}` makes a reward from two lengths: name a function of your own that calls it.")
     module, _, function = name.rpartition(".")
-    for folder in (str(Path(__file__).parent), os.getcwd()):
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
     try:
         return getattr(importlib.import_module(module or "trl.rewards"), function)
     except ModuleNotFoundError as error:

@@ -60,12 +60,12 @@ class Failing:
             raise OSError("the judge does not answer")
         return conftest.length_reward(completions)
 
-    def source(self, rollouts: list) -> list[list[View]]:
+    def source(self, groups: list) -> list[list[View]]:
         if self.trips("source"):
             raise KeyError("no such solution")
-        views = DatasetColumn("privileged_context")(rollouts)
+        views = DatasetColumn("privileged_context")(groups)
         if self.trips("overlong"):
-            return [[View([{"role": "user", "content": "very " * 200}])], *views[1:]]
+            return [[View("very " * 200)], *views[1:]]
         return views
 
 

@@ -13,6 +13,7 @@ from trl.chat_template_utils import qwen3_chat_template
 import tiny
 from conftest import length_reward
 from trl_opsd import DatasetColumn, View
+from trl_opsd.privileged import rollouts_of
 
 
 PROMPT = [{"role": "user", "content": "What is it?"}]
@@ -79,7 +80,7 @@ def test_missing_column_of_a_stream(make_trainer, rows):
 
 def test_a_missing_column_is_no_error_where_nothing_reads_it(make_trainer, rows):
     bare = Dataset.from_list([{"prompt": row["prompt"]} for row in rows])
-    make_trainer(dataset=bare, privileged=lambda rollouts: [[] for _ in rollouts])
+    make_trainer(dataset=bare, privileged=lambda groups: [[] for _ in rollouts_of(groups)])
     make_trainer(dataset=bare, distillation_weight=0.0, reward_funcs=length_reward)
 
 
@@ -160,7 +161,7 @@ def test_messages_with_a_text_prompt_train_nothing(make_trainer):
 @pytest.mark.parametrize("place", ["before_user", "after_user"])
 def test_no_user_message_to_put_it_in(make_trainer, place):
     rows = with_context("x", prompt=[{"role": "system", "content": "Be brief."}], number=0)
-    with pytest.raises(ValueError, match=rf"Row 0 of `train_dataset`.*`privileged_place='{place}'`.*'system'"):
+    with pytest.raises(ValueError, match=rf"Row 0 of `train_dataset`.*the place '{place}'.*'system'"):
         make_trainer(dataset=Dataset.from_list(rows), privileged_place=place)
 
 
@@ -390,30 +391,30 @@ def test_teachers_of_flattened_weights_without_a_copy(make_trainer, monkeypatch,
 
 # Sources
 
-GOOD = View(PROMPT)
+GOOD = View(prompt=PROMPT)
 WHERE = "'content': 'What is"
 BAD_VIEWS = {
-    "none": (lambda n: None, ["one list of views per rollout", "NoneType"]),
-    "tuple": (lambda n: ([],) * n, ["one list of views per rollout", "tuple"]),
-    "too few": (lambda n: [[]] * (n - 1), ["one list of views per rollout, 4", "3 lists"]),
-    "too many": (lambda n: [[]] * (n + 1), ["one list of views per rollout, 4", "5 lists"]),
-    "views without lists": (lambda n: [GOOD] * n, ["lists of `View`", WHERE]),
-    "none for a row": (lambda n: [None] * n, ["lists of `View`", WHERE]),
-    "strings": (lambda n: [["a hint"]] * n, ["lists of `View`", "a hint", WHERE]),
+    "none": (lambda n: None, ["one list of views for each of the 4 rollouts", "NoneType"]),
+    "tuple": (lambda n: ([],) * n, ["one list of views for each of the 4 rollouts", "tuple"]),
+    "too few": (lambda n: [[]] * (n - 1), ["for each of the 4 rollouts", "3 lists"]),
+    "too many": (lambda n: [[]] * (n + 1), ["for each of the 4 rollouts", "5 lists"]),
+    "views without lists": (lambda n: [GOOD] * n, ["list of `View`", WHERE]),
+    "none for a row": (lambda n: [None] * n, ["list of `View`", WHERE]),
+    "strings": (lambda n: [["a hint"]] * n, ["list of `View`", "a hint", WHERE]),
     "same names": (lambda n: [[GOOD, GOOD]] * n, ["different names", WHERE]),
-    "zero weight": (lambda n: [[View(PROMPT, weight=0.0)]] * n, ["'privileged'", "weight 0.0", WHERE]),
-    "negative": (lambda n: [[View(PROMPT, weight=-1.0)]] * n, ["weight -1.0", WHERE]),
-    "nan": (lambda n: [[View(PROMPT, weight=float("nan"))]] * n, ["weight nan", WHERE]),
-    "infinite": (lambda n: [[View(PROMPT, weight=float("inf"))]] * n, ["weight inf", WHERE]),
-    "text": (lambda n: [[View("What is it?")]] * n, ["'privileged'", "both be text or both be chat", WHERE]),
-    "no prompt": (lambda n: [[View(None)]] * n, ["'privileged'", WHERE]),
-    "no messages": (lambda n: [[View([])]] * n, ["'privileged'", WHERE]),
+    "zero weight": (lambda n: [[View(prompt=PROMPT, weight=0.0)]] * n, ["'privileged'", "weight 0.0", WHERE]),
+    "negative": (lambda n: [[View(prompt=PROMPT, weight=-1.0)]] * n, ["weight -1.0", WHERE]),
+    "nan": (lambda n: [[View(prompt=PROMPT, weight=float("nan"))]] * n, ["weight nan", WHERE]),
+    "infinite": (lambda n: [[View(prompt=PROMPT, weight=float("inf"))]] * n, ["weight inf", WHERE]),
+    "text": (lambda n: [[View(prompt="What is it?")]] * n, ["'privileged'", "both be text or both be chat", WHERE]),
+    "no prompt": (lambda n: [[View(prompt=[3])]] * n, ["'privileged'", WHERE]),
+    "no messages": (lambda n: [[View(prompt=[])]] * n, ["'privileged'", WHERE]),
     "surrogate": (
-        lambda n: [[View([{"role": "user", "content": SURROGATE}], context=SURROGATE)]] * n,
+        lambda n: [[View(prompt=[{"role": "user", "content": SURROGATE}], context=SURROGATE)]] * n,
         ["'privileged'", "surrogate", WHERE],
     ),
     "too long": (
-        lambda n: [[View([{"role": "user", "content": LONG}])]] * n,
+        lambda n: [[View(prompt=[{"role": "user", "content": LONG}])]] * n,
         ["'privileged'", "`teacher_max_length`", WHERE],
     ),
 }
@@ -421,12 +422,12 @@ BAD_VIEWS = {
 
 @pytest.mark.parametrize(("views", "named"), BAD_VIEWS.values(), ids=BAD_VIEWS)
 def test_bad_views_of_a_source(make_trainer, views, named):
-    refused_in_training(make_trainer(privileged=lambda rollouts: views(len(rollouts))), *named)
+    refused_in_training(make_trainer(privileged=lambda groups: views(len(rollouts_of(groups)))), *named)
 
 
 def test_chat_views_of_a_text_prompt(make_trainer):
     dataset = Dataset.from_list([{"prompt": "What is it?"}] * 4)
-    trainer = make_trainer(dataset=dataset, privileged=lambda rollouts: [[GOOD] for _ in rollouts])
+    trainer = make_trainer(dataset=dataset, privileged=lambda groups: [[GOOD] for _ in rollouts_of(groups)])
     refused_in_training(trainer, "both be text or both be chat", "'What is it?'")
 
 
@@ -435,15 +436,17 @@ def test_bad_views_later_in_the_run_lose_nothing(make_trainer):
     trainer = make_trainer(max_steps=3)
     column, calls, seen = DatasetColumn(), [], {}
 
-    def source(rollouts):
-        calls.append(len(rollouts))
+    def source(groups):
+        calls.append(len(groups))
         if len(calls) == 2:
             seen.update({name: param.detach().clone() for name, param in trainer.model.named_parameters()})
             return []
-        return column(rollouts)
+        return column(groups)
 
-    trainer.privileged = source
-    with pytest.raises(ValueError, match=re.escape("one list of views per rollout, 4; got 0 lists")):
+    trainer.collector.asker.source = source
+    with pytest.raises(
+        ValueError, match=re.escape("for each of the 4 rollouts of the 4 groups, in their order; got 0 lists")
+    ):
         trainer.train()
     assert trainer.state.global_step == 1
     assert all(torch.equal(param, seen[name]) for name, param in trainer.model.named_parameters())

@@ -17,7 +17,7 @@ from trl.chat_template_utils import qwen3_chat_template
 import tiny
 from conftest import length_reward
 from trl_opsd import OPSDConfig
-from trl_opsd.config import CHOICES, DEPENDENT
+from trl_opsd.config_checks import CHOICES, DEPENDENT
 
 
 OWN = [item for item in fields(OPSDConfig) if item.name not in {inherited.name for inherited in fields(GRPOConfig)}]
@@ -47,7 +47,13 @@ DEFAULTS = {
     "teacher_model_init_kwargs": None,
     "teacher_max_length": None,
     "teacher_overlong": "error",
+    "teacher_generation_prompt": "student",
     "teacher_share_prefix": True,
+    "privileged_source": None,
+    "success_reward_threshold": 1.0,
+    "privileged_on_error": "error",
+    "privileged_timeout": None,
+    "log_privileged_context": False,
     "privileged_column": "privileged_context",
     "privileged_template": "{privileged_context}",
     "privileged_place": "after_user",
@@ -371,7 +377,13 @@ SAMPLE_VALUES = {
     "teacher_model_init_kwargs": {"revision": "main"},
     "teacher_max_length": 99,
     "teacher_overlong": "drop_view",
+    "teacher_generation_prompt": "own",
     "teacher_share_prefix": False,
+    "privileged_source": {"first_of": [{"column": {"column": "hint", "place": "system"}}, {"fixed": "Be brief."}]},
+    "success_reward_threshold": 0.5,
+    "privileged_on_error": "skip",
+    "privileged_timeout": 2.5,
+    "log_privileged_context": True,
     "privileged_column": "hint",
     "privileged_template": 'A "hint": {privileged_context}, 100 %',
     "privileged_place": "system",

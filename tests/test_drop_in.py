@@ -19,6 +19,7 @@ import tiny
 from conftest import length_reward
 from test_trainer_loss import batch_of
 from trl_opsd import OPSDConfig, OPSDTrainer, View
+from trl_opsd.privileged import rollouts_of
 from trl_opsd.teacher_weights import CopiedWeights
 
 
@@ -206,9 +207,9 @@ def test_rollout_func(make_trainer):
 
     seen = []
 
-    def source(rollouts):
-        seen.extend(rollout.row["note"] for rollout in rollouts)
-        return [[View([{"role": "system", "content": "Be brief."}, *r.prompt])] for r in rollouts]
+    def source(groups):
+        seen.extend(rollout.row["note"] for rollout in rollouts_of(groups))
+        return [[View("Be brief.", place="system")] for _ in rollouts_of(groups)]
 
     trainer = make_trainer(rollout_func=rollout, privileged=source)
     inputs = batch_of(trainer)
@@ -280,7 +281,7 @@ def test_tool_results_are_not_distilled_and_zero_where_contexts_agree(make_train
         "max_tool_calling_iterations": 3, "teacher_model_kind": "live",
     }  # fmt: skip
     model = tiny.model(tool_tokenizer, max_position_embeddings=4096)
-    trainer = make_trainer(model, privileged=lambda rs: [[View(r.prompt)] for r in rs], **options)
+    trainer = make_trainer(model, privileged=lambda groups: [[View()] for _ in rollouts_of(groups)], **options)
     inputs = batch_of(with_scripted_sampler(trainer, "multiply"))
     assert (inputs["tool_mask"] == 0).any(), "there are tool results in the completions"
     assert torch.equal(inputs["distillation_mask"], inputs["completion_mask"] * inputs["tool_mask"])
@@ -320,9 +321,9 @@ class Shop:
 def test_environment(make_trainer, tool_tokenizer, rows):
     seen = []
 
-    def source(rollouts):
-        seen.extend(rollouts)
-        return [[View([{"role": "system", "content": "Buy three."}, *r.prompt])] for r in rollouts]
+    def source(groups):
+        seen.extend(rollouts_of(groups))
+        return [[View("Buy three.", place="system")] for _ in rollouts_of(groups)]
 
     trainer = make_trainer(
         tiny.model(tool_tokenizer, max_position_embeddings=4096),
@@ -414,7 +415,9 @@ def test_model_card(make_trainer, tmp_path):
 def test_completions_table_has_context_and_gap(make_trainer, tmp_path):
     import pandas
 
-    trainer = make_trainer(log_completions=True, num_completions_to_print=0, gradient_accumulation_steps=2)
+    trainer = make_trainer(
+        log_completions=True, log_privileged_context=True, num_completions_to_print=0, gradient_accumulation_steps=2
+    )
     trainer.train()
     table = pandas.read_parquet(sorted(Path(tmp_path / "out" / "completions").glob("*.parquet"))[-1])
     assert len(table) == 8 and not any("reward" in name for name in table)
@@ -423,5 +426,5 @@ def test_completions_table_has_context_and_gap(make_trainer, tmp_path):
     log = [entry for entry in trainer.state.log_history if DIVERGENCE in entry][-1]
     assert json.dumps(log)
     # Rows are shuffled between sampling and the loss: the column is right only if the gaps found their rows
-    for row, rollout in zip(table.itertuples(), trainer._rollouts, strict=True):
+    for row, rollout in zip(table.itertuples(), trainer.collector.rollouts, strict=True):
         assert row.privileged_context == rollout.row["privileged_context"] or pandas.isna(row.privileged_context)

@@ -18,6 +18,7 @@ from conftest import length_reward
 from launch import launch
 from test_drop_in import assert_same_run
 from trl_opsd import DatasetColumn, View
+from trl_opsd.privileged import rollouts_of
 from trl_opsd.restarts.checkpoints import last_complete
 
 
@@ -109,12 +110,16 @@ COLUMN = DatasetColumn("privileged_context")
 LONG = [{"role": "user", "content": "very " * 200}]
 RUBBISH = {
     "raises": (raising, OSError, "the judge does not answer"),
-    "too few": (lambda rollouts: COLUMN(rollouts)[1:], ValueError, "one list of views per rollout, 4; got 3 lists"),
-    "nothing": (lambda rollouts: None, ValueError, "one list of views per rollout, 4; got NoneType"),
-    "texts": (lambda rollouts: [["The answer is 1."] for _ in rollouts], ValueError, "lists of `View`, got"),
-    "views without lists": (lambda rollouts: [View(r.prompt) for r in rollouts], ValueError, "lists of `View`, got"),
-    "text for chat": (lambda rollouts: [[View("x")] for _ in rollouts], ValueError, "the row with prompt"),
-    "negative": (lambda rollouts: [[View(r.prompt, weight=-1.0)] for r in rollouts], ValueError, "weight -1.0"),
+    "too few": (lambda groups: COLUMN(groups)[1:], ValueError, "got 3 lists"),
+    "nothing": (lambda groups: None, ValueError, "got NoneType"),
+    "texts": (lambda groups: [["The answer is 1."] for _ in rollouts_of(groups)], ValueError, "list of `View`"),
+    "views without lists": (lambda groups: [View() for _ in rollouts_of(groups)], ValueError, "list of `View`"),
+    "text for chat": (
+        lambda groups: [[View(prompt="x")] for _ in rollouts_of(groups)],
+        ValueError,
+        "the row with prompt",
+    ),
+    "negative": (lambda groups: [[View(weight=-1.0)] for _ in rollouts_of(groups)], ValueError, "weight -1.0"),
 }
 
 
@@ -127,7 +132,8 @@ def test_privileged_source(make_trainer, source, error, text):
 
 
 def test_a_view_that_does_not_fit(make_trainer):
-    trainer = make_trainer(privileged=second(COLUMN, lambda rollouts: [[View(LONG)] for _ in rollouts]), **OPTIONS)
+    overlong = second(COLUMN, lambda groups: [[View(prompt=LONG)] for _ in rollouts_of(groups)])
+    trainer = make_trainer(privileged=overlong, **OPTIONS)
     caught = fails_in_the_second_step(trainer, ValueError, "From the teacher's prompts on process 0, step 1.")
     assert "`teacher_overlong='drop_view'`" in str(caught)
     resumed_equals_uninterrupted(make_trainer, **OPTIONS)
@@ -165,7 +171,7 @@ def test_no_note_where_nothing_was_trained(make_trainer):
     trainer = make_trainer(privileged=raising)
     with pytest.raises(OSError) as caught:
         trainer.train()
-    assert caught.value.__notes__ == ["From the privileged source on process 0, step 0."]
+    assert caught.value.__notes__[-1:] == ["From the privileged source on process 0, step 0."]
 
 
 # Two processes

@@ -14,6 +14,7 @@ import tiny
 from conftest import backbone_inputs, length_reward
 from trl_opsd import View, batches, prefix, teacher_batch
 from trl_opsd.prefix import can_share_prefix, hidden_after_prefix
+from trl_opsd.privileged import rollouts_of
 
 
 PREFIX = "self_distillation/"
@@ -241,16 +242,16 @@ def test_sliding_windows_read_every_prompt(make_trainer, tokenizer):
 # Several views
 
 
-def views(rollouts):
+def views(groups):
     """Three views of unlike lengths; the second is missing in odd rows."""
     texts = {"short": "Hint.", "like": "Hints!", "long": "A hint of many words. " * 5}
     return [
         [
-            View([{"role": "system", "content": f"{text} {rollout.group}"}, *rollout.prompt], name)
+            View(f"{text} {rollout.group}", place="system", name=name)
             for name, text in texts.items()
             if name != "like" or rollout.index % 2 == 0
         ]
-        for rollout in rollouts
+        for rollout in rollouts_of(groups)
     ]
 
 

@@ -11,6 +11,7 @@ from datasets import Dataset
 from conftest import length_reward
 from trl_opsd import View
 from trl_opsd.diagnostics import SignalMonitor
+from trl_opsd.privileged import rollouts_of
 
 
 LENGTH = 12
@@ -170,7 +171,7 @@ def test_a_run_without_views(make_trainer, rows, caplog):
 
 def test_a_run_with_identical_contexts(make_trainer, caplog):
     trainer = make_trainer(
-        max_steps=5, teacher_model_kind="live", privileged=lambda rollouts: [[View(r.prompt)] for r in rollouts]
+        max_steps=5, teacher_model_kind="live", privileged=lambda groups: [[View()] for _ in rollouts_of(groups)]
     )
     (text,) = run_for(trainer, caplog)
     assert text.startswith("Step 3: the teacher's and the student's distributions are the same")

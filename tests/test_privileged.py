@@ -14,7 +14,8 @@ import tiny
 from conftest import backbone_inputs, length_reward
 from test_trainer_loss import batch_of
 from trl_opsd import View
-from trl_opsd.privileged import teacher_prompt
+from trl_opsd.privileged import rollouts_of
+from trl_opsd.privileged.prompts import teacher_prompt
 
 
 BARE = "{privileged_context}"
@@ -286,12 +287,12 @@ def test_the_teacher_scores_the_students_own_tokens(make_trainer, options):
     trainer._compute_loss(trainer.model, batch)
     rows = (batch["teacher_weight/privileged"] > 0).nonzero().squeeze(1)
     assert 0 < len(rows) < 4
-    length = batch["completion_ids"].shape[1]
+    length, taught = batch["completion_ids"].shape[1], int(batch["completion_mask"][rows].sum(1).max())
     (teacher,), (student,) = calls["teacher"], calls["student"]
-    assert [ids[-length:] for ids in teacher] == batch["completion_ids"][rows].tolist()
+    assert [ids[-taught:] for ids in teacher] == batch["completion_ids"][rows, :taught].tolist()
     assert [ids[-length:] for ids in student] == batch["completion_ids"].tolist()
     for ids, prompt in zip(teacher, [ids_of(batch, "teacher_prompt")[row] for row in rows], strict=True):
-        assert ids[:-length][-len(prompt) :] == prompt
+        assert ids[:-taught][-len(prompt) :] == prompt
 
 
 THINK = "<think>"
@@ -320,17 +321,22 @@ KWARGS = [
 @pytest.mark.parametrize("context", ["hint", "<|im_end|>"], ids=["plain", "control"])
 @pytest.mark.parametrize(("options", "expected"), KWARGS)
 def test_chat_template_arguments_reach_their_side_only(make_trainer, tokenizer, options, expected, context):
-    student, teacher = literal_batch(make_trainer, tokenizer, QUESTION, context, **options)
+    own = {"teacher_generation_prompt": "own"}
+    student, teacher = literal_batch(make_trainer, tokenizer, QUESTION, context, **own, **options)
     assert tuple(THINK in tokenizer.decode(ids) for ids in (student, teacher)) == expected
 
 
-def test_the_students_arguments_are_back_after_an_error(make_trainer):
-    """A teacher prompt that can't be rendered must not leave the student with the teacher's template."""
-    trainer = make_trainer(teacher_chat_template_kwargs={"enable_thinking": True})
-    before = dict(trainer.chat_template_kwargs)
-    with pytest.raises(Exception):  # noqa: B017
-        trainer._teacher_prompt_ids([None], [None])
-    assert trainer.chat_template_kwargs == before
+@pytest.mark.parametrize("context", ["hint", "<|im_end|>"], ids=["plain", "control"])
+@pytest.mark.parametrize(("options", "expected"), KWARGS)
+def test_the_teacher_goes_on_from_the_students_beginning(make_trainer, tokenizer, options, expected, context, caplog):
+    """By default a think block that one side opens and the other does not is the student's."""
+    student, teacher = literal_batch(make_trainer, tokenizer, QUESTION, context, **options)
+    assert tuple(THINK in tokenizer.decode(ids) for ids in (student, teacher)) == (expected[0],) * 2
+    assert student[-6:] == teacher[-6:]
+    said = [
+        record.getMessage() for record in caplog.records if "`teacher_generation_prompt='own'`" in record.getMessage()
+    ]
+    assert len(said) == (expected[0] != expected[1]), "once, and only where they differ"
 
 
 # What a source sees
@@ -342,9 +348,9 @@ class Recorder:
     def __init__(self):
         self.batches = []
 
-    def __call__(self, rollouts):
-        self.batches.append(rollouts)
-        return [[] for _ in rollouts]
+    def __call__(self, groups):
+        self.batches.append(rollouts_of(groups))
+        return [[] for _ in rollouts_of(groups)]
 
 
 def silent_reward(completions, **kwargs):
@@ -446,7 +452,7 @@ def test_the_context_joins_the_prompt_of_an_environment(make_trainer):
 
 def hinted(name, hint, weight=1.0):
     def view(rollout):
-        return View(teacher_prompt(rollout.prompt, hint, BARE, "after_user"), name, weight, hint)
+        return View(hint, name=name, weight=weight)
 
     return view
 
@@ -454,8 +460,9 @@ def hinted(name, hint, weight=1.0):
 def views_of(*makers, rows=range(4)):
     """A source that gives each rollout these views, the ones of `makers[1:]` only to some rows."""
     first, *others = makers
-    return lambda rollouts: [
-        [first(rollout), *(view(rollout) for view in others if rollout.index in rows)] for rollout in rollouts
+    return lambda groups: [
+        [first(rollout), *(view(rollout) for view in others if rollout.index in rows)]
+        for rollout in rollouts_of(groups)
     ]
 
 
@@ -511,7 +518,7 @@ def test_a_view_that_only_some_rows_have(make_trainer):
     full = loss_and_gradient(make_trainer(privileged=views_of(one, other, rows=[0, 2])))
     parts = []
     for chosen in ([one, one, one, one], [other, one, other, one]):
-        source = lambda rollouts, chosen=chosen: [[chosen[r.index](r)] for r in rollouts]  # noqa: E731
+        source = lambda groups, chosen=chosen: [[chosen[r.index](r)] for r in rollouts_of(groups)]  # noqa: E731
         parts.append(loss_and_gradient(make_trainer(privileged=source))[0])
     assert full[0] == pytest.approx(sum(parts) / 2, rel=1e-5)
     assert full[3]["teacher_weight/other"].sum() == 2

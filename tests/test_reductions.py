@@ -18,21 +18,22 @@ def test_distillation_mask_counts_model_tokens():
             [1, 1, 1, 1, 1, 1],  # without a view
         ]
     )
-    has_view = torch.tensor([True, True, True, True, False])
+    taught = torch.tensor([True, True, True, True, False]).unsqueeze(1).expand(5, 6).clone()
+    taught[0, 4] = False  # beyond what the view may teach
     want = torch.tensor(
         [
-            [0, 0, 1, 1, 1, 0],
+            [0, 0, 1, 1, 0, 0],
             [0, 0, 0, 0, 1, 1],
             [0, 0, 0, 0, 0, 0],
             [0, 0, 0, 0, 0, 0],
             [0, 0, 0, 0, 0, 0],
         ]
     )
-    got = distillation_mask(loss_mask, has_view, 2)
+    got = distillation_mask(loss_mask, taught, 2)
     assert torch.equal(got, want) and got.dtype == loss_mask.dtype
-    assert torch.equal(distillation_mask(loss_mask, has_view, 0), loss_mask * has_view.long().unsqueeze(1))
-    assert torch.equal(distillation_mask(loss_mask.float(), has_view, 2), want.float())
-    assert not distillation_mask(loss_mask, has_view, 6).any()
+    assert torch.equal(distillation_mask(loss_mask, taught, 0), loss_mask * taught.long())
+    assert torch.equal(distillation_mask(loss_mask.float(), taught, 2), want.float())
+    assert not distillation_mask(loss_mask, taught, 6).any()
 
 
 MASK = torch.tensor([[1, 1, 0, 1], [0, 0, 0, 0], [0, 1, 0, 0]])

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import tiny
 from conftest import backbone_inputs, length_reward
+from trl_opsd.privileged import rollouts_of
 
 
 def batch_of(trainer):
@@ -202,7 +203,7 @@ def test_identical_contexts_give_zero(make_trainer, mode, lora, widths):
         dataset=dataset,
         teacher_model_kind="live",
         teacher_share_prefix=False,  # or else rows of one prompt are read otherwise than the student reads them
-        privileged=lambda rollouts: [[View(rollout.prompt)] for rollout in rollouts],
+        privileged=lambda groups: [[View()] for _ in rollouts_of(groups)],
         peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False) if lora else None,
         **mode,
     )
@@ -221,7 +222,7 @@ def test_identical_contexts_with_other_padding_are_zero_up_to_rounding(make_trai
         tiny.model(tokenizer, initializer_range=0.1),
         dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": "x" * n}]} for n in (3, 30, 8, 14) * 4]),
         teacher_model_kind="live",
-        privileged=lambda rollouts: [[View(rollout.prompt)] for rollout in rollouts],
+        privileged=lambda groups: [[View()] for _ in rollouts_of(groups)],
     )
     inputs = batch_of(trainer)
     for key in ("prompt_ids", "prompt_mask"):  # sixteen more columns of padding for the student alone

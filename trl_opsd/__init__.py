@@ -4,8 +4,9 @@
 
 from trl_opsd.config import OPSDConfig
 from trl_opsd.privileged import DatasetColumn
-from trl_opsd.rollouts import PrivilegedSource, Rollout, View
+from trl_opsd.rollouts import Rollout, Turn
 from trl_opsd.trainer import OPSDTrainer
+from trl_opsd.views import PrivilegedSource, View
 
 
-__all__ = ["DatasetColumn", "OPSDConfig", "OPSDTrainer", "PrivilegedSource", "Rollout", "View"]
+__all__ = ["DatasetColumn", "OPSDConfig", "OPSDTrainer", "PrivilegedSource", "Rollout", "Turn", "View"]

@@ -12,7 +12,9 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from trl import GRPOConfig
 
 from trl_opsd.config import OPSDConfig
-from trl_opsd.privileged import DatasetColumn, teacher_prompt
+from trl_opsd.config_checks import check_policy_weight
+from trl_opsd.encoding import ViewEncoder
+from trl_opsd.privileged import DatasetColumn
 
 
 def no_reward(prompts: list, **kwargs: Any) -> list[float]:
@@ -34,7 +36,7 @@ def resolve_policy_weight(args: OPSDConfig, has_reward: bool) -> float:
     weight = args.policy_weight
     if weight is None:
         weight = 1.0 if has_reward else 0.0
-    args.check_policy_weight(weight)
+    check_policy_weight(args, weight)
     if weight > 0 and not has_reward:
         raise ValueError(
             f"`policy_weight={weight}` needs a reward, and there is none. Pass `reward_funcs`, or set "
@@ -45,12 +47,12 @@ def resolve_policy_weight(args: OPSDConfig, has_reward: bool) -> float:
 
 def check_datasets(source: Any, train_dataset: Any, eval_dataset: Any) -> None:
     """
-    Look for the privileged contexts of a [`DatasetColumn`] in the data sets; other sources need none.
+    Let a source that reads dataset columns look for them in the data sets; other sources need none.
 
     Raises:
         ValueError: If a column is missing or a row holds what can't be a context.
     """
-    if not isinstance(source, DatasetColumn):
+    if not hasattr(source, "check"):
         return
     named = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
     if isinstance(eval_dataset, dict):
@@ -99,12 +101,7 @@ def check_model(
 
 
 def check_dataset_lengths(
-    name: str,
-    dataset: Any,
-    source: DatasetColumn,
-    tokenize: Callable[[list, list], list[list[int]]],
-    max_length: int | None,
-    args: OPSDConfig,
+    name: str, dataset: Any, source: DatasetColumn, encoder: ViewEncoder, args: OPSDConfig, tools: Any
 ) -> None:
     """
     Find a row whose teacher prompt can't fit before training starts, not at the step that samples it.
@@ -116,34 +113,37 @@ def check_dataset_lengths(
         name (`str`): What to call the data set in the error.
         dataset (`Any`): Checked if it is a `Dataset`, or a dict of them.
         source ([`DatasetColumn`]): Where the contexts are.
-        tokenize (`Callable`): From prompts and contexts to token ids.
-        max_length (`int` or `None`): Most tokens of teacher prompt and completion.
-        args ([`OPSDConfig`]): For `teacher_overlong`, `max_completion_length` and the template.
+        encoder ([`ViewEncoder`]): From views to token ids.
+        args ([`OPSDConfig`]): For `teacher_overlong` and `max_completion_length`.
+        tools (`list`, *optional*): The trainer's tools.
 
     Raises:
-        ValueError: If a teacher prompt and a completion of `max_completion_length` tokens exceed `max_length`.
+        ValueError: If a teacher prompt and a completion of `max_completion_length` tokens exceed its limit.
     """
     if isinstance(dataset, dict):
         for key, part in dataset.items():
-            check_dataset_lengths(f"{name}[{key!r}]", part, source, tokenize, max_length, args)
+            check_dataset_lengths(f"{name}[{key!r}]", part, source, encoder, args, tools)
         return
-    if max_length is None or args.teacher_overlong != "error" or not isinstance(dataset, Dataset):
-        return
-    if source.column not in dataset.column_names or not len(dataset):
+    limit = encoder.max_length
+    if limit is None or args.teacher_overlong != "error" or not isinstance(dataset, Dataset) or not len(dataset):
         return
     completion = args.max_completion_length or 0
-    bytes_to_spare = max_length - completion - len(tokenize([dataset[0]["prompt"]], [None])[0])
-    for number, (prompt, context) in enumerate(zip(dataset["prompt"], dataset[source.column], strict=True)):
-        if context is None or len(f"{prompt}{context}{source.template}".encode()) <= bytes_to_spare:
+    tokenizer = encoder.tokenizer
+    bytes_to_spare = limit - completion - len(tokenizer.prompt(dataset[0]["prompt"], tools, encoder.teacher_kwargs))
+    for column in source.columns:
+        if column not in dataset.column_names:
             continue
-        length = len(tokenize([teacher_prompt(prompt, context, source.template, source.place)], [context])[0])
-        if length + completion > max_length:
-            raise ValueError(
-                f"Row {number} of `{name}`: the teacher's prompt with `{source.column}` has {length} tokens; with "
-                f"`max_completion_length={completion}` that is more than the {max_length} that `teacher_max_length` or "
-                "the model's context allows. Shorten the privileged context, raise `teacher_max_length` if the model "
-                "can take it, or set `teacher_overlong='drop_view'`."
-            )
+        for number, (prompt, context) in enumerate(zip(dataset["prompt"], dataset[column], strict=True)):
+            if context is None or len(f"{prompt}{context}{source.template}".encode()) <= bytes_to_spare:
+                continue
+            length = encoder.length(source.view(context), prompt, tools)
+            if length + completion > limit:
+                raise ValueError(
+                    f"Row {number} of `{name}`: the teacher's prompt with `{column}` has {length} tokens; with "
+                    f"`max_completion_length={completion}` that is more than the {limit} that `teacher_max_length` or "
+                    "the model's context allows. Shorten the privileged context, raise `teacher_max_length` if the "
+                    "model can take it, or set `teacher_overlong='drop_view'` or `'shorten'`."
+                )
 
 
 def check_student_lengths(

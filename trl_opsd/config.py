@@ -2,43 +2,14 @@
 
 """`OPSDConfig`: every option of on-policy self-distillation, checked when the config is built."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from trl import GRPOConfig
 
-
-PLACEHOLDER = "{privileged_context}"
-
-CHOICES = {
-    "distillation_mode": ("full_logits", "topk_logits", "sampled_token"),
-    "distillation_topk_source": ("student", "teacher", "union"),
-    "distillation_entry_clip_mode": ("signed", "non_negative"),
-    "distillation_token_clip_mode": ("hard", "scale"),
-    "distillation_reduction": ("token_mean", "sequence_mean"),
-    "teacher_model_kind": ("base", "live", "ema", "snapshot", "checkpoint"),
-    "teacher_overlong": ("error", "drop_view"),
-    "privileged_place": ("system", "before_user", "after_user"),
-}
-
-# Options that only one other setting reads: (option, default, option that must have one of the values, values).
-# Setting them elsewhere would silently do nothing, so it is refused.
-DEPENDENT = (
-    ("distillation_topk", None, "distillation_mode", ("topk_logits",)),
-    ("distillation_topk_source", "student", "distillation_mode", ("topk_logits",)),
-    ("distillation_add_tail", False, "distillation_mode", ("topk_logits",)),
-    ("distillation_entry_clip", None, "distillation_mode", ("full_logits", "topk_logits")),
-    ("distillation_token_clip", None, "distillation_mode", ("full_logits", "topk_logits")),
-    ("distillation_temperature", None, "distillation_mode", ("full_logits", "topk_logits")),
-    ("distillation_is_clip", None, "distillation_mode", ("full_logits", "topk_logits")),
-    ("distillation_reduction", "token_mean", "distillation_mode", ("full_logits", "topk_logits")),
-    ("distillation_chunk_size", None, "distillation_mode", ("full_logits", "topk_logits")),
-    ("teacher_update_rate", 0.05, "teacher_model_kind", ("ema",)),
-    ("teacher_sync_steps", 1, "teacher_model_kind", ("ema", "snapshot")),
-    ("teacher_model_name_or_path", None, "teacher_model_kind", ("checkpoint",)),
-    ("teacher_model_init_kwargs", None, "teacher_model_kind", ("checkpoint",)),
-)
+from trl_opsd.config_checks import CHOICES, check_combinations, check_policy_weight, check_values
+from trl_opsd.privileged.named import outline
+from trl_opsd.views import PLACEHOLDER
 
 
 class _SingleGeneration(int):
@@ -129,8 +100,12 @@ class OPSDConfig(GRPOConfig):
             Most tokens of the teacher's prompt and the completion together. `None` means the model's context length.
         teacher_overlong (`str`, *optional*, defaults to `"error"`):
             What to do with a longer one: `"error"` stops, `"drop_view"` trains the row without its teacher and counts
-            it in `self_distillation/dropped_views`.
-
+            it in `self_distillation/dropped_views`, `"shorten"` keeps the first sentences of the context that fit,
+            with `[...]` after them, and counts it in `self_distillation/shortened_views`.
+        teacher_generation_prompt (`str`, *optional*, defaults to `"student"`):
+            What the teacher reads between its prompt and the completion, where the chat template begins the two sides'
+            answers differently (one opens a think block, the other closes it or has none): `"student"` the student's
+            own beginning, which the completion was sampled after, `"own"` what the template gives the teacher.
         teacher_share_prefix (`bool`, *optional*, defaults to `True`):
             Whether rows of a micro-batch that share a teacher's prompt read it once, where that saves a fifth of the
             tokens or more. Results agree up to rounding. Models with sliding windows, linear attention or an attention
@@ -138,14 +113,28 @@ class OPSDConfig(GRPOConfig):
 
         > Parameters that control the privileged context
 
+        privileged_source (`str` or `dict`, *optional*):
+            A source of contexts by name instead of the column, for example `{"sibling": {"choice": "shortest"}}`: see
+            docs/privileged.md. The next three options belong to the column.
         privileged_column (`str`, *optional*, defaults to `"privileged_context"`):
             Dataset column with the privileged context: a string, chat messages, or `None` for a row without a teacher.
         privileged_template (`str`, *optional*, defaults to `"{privileged_context}"`):
             Text around a string context. Only the placeholder is replaced; the rest is taken literally. An empty line
             sets it apart from the prompt's text, unless it brings white space of its own on that side.
         privileged_place (`str`, *optional*, defaults to `"after_user"`):
-            Where a string context goes in the teacher's prompt: `"system"`, or `"before_user"` or `"after_user"`, the
-            text of the last user message. Chat messages always go before the prompt's own messages.
+            Where a string context goes: `"system"`, or `"before_user"` or `"after_user"`, the text of the last user
+            message, or `"user_turn"`, `"prepend"` or `"prefill"`, for which see [`View`]. Chat messages always go
+            before the prompt's own messages.
+        success_reward_threshold (`float`, *optional*, defaults to `1.0`):
+            Total reward from which a rollout counts as a success, for sources and conditions that ask.
+        privileged_on_error (`str`, *optional*, defaults to `"error"`):
+            What to do when a source raises, is late or returns what is no view: `"error"` stops on every process,
+            `"skip"` trains those rollouts without views and counts them in `self_distillation/source_errors`.
+        privileged_timeout (`float`, *optional*):
+            Seconds that a source may take for a generation batch. `None` means any time.
+        log_privileged_context (`bool`, *optional*, defaults to `False`):
+            Whether to write down what the teacher reads: in the completions table (`log_completions`), and in
+            `_privileged/*.jsonl` under `output_dir`, a folder that is not pushed to the Hub.
         student_chat_template_kwargs (`dict[str, Any]`, *optional*):
             Chat template arguments of the student alone, on top of `chat_template_kwargs`.
         teacher_chat_template_kwargs (`dict[str, Any]`, *optional*):
@@ -156,6 +145,7 @@ class OPSDConfig(GRPOConfig):
     _VALID_DICT_FIELDS = [
         *GRPOConfig._VALID_DICT_FIELDS,
         "teacher_model_init_kwargs",
+        "privileged_source",
         "student_chat_template_kwargs",
         "teacher_chat_template_kwargs",
     ]
@@ -253,11 +243,21 @@ class OPSDConfig(GRPOConfig):
         default="error",
         metadata={"help": "What to do beyond `teacher_max_length`.", "choices": list(CHOICES["teacher_overlong"])},
     )
+    teacher_generation_prompt: str = field(
+        default="student",
+        metadata={
+            "help": "Whose generation prompt the teacher's prompt ends in.",
+            "choices": list(CHOICES["teacher_generation_prompt"]),
+        },
+    )
     teacher_share_prefix: bool = field(
         default=True, metadata={"help": "Whether rows that share a teacher's prompt read it once, where that pays."}
     )
 
     # Parameters that control the privileged context
+    privileged_source: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "A source of privileged contexts by name, instead of the column."}
+    )
     privileged_column: str = field(
         default="privileged_context", metadata={"help": "Dataset column with the privileged context."}
     )
@@ -271,6 +271,19 @@ class OPSDConfig(GRPOConfig):
             "help": "Where a string context goes in the teacher's prompt.",
             "choices": list(CHOICES["privileged_place"]),
         },
+    )
+    success_reward_threshold: float = field(
+        default=1.0, metadata={"help": "Total reward from which a rollout counts as a success."}
+    )
+    privileged_on_error: str = field(
+        default="error",
+        metadata={"help": "What to do when a source fails.", "choices": list(CHOICES["privileged_on_error"])},
+    )
+    privileged_timeout: float | None = field(
+        default=None, metadata={"help": "Seconds that a source may take for a generation batch."}
+    )
+    log_privileged_context: bool = field(
+        default=False, metadata={"help": "Write down what the teacher reads, in the table and in JSONL files."}
     )
     student_chat_template_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Chat template arguments of the student alone."}
@@ -288,109 +301,14 @@ class OPSDConfig(GRPOConfig):
         super().__post_init__()
         if single:
             self.num_generations = 1
-        self._check_values()
-        self._check_combinations()
-
-    def check_policy_weight(self, policy_weight: float) -> None:
-        """
-        Check the options that depend on the resolved weight of the policy term.
-
-        Args:
-            policy_weight (`float`):
-                `policy_weight`, or what `None` stands for once it is known whether there is a reward.
-        """
-        if policy_weight == 0 and self.distillation_weight == 0:
-            raise ValueError(
-                "`policy_weight` and `distillation_weight` are both 0 (`policy_weight=None` counts as 0 without reward "
-                "functions), so there is nothing to train. Pass `reward_funcs` or set one of the two weights."
-            )
-        if policy_weight != 0 and self.num_generations < 2:
-            raise ValueError(
-                f"`num_generations={self.num_generations}` can't be combined with the policy term: GRPO compares the "
-                "completions of one prompt. Set `num_generations` to at least 2, or `policy_weight=0.0` for pure "
-                "self-distillation."
-            )
-        if policy_weight == 0 and self.distillation_mode != "sampled_token":
-            for name in ("beta", "entropy_coef"):
-                if getattr(self, name) != 0.0:
-                    raise ValueError(
-                        f"`{name}={getattr(self, name)}` belongs to the policy term, which is off (`policy_weight` is "
-                        f"0), so it would do nothing. Set `{name}=0.0`, or `policy_weight` above 0 with a reward."
-                    )
-
-    def _check_values(self) -> None:
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"`{name}` must be one of {list(choices)}, got {getattr(self, name)!r}.")
-        at_least_zero = ("policy_weight", "distillation_weight", "num_loss_tokens_to_skip")
-        counts = ("distillation_topk", "distillation_chunk_size", "teacher_sync_steps", "teacher_max_length")
-        above_zero = (
-            "distillation_entry_clip",
-            "distillation_token_clip",
-            "distillation_is_clip",
-            "distillation_temperature",
-            *counts,
-        )
-        for name in at_least_zero + above_zero:
-            value = getattr(self, name)
-            if value is None:
-                continue
-            low = 0 if name in at_least_zero else math.ulp(0.0)
-            if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= low):
-                bound = "at least 0" if name in at_least_zero else "above 0"
-                raise ValueError(f"`{name}` must be a finite number {bound}, got {value!r}.")
-        for name in (*counts, "num_loss_tokens_to_skip"):
-            value = getattr(self, name)
-            if value is not None and value != int(value):
-                raise ValueError(f"`{name}` counts things, so it must be a whole number, got {value!r}.")
-        for name in ("distillation_alpha", "teacher_update_rate"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"`{name}` must lie between 0 and 1, got {getattr(self, name)!r}.")
-        if self.teacher_update_rate == 0.0:
-            raise ValueError(
-                "`teacher_update_rate=0` never moves the teacher. Use `teacher_model_kind='base'` for that."
-            )
-        if PLACEHOLDER not in self.privileged_template:
-            raise ValueError(
-                f"`privileged_template` must contain the placeholder {PLACEHOLDER}, or the teacher would never see the "
-                f"privileged context; got {self.privileged_template!r}."
-            )
-
-    def _check_combinations(self) -> None:
-        for name, default, owner, values in DEPENDENT:
-            if getattr(self, name) != default and getattr(self, owner) not in values:
-                expected = " or ".join(f"`{owner}={value!r}`" for value in values)
-                raise ValueError(
-                    f"`{name}={getattr(self, name)!r}` is only read with {expected}, but `{owner}` is "
-                    f"{getattr(self, owner)!r}. Set `{owner}` to that, or leave `{name}` out."
-                )
-        if self.distillation_mode == "topk_logits" and self.distillation_topk is None:
-            raise ValueError("`distillation_mode='topk_logits'` needs `distillation_topk`, the size of the set.")
-        if self.teacher_model_kind == "snapshot" and self.teacher_sync_steps == 1:
-            raise ValueError(
-                "`teacher_model_kind='snapshot'` with `teacher_sync_steps=1` is the live teacher. Set "
-                "`teacher_sync_steps` above 1, or use `teacher_model_kind='live'`."
-            )
-        temperature = self.distillation_temperature
-        if self.distillation_is_clip is not None and temperature not in (None, self.temperature):
-            raise ValueError(
-                f"`distillation_is_clip` compares probabilities at the sampling `temperature` ({self.temperature}), so "
-                f"it can't be combined with `distillation_temperature={temperature}`. Leave one of them out."
-            )
-        if self.distillation_topk == 1 and not self.distillation_add_tail and self.distillation_topk_source != "union":
-            raise ValueError(
-                "`distillation_topk=1` renormalised over one token is the same on both sides, so its divergence is "
-                "always 0. Set `distillation_add_tail=True` or a larger `distillation_topk`."
-            )
-        if self.distillation_mode == "sampled_token" and self.distillation_alpha != 1.0:
-            raise ValueError(
-                "`distillation_mode='sampled_token'` estimates the gradient of the reverse KL and of no other "
-                f"divergence, so it needs `distillation_alpha=1.0` (got {self.distillation_alpha})."
-            )
-        for clip, default in (("distillation_entry_clip", "signed"), ("distillation_token_clip", "hard")):
-            if getattr(self, clip) is None and getattr(self, f"{clip}_mode") != default:
-                raise ValueError(f"`{clip}_mode` is set, but `{clip}` is None: set both.")
-        if self.teacher_model_kind == "checkpoint" and self.teacher_model_name_or_path is None:
-            raise ValueError("`teacher_model_kind='checkpoint'` needs `teacher_model_name_or_path`.")
+        check_values(self)
+        check_combinations(self)
         if self.policy_weight is not None:
-            self.check_policy_weight(self.policy_weight)
+            check_policy_weight(self, self.policy_weight)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For trackers and files that others read: a privileged source is named there, its texts are not."""
+        values = super().to_dict()
+        if self.privileged_source is not None:
+            values["privileged_source"] = outline(self.privileged_source)
+        return values

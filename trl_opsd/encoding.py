@@ -3,19 +3,28 @@
 """
 From views to token ids that end in the student's own completion.
 
-Legend: B rows of the local generation batch, P longest teacher prompt of a view.
+Legend: B rows of the local generation batch, P longest teacher prompt of a view, C longest completion.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from accelerate.logging import get_logger
 from trl.trainer.utils import pad
 
-from trl_opsd.privileged.prompts import check_prompt
-from trl_opsd.rollouts import Rollout, View
+from trl_opsd.privileged.prompts import teacher_prompt
+from trl_opsd.rollouts import Messages, Rollout
+from trl_opsd.tokenizing import PromptTokenizer, Tools
+from trl_opsd.views import PROMPT_PLACES, View
+
+
+logger = get_logger(__name__)
+
+CUT = " [...]"  # what a shortened context ends in
+_SENTENCE_END = re.compile(r"[.!?。！？][\"')\]]*\s+|\n+")
 
 
 @dataclass
@@ -24,108 +33,204 @@ class EncodedView:
     One view name over the local generation batch.
 
     Args:
-        prompt_ids (`list[list[int]]` of length B): Teacher prompt of each row; the student's own where a row lacks the
-            view, so that its forward runs on sound input.
+        prompt_ids (`list[list[int]]` of length B): What the teacher reads before the tokens that it scores: its prompt
+            and, where the context stands within the completion, what comes before that. The student's own prompt where
+            a row lacks the view, so that its forward runs on sound input.
         weights (`list[float]` of length B): Weight of the view in each row, 0 where the row lacks it.
-        dropped (`int`): Views that were too long and dropped.
+        starts (`list[int]` of length B): Tokens of the completion that are in `prompt_ids`.
+        spans (`list[tuple[int, int]]` of length B): Tokens of the completion that the view may teach.
+        dropped, shortened (`int`): Views that were too long.
     """
 
-    prompt_ids: list[list[int]]
-    weights: list[float]
-    dropped: int
+    prompt_ids: list[list[int]] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    spans: list[tuple[int, int]] = field(default_factory=list)
+    dropped: int = 0
+    shortened: int = 0
+
+    def add(self, ids: list[int], weight: float, start: int, span: tuple[int, int]) -> None:
+        self.prompt_ids.append(ids)
+        self.weights.append(float(weight))
+        self.starts.append(start)
+        self.spans.append(span)
 
     def tensors(
-        self, name: str, pad_token_id: int, multiple: int | None, device: torch.device
+        self, name: str, width: int, pad_token_id: int, multiple: int | None, device: torch.device
     ) -> dict[str, torch.Tensor]:
-        """Batch keys of this view: ids and mask, left-padded, of shape `(B, P)`, and weights of shape `(B,)`."""
+        """
+        Batch keys of this view: ids and mask `(B, P)`, left-padded; weights and starts `(B,)`; taught tokens `(B, C)`.
+
+        Args:
+            name (`str`): Its name.
+            width (`int`): C.
+            pad_token_id (`int`): Padding of the ids.
+            multiple (`int`, *optional*): `pad_to_multiple_of`.
+            device (`torch.device`): Where to.
+        """
         ids = [torch.tensor(row) for row in self.prompt_ids]
         mask = [torch.ones_like(row) for row in ids]
         how = {"padding_side": "left", "pad_to_multiple_of": multiple}
+        column = torch.arange(width)
+        taught = torch.stack([(column >= start) & (column < end) for start, end in self.spans])
         return {
             f"teacher_prompt_ids/{name}": pad(ids, padding_value=pad_token_id, **how).to(device),
             f"teacher_prompt_mask/{name}": pad(mask, padding_value=0, **how).to(device),
             f"teacher_weight/{name}": torch.tensor(self.weights, dtype=torch.float32, device=device),
+            f"teacher_start/{name}": torch.tensor(self.starts, device=device),
+            f"taught_tokens/{name}": taught.to(device),
         }
 
 
-def check_views(views: list[list[View]], rollouts: list[Rollout]) -> None:
+@dataclass
+class ViewEncoder:
     """
-    Refuse what a privileged source must not return.
-
-    Raises:
-        ValueError: If there is not one list of views for each rollout, or a view is malformed.
-    """
-    if not isinstance(views, list) or len(views) != len(rollouts):
-        got = f"{len(views)} lists" if isinstance(views, list) else type(views).__name__
-        raise ValueError(
-            f"The privileged source must return one list of views per rollout, {len(rollouts)}; got {got}."
-        )
-    for rollout, row_views in zip(rollouts, views, strict=True):
-        if not isinstance(row_views, list) or not all(isinstance(view, View) for view in row_views):
-            raise ValueError(
-                f"The privileged source must return lists of `View`, got {row_views!r} for {_where(rollout)}."
-            )
-        names = [view.name for view in row_views]
-        if len(set(names)) != len(names):
-            raise ValueError(f"The views of a rollout need different names, got {names} for {_where(rollout)}.")
-        for view in row_views:
-            if isinstance(view.prompt, str) != isinstance(rollout.prompt, str):
-                raise ValueError(
-                    f"The view {view.name!r} and the prompt must both be text or both be chat messages, for "
-                    f"{_where(rollout)}."
-                )
-            check_prompt(view.prompt, f"The prompt of view {view.name!r}, for {_where(rollout)},")
-            if not 0 < view.weight < math.inf:
-                raise ValueError(
-                    f"The view {view.name!r} has weight {view.weight}, for {_where(rollout)}: weights are above 0 and "
-                    "finite; leave out a view that should not count."
-                )
-
-
-def encode_view(
-    name: str,
-    rollouts: list[Rollout],
-    views: list[list[View]],
-    tokenize: Callable[[list[Any], list[Any]], list[list[int]]],
-    max_length: int | None,
-    overlong: str,
-) -> EncodedView:
-    """
-    Encode the views called `name`, one row after the other.
-
     Args:
-        name (`str`): Name of the view.
-        rollouts (`list[Rollout]`): The local generation batch.
-        views (`list[list[View]]`): Views of each rollout.
-        tokenize (`Callable`): From the prompts of the whole local batch, in order, and their contexts to token ids.
-        max_length (`int` or `None`): Most tokens of teacher prompt and completion.
-        overlong (`str`): `"error"` or `"drop_view"`.
-
-    Raises:
-        ValueError: If a view is too long and `overlong` is `"error"`.
+        tokenizer ([`PromptTokenizer`]): From texts to ids.
+        student_kwargs, teacher_kwargs (`dict[str, Any]`): Chat template arguments of each side.
+        beginning (`str`): `teacher_generation_prompt`.
+        max_length (`int`, *optional*): Most tokens that the teacher reads.
+        overlong (`str`): `teacher_overlong`.
     """
-    chosen = [next((view for view in row if view.name == name), None) for row in views]
-    prompts = [rollout.prompt if view is None else view.prompt for rollout, view in zip(rollouts, chosen, strict=True)]
-    prompt_ids = tokenize(prompts, [None if view is None else view.context for view in chosen])
-    weights = [0.0 if view is None else float(view.weight) for view in chosen]
-    too_long = [
-        row
-        for row, view in enumerate(chosen)
-        if view is not None and max_length and len(prompt_ids[row]) + len(rollouts[row].completion_ids) > max_length
-    ]
-    if too_long and overlong == "error":
-        row = too_long[0]
+
+    tokenizer: PromptTokenizer
+    student_kwargs: dict[str, Any]
+    teacher_kwargs: dict[str, Any]
+    beginning: str
+    max_length: int | None
+    overlong: str
+    _warned: bool = False
+
+    def encode(self, name: str, rollouts: list[Rollout], views: list[list[View]], tools: list[Tools]) -> EncodedView:
+        """
+        Encode the views called `name`, one row after the other.
+
+        Args:
+            name (`str`): Name of the view.
+            rollouts (`list[Rollout]`): The local generation batch.
+            views (`list[list[View]]`): Views of each rollout.
+            tools (`list`): Tools of each row.
+
+        Raises:
+            ValueError: If a view can't be placed, or is too long and `overlong` is `"error"`.
+        """
+        encoded = EncodedView()
+        for rollout, row_views, row_tools in zip(rollouts, views, tools, strict=True):
+            view = next((view for view in row_views if view.name == name), None)
+            ids = None if view is None else self.teacher_ids(view, rollout, row_tools)
+            if ids is not None and (over := self._over(ids, view, rollout)):
+                view, ids = self._overlong(view, ids, over, rollout, row_tools)
+                encoded.dropped += view is None
+                encoded.shortened += view is not None
+            if view is None:
+                encoded.add(rollout.prompt_ids, 0.0, 0, (0, 0))
+            else:
+                encoded.add(ids, view.weight, view.start(rollout), view.taught(rollout))
+        return encoded
+
+    def teacher_ids(self, view: View, rollout: Rollout, tools: Tools) -> list[int]:
+        """All that the teacher reads before the tokens it scores: they follow it as they stand in `completion_ids`."""
+        try:
+            if view.prompt is not None or view.context is None or view.place in PROMPT_PLACES:
+                return self._prompt_ids(view, rollout, tools)
+            return self._between_tokens(view, rollout, tools)
+        except ValueError as error:
+            raise ValueError(f"The view {view.name!r} of {rollout.where}: {error}") from None
+
+    def _prompt_ids(self, view: View, rollout: Rollout, tools: Tools) -> list[int]:
+        prompt = rollout.prompt if view.prompt is None else view.prompt
+        if view.prompt is None and view.context is not None:
+            prompt = teacher_prompt(prompt, view.context, view.template, view.place)
+        kwargs = {**self.teacher_kwargs, **(view.chat_template_kwargs or {})}
+        ids = self.tokenizer.prompt(prompt, tools, kwargs, view.context)
+        return ids if isinstance(prompt, str) else self._begun_alike(ids, kwargs, tools)
+
+    def _begun_alike(self, ids: list[int], kwargs: dict[str, Any], tools: Tools) -> list[int]:
+        """The completion follows what it followed when it was sampled: a think block that is open, closed or none."""
+        if kwargs == self.student_kwargs or self.beginning == "own":
+            return ids
+        own, student = (self.tokenizer.beginning(tools, one) for one in (kwargs, self.student_kwargs))
+        if own == student or not own or student is None or ids[-len(own) :] != own:
+            return ids
+        if not self._warned:
+            texts = [self.tokenizer.beginning_text(tools, one) for one in (kwargs, self.student_kwargs)]
+            logger.warning(
+                f"The chat template begins the teacher's answer with {texts[0]!r} and the student's with {texts[1]!r}. "
+                "The teacher scores the student's tokens after the student's own beginning; set "
+                "`teacher_generation_prompt='own'` to score them after the teacher's."
+            )
+            self._warned = True
+        return ids[: -len(own)] + student
+
+    def _between_tokens(self, view: View, rollout: Rollout, tools: Tools) -> list[int]:
+        before = rollout.prompt_ids + rollout.completion_ids[: view.start(rollout)]
+        kwargs = {**self.student_kwargs, **(view.chat_template_kwargs or {})}
+        is_chat = not isinstance(rollout.prompt, str)
+        if view.place == "prepend":
+            start = [] if is_chat else self.tokenizer.bos
+            text = self.tokenizer.text(view.text + "\n\n", view.context)
+            block = (
+                self.tokenizer.message(view.text, view.role, True, kwargs, view.context) if is_chat else start + text
+            )
+            bos = self.tokenizer.tokenizer.bos_token_id
+            return block + before[1 if bos is not None and block[:1] == before[:1] == [bos] else 0 :]
+        if view.place == "before_turn" and is_chat:
+            begun = self.tokenizer.beginning(tools, self.student_kwargs)
+            if begun is None or before[len(before) - len(begun) :] != begun:
+                raise ValueError(
+                    f"The tokens before turn {view.position} do not end in what the chat template begins an answer "
+                    "with, so no message fits between. Use the place 'prepend' or 'before_token'."
+                )
+            block = self.tokenizer.message(view.text, view.role, False, kwargs, view.context)
+            return before[: len(before) - len(begun)] + block + begun
+        return before + self.tokenizer.text(view.text, view.context)
+
+    # Length
+
+    def length(self, view: View, prompt: str | Messages, tools: Tools) -> int:
+        """Tokens that the teacher reads before a completion of `prompt`. For places in or before the prompt."""
+        student_ids = self.tokenizer.prompt(prompt, tools, self.student_kwargs)
+        rollout = Rollout({}, prompt, "", student_ids, [], [], {}, math.nan, False, {}, 0, 0, 0, False, True)
+        return len(self.teacher_ids(view, rollout, tools))
+
+    def _over(self, ids: list[int], view: View, rollout: Rollout) -> int:
+        """Tokens that are too many, or 0."""
+        length = len(ids) + len(rollout.completion_ids) - view.start(rollout)
+        return max(length - self.max_length, 0) if self.max_length else 0
+
+    def _overlong(
+        self, view: View, ids: list[int], over: int, rollout: Rollout, tools: Tools
+    ) -> tuple[View | None, list[int]]:
+        if self.overlong == "drop_view":
+            return None, []
+        if self.overlong == "shorten" and isinstance(view.context, str) and view.prompt is None:
+            return self._shortened(view, rollout, tools)
+        way = "Shorten the privileged context, raise `teacher_max_length` if the model can take it, or set "
+        way += "`teacher_overlong='drop_view'`"
+        if self.overlong == "shorten":
+            way = f"Only a text can be shortened, not messages or a whole prompt. {way}"
+        else:
+            way += " or `'shorten'`"
         raise ValueError(
-            f"The teacher's prompt of view {name!r} has {len(prompt_ids[row])} tokens and the completion "
-            f"{len(rollouts[row].completion_ids)}, more than the {max_length} that `teacher_max_length` or the model's "
-            f"context allows, for {_where(rollouts[row])}. Shorten the privileged context, raise `teacher_max_length` "
-            "if the model can take it, or set `teacher_overlong='drop_view'`."
+            f"The teacher's prompt of view {view.name!r} has {len(ids)} tokens and the completion "
+            f"{len(rollout.completion_ids) - view.start(rollout)}, {over} more than the {self.max_length} that "
+            f"`teacher_max_length` or the model's context allows, for {rollout.where}. {way}."
         )
-    if too_long:
-        bare = tokenize([rollout.prompt for rollout in rollouts], [None] * len(rollouts))
-        for row in too_long:
-            prompt_ids[row], weights[row] = bare[row], 0.0
-    return EncodedView(prompt_ids, weights, len(too_long))
+
+    def _shortened(self, view: View, rollout: Rollout, tools: Tools) -> tuple[View | None, list[int]]:
+        """As many of the context's first sentences as fit; no view where not even one does."""
+        ends = [match.end() for match in _SENTENCE_END.finditer(view.context)]
+        best: tuple[View | None, list[int]] = None, []
+        low, high = 0, len(ends)
+        while low < high:
+            middle = (low + high) // 2
+            shorter = replace(view, context=view.context[: ends[middle]].rstrip() + CUT)
+            ids = self.teacher_ids(shorter, rollout, tools)
+            if self._over(ids, shorter, rollout):
+                high = middle
+            else:
+                best, low = (shorter, ids), middle + 1
+        return best
 
 
 def alignment_error(rollouts: list[Rollout], completion_ids: torch.Tensor) -> str | None:
@@ -137,7 +242,3 @@ def alignment_error(rollouts: list[Rollout], completion_ids: torch.Tensor) -> st
                 "of trl is not supported: see the bounds in trl_opsd's pyproject.toml."
             )
     return None
-
-
-def _where(rollout: Rollout) -> str:
-    return f"the row with prompt {repr(rollout.prompt)[:120]}"

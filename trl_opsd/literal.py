@@ -37,6 +37,7 @@ def encode_literally(
     prompt: str | Messages,
     context: str | Messages,
     render: Callable[[str | Messages], str],
+    start: list[int],
 ) -> list[int]:
     """
     Encode a teacher prompt whose context holds control tokens as text.
@@ -49,6 +50,7 @@ def encode_literally(
         prompt (`str` or `list[dict]`): Teacher prompt that holds the context.
         context (`str` or `list[dict]`): The context.
         render (`Callable`): From a prompt to the text that would be encoded.
+        start (`list[int]`): What the ids begin with, such as the BOS that bare text gets.
     """
     tokens = control_tokens(tokenizer, context)
     mark = _unused_character("".join(strings(prompt)))
@@ -63,7 +65,7 @@ def encode_literally(
         return text
 
     pieces = re.split(f"{mark}(\\d+){mark}", render(_mapped(prompt, hide)))
-    ids = list(tokenizer("")["input_ids"]) if isinstance(prompt, str) else []  # BOS, where text prompts get one
+    ids = list(start)
     for position, piece in enumerate(pieces):
         if position % 2:  # a number between two marks
             ids += tokenizer(tokens[int(piece)], add_special_tokens=False, split_special_tokens=True)["input_ids"]

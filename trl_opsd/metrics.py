@@ -34,15 +34,17 @@ def repetition(completion_ids: list[int], n: int = 3) -> float:
 
 
 def generation_metrics(
-    accelerator: Accelerator, encoded: dict[str, EncodedView], completion_ids: list[list[int]]
+    accelerator: Accelerator, encoded: dict[str, EncodedView], completion_ids: list[list[int]], skipped: int
 ) -> dict[str, float]:
     """
-    Metrics of a generation batch: share of rows with a view, dropped views, teacher prompt lengths, repetition.
+    Metrics of a generation batch: share of rows with a view, views that were dropped, shortened or missed for an error
+    of their source, teacher prompt lengths, repetition.
 
     Args:
         accelerator (`Accelerator`): Reduces over ranks.
         encoded (`dict[str, EncodedView]`): Views of the local rows by name.
         completion_ids (`list[list[int]]`): Unpadded completions of the local rows.
+        skipped (`int`): Local rows without views because of an error of their source.
     """
     rows = len(completion_ids)
     with_view = sum(any(view.weights[row] > 0 for view in encoded.values()) for row in range(rows))
@@ -52,14 +54,18 @@ def generation_metrics(
         for ids, weight in zip(view.prompt_ids, view.weights, strict=True)
         if weight
     ]
-    dropped = sum(view.dropped for view in encoded.values())
+    dropped, shortened = (sum(getattr(v, name) for v in encoded.values()) for name in ("dropped", "shortened"))
     loops = sum(repetition(ids) for ids in completion_ids)
-    sums = torch.tensor([rows, with_view, dropped, len(lengths), sum(lengths), loops], device=accelerator.device)
+    counts = [rows, with_view, dropped, shortened, skipped, len(lengths), sum(lengths), loops]
+    sums = torch.tensor(counts, device=accelerator.device)
     longest = torch.tensor(max(lengths, default=0), device=accelerator.device)
-    rows, with_view, dropped, views, length, loops = accelerator.reduce(sums, reduction="sum").tolist()
+    sums = accelerator.reduce(sums, reduction="sum").tolist()
+    rows, with_view, dropped, shortened, skipped, views, length, loops = sums
     return {
         f"{PREFIX}view_share": with_view / rows,
         f"{PREFIX}dropped_views": dropped,
+        f"{PREFIX}shortened_views": shortened,
+        f"{PREFIX}source_errors": skipped,
         f"{PREFIX}teacher_prompt_length/mean": length / max(views, 1),
         f"{PREFIX}teacher_prompt_length/max": float(accelerator.gather(longest).max()),
         f"{PREFIX}repetition": loops / rows,

@@ -1,13 +1,40 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""What a privileged source sees of the student's work: [`Rollout`]."""
+"""What a privileged source sees of the student's work: [`Rollout`], in groups of one prompt."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import itertools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 
 Messages = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """
+    What the student wrote in one go, and what came back.
+
+    Args:
+        start, end (`int`): Its tokens, `completion_ids[start:end]`.
+        message (`dict`): The assistant message, with `tool_calls` where it made some.
+        results (`list[dict]`): The tools' messages that answer it.
+    """
+
+    start: int
+    end: int
+    message: dict[str, Any]
+    results: Messages = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """Its text, without reasoning that the tokenizer parses apart and without tool calls."""
+        return message_text(self.message)
 
 
 @dataclass(frozen=True)
@@ -22,83 +49,127 @@ class Rollout:
             What the student read: text, or chat messages with an environment's observation already appended.
         completion (`str` or `list[dict]`):
             What the student wrote, decoded, with tool calls and their results.
-        completion_ids (`list[int]`):
-            Token ids of the completion, without padding.
+        prompt_ids, completion_ids (`list[int]`):
+            Their token ids, without padding.
+        turns (`list[Turn]`):
+            The completion's turns: one, and one more after each round of tool calls.
         rewards (`dict[str, float]`):
             Reward by function name, `nan` where a function gave none. Empty without rewards.
+        total (`float`):
+            Sum of the rewards by their weights, `nan` without any.
+        success (`bool`):
+            Whether `total` reaches `success_reward_threshold`.
+        extra (`dict[str, Any]`):
+            What reward functions wrote with TRL's `log_extra`, by column: a verifier's words, a compiler's output.
         group (`int`):
             Number of its prompt in the global generation batch: rollouts of one prompt share it.
         index (`int`):
             Position in the global generation batch.
         step (`int`):
             Optimizer step at which it was sampled.
+        truncated (`bool`):
+            Whether it ended for want of length.
+        training (`bool`):
+            Whether it is trained on, and not one of an evaluation.
+        wanted (`bool`):
+            Whether views are asked for. They are not for a rollout that is only there to complete its group (another
+            process holds it), nor where a condition left it out. Views that are given all the same are dropped, so only
+            a source that costs something needs to look.
+        environment (`Any`):
+            The environment that it was sampled in, in its final state. `None` without one, and where another process
+            holds the rollout.
     """
 
     row: dict[str, Any]
     prompt: str | Messages
     completion: str | Messages
+    prompt_ids: list[int]
     completion_ids: list[int]
+    turns: list[Turn]
     rewards: dict[str, float]
+    total: float
+    success: bool
+    extra: dict[str, Any]
     group: int
     index: int
     step: int
+    truncated: bool
+    training: bool
+    wanted: bool = True
+    environment: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def text(self) -> str:
+        """What the student wrote, as text: its turns without tool calls and results."""
+        return "\n".join(turn.text for turn in self.turns)
+
+    @property
+    def where(self) -> str:
+        """How an error names it."""
+        return f"the row with prompt {repr(self.prompt)[:120]}"
 
 
-@dataclass(frozen=True)
-class View:
+Group = list[Rollout]
+
+
+def message_text(message: dict[str, Any]) -> str:
+    """Text of a message: its content, or the text blocks of it."""
+    content = message.get("content")
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "".join(block.get("text") or "" for block in content)
+
+
+def turns_of(completion: str | Messages, completion_ids: list[int], tool_mask: list[int] | None) -> list[Turn]:
     """
-    One privileged context for one rollout.
+    Split a completion into the student's turns.
 
     Args:
-        prompt (`str` or `list[dict]`):
-            The whole prompt that the teacher reads, of the same kind as the student's (text or chat messages).
-        name (`str`, *optional*, defaults to `"privileged"`):
-            Views of one name are one teacher: they share a forward pass and a metric. A rollout has at most one view of
-            a name.
-        weight (`float`, *optional*, defaults to `1.0`):
-            Weight among the views of its rollout; a token's loss is the weighted mean over them.
-        context (`str` or `list[dict]`, *optional*):
-            The privileged part alone. It is shown in the completions table, and its text never acts as control tokens.
+        completion (`str` or `list[dict]`): Decoded completion.
+        completion_ids (`list[int]`): Its token ids.
+        tool_mask (`list[int]`, *optional*): 1 at tokens that the student wrote, 0 at tool results.
     """
+    messages = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
+    starts = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    ends = [*starts[1:], len(messages)]
+    told = [(messages[start], messages[start + 1 : end]) for start, end in zip(starts, ends, strict=True)]
+    if tool_mask is None:
+        spans = [(0, len(completion_ids))]
+    else:
+        runs = [(own, len(list(run))) for own, run in itertools.groupby(tool_mask)]
+        places = itertools.accumulate((length for _, length in runs), initial=0)
+        spans = [(place, place + length) for place, (own, length) in zip(places, runs, strict=False) if own]
+    if len(told) != len(spans):  # a `rollout_func` of the user's own may mask and tell as it likes
+        told = [({"role": "assistant", "content": ""}, []) for _ in spans]
+    return [Turn(*span, *parts) for span, parts in zip(spans, told, strict=True)]
 
-    prompt: str | Messages
-    name: str = "privileged"
-    weight: float = 1.0
-    context: str | Messages | None = field(default=None)
+
+def total_reward(rewards: Iterable[float], weights: Iterable[float]) -> float:
+    """Weighted sum of the rewards that are there, as TRL's, `nan` if none is."""
+    there = [reward * weight for reward, weight in zip(rewards, weights, strict=True) if not math.isnan(reward)]
+    return sum(there) if there else math.nan
 
 
-def collect_rollouts(
-    rows: list[dict[str, Any]],
-    prompts: list[str | Messages],
-    completions: list[str | Messages],
-    completion_ids: list[list[int]],
-    rewards: list[dict[str, float]],
-    first_index: int,
-    group_size: int,
-    step: int,
-) -> list[Rollout]:
+def whole_groups(rollouts: list[Rollout], group_size: int, accelerator: Accelerator) -> list[Group]:
     """
-    The rollouts of one rank.
+    The groups of the local rollouts, completed by those that other processes hold.
+
+    Groups lie side by side in the global generation batch, so one may begin on one process and end on the next. Only
+    then do the processes exchange rollouts, and only those of such groups.
 
     Args:
-        rows, prompts, completions, completion_ids, rewards (`list`): What TRL hands over, one item a rollout.
-        first_index (`int`): Position of the first in the global generation batch, where groups are contiguous and may
-            straddle ranks.
+        rollouts (`list[Rollout]`): The local ones, in order.
         group_size (`int`): Rollouts of one prompt.
-        step (`int`): Optimizer steps taken so far.
+        accelerator (`Accelerator`): Gathers from the other processes.
     """
-    items = zip(rows, prompts, completions, completion_ids, rewards, strict=True)
-    return [
-        Rollout(row, prompt, completion, list(ids), reward, index // group_size, index, step)
-        for index, (row, prompt, completion, ids, reward) in enumerate(items, first_index)
-    ]
-
-
-PrivilegedSource = Callable[[list[Rollout]], list[list[View]]]
-
-
-def shown_context(views: list[View]) -> str | None:
-    """The contexts of a rollout's views as one text, for the completions table."""
-    if len(views) > 1:
-        return "\n".join(f"[{view.name}] {view.context}" for view in views)
-    return str(views[0].context) if views else None
+    everyone = list(rollouts)
+    if len(rollouts) % group_size:  # the same on every process
+        head = -rollouts[0].index % group_size
+        tail = (rollouts[-1].index + 1) % group_size
+        parts = {r.index: r for r in rollouts[:head] + rollouts[max(len(rollouts) - tail, 0) :]}
+        sent = [replace(rollout, environment=None, wanted=False) for rollout in parts.values()]
+        own = {rollout.index for rollout in rollouts}
+        groups = {rollout.group for rollout in rollouts}
+        everyone += [r for r in gather_object(sent) if r.group in groups and r.index not in own]
+        everyone.sort(key=lambda rollout: rollout.index)
+    return [list(group) for _, group in itertools.groupby(everyone, key=lambda rollout: rollout.group)]

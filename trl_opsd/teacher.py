@@ -77,7 +77,7 @@ class Teacher:
         Args:
             model (`nn.Module`): The wrapped student.
         """
-        with torch.no_grad(), self.weights.active(model) as teacher, _without_dropout(teacher):
+        with torch.no_grad(), self.weights.active(model) as teacher, without_dropout(teacher):
             yield teacher
 
     @property
@@ -181,7 +181,8 @@ class TeacherFollows(TrainerCallback):
 
 
 @contextmanager
-def _without_dropout(model: nn.Module) -> Iterator[None]:
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """Modules that train do not drop anything in this block."""
     training = [module for module in model.modules() if module.training]
     for module in training:
         module.training = False

@@ -30,6 +30,14 @@ def view_names(inputs: Batch) -> list[str]:
     return [key.split("/", 1)[1] for key in inputs if key.startswith("teacher_weight/")]
 
 
+def view_weights(inputs: Batch) -> torch.Tensor:
+    """Weight of each view at each token, `(K, B, C)`, 0 where it may not teach the token."""
+    names = view_names(inputs)
+    return torch.stack(
+        [inputs[f"teacher_weight/{name}"].unsqueeze(1) * inputs[f"taught_tokens/{name}"] for name in names]
+    )
+
+
 @dataclass
 class TeacherBatch:
     """
@@ -37,17 +45,22 @@ class TeacherBatch:
 
     Args:
         views (`list[str]`): The views it is for.
+        width (`int`): C, tokens of a row of the micro-batch.
         place (`torch.Tensor` of shape `(len(views), B)`): Row among the R of each view's row, -1 where there is none.
+        start (`torch.Tensor` of shape `(len(views), B)`): Tokens of the completion that belong to the prompt.
         prompt_ids, prompt_mask (`torch.Tensor` of shape `(U, P)`): Distinct prompts, left-padded.
         prompt_of (`torch.Tensor` of shape `(R,)`): Prompt of each row.
-        completion_ids, completion_mask (`torch.Tensor` of shape `(R, C)`): The student's own completions.
+        completion_ids, completion_mask (`torch.Tensor` of shape `(R, C')`): The student's own completions from `start`
+            to the last token that is taught.
         tokens (`torch.Tensor` of shape `(T,)`): Distilled tokens, counted along the R rows, never none.
         share_prefix (`bool`): Whether distinct prompts are read once, then the completions.
         answer (`Any`): What the teacher said, kept for as long as its weights stand still, with their version.
     """
 
     views: list[str]
+    width: int
     place: torch.Tensor
+    start: torch.Tensor
     prompt_ids: torch.Tensor
     prompt_mask: torch.Tensor
     prompt_of: torch.Tensor
@@ -80,17 +93,27 @@ class TeacherBatch:
             view (`str`): Name of the view.
             index (`torch.Tensor` of shape `(M,)`): Tokens, counted along the rows of the micro-batch, `(B, C)`.
         """
-        length = self.completion_ids.shape[1]
+        length, view_index = self.completion_ids.shape[1], self.views.index(view)
         position = torch.zeros(self.completion_ids.numel(), dtype=torch.long, device=self.tokens.device)
         position[self.tokens] = torch.arange(len(self.tokens), device=self.tokens.device)
-        row = self.place[self.views.index(view)][index // length].clamp(min=0)
-        return values[position[row * length + index % length].to(values.device)]
+        own_row = index // self.width
+        row = self.place[view_index][own_row].clamp(min=0)
+        column = (index % self.width - self.start[view_index][own_row]).clamp(0, length - 1)
+        return values[position[row * length + column].to(values.device)]
+
+
+def _moved(values: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+    """Rows of `(R, C)` without their first `start` columns, and 0 where they end: `(R, C + 1)`."""
+    values = torch.nn.functional.pad(values, (0, 1))
+    column = torch.arange(values.shape[1], device=values.device) + start.unsqueeze(1)
+    inside = column < values.shape[1]
+    return values.gather(1, column.clamp(max=values.shape[1] - 1)) * inside
 
 
 def _teacher_batch(inputs: Batch, views: list[str]) -> TeacherBatch:
     """The rows of some views that weigh something. Never empty: every rank runs the forward."""
-    taught = inputs["distillation_mask"].any(1)
-    needed = torch.stack([(inputs[f"teacher_weight/{view}"] > 0) & taught for view in views])  # (K, B)
+    taught = torch.stack([inputs[f"taught_tokens/{view}"] for view in views]) & inputs["distillation_mask"].bool()
+    needed = taught.any(2) & (torch.stack([inputs[f"teacher_weight/{view}"] for view in views]) > 0)  # (K, B)
     if not needed.any():
         needed[0, 0] = True
     count = needed.sum()
@@ -110,15 +133,27 @@ def _teacher_batch(inputs: Batch, views: list[str]) -> TeacherBatch:
     width = int(mask.sum(1).max())
     both = torch.stack([ids * mask, mask], dim=-1)[:, -width:]  # what is under padding does not tell prompts apart
     distinct, prompt_of = both.unique(dim=0, return_inverse=True)
-    tokens = inputs["distillation_mask"][row_of].flatten().nonzero().squeeze(1)
+
+    start = torch.stack([inputs[f"teacher_start/{view}"] for view in views])  # (K, B)
+    own_start = start[view_of, row_of]
+    taught = _moved(taught[view_of, row_of], own_start)
+    # What comes after the last taught token says nothing about those before it
+    read = taught.flip(1).cumsum(1).flip(1) > 0
+    length = max(int(read.sum(1).max()), 2)  # a shared prompt takes two runs, for which one token is not enough
+    completion_ids, completion_mask = (
+        _moved(inputs[f"completion_{part}"][row_of], own_start)[:, :length] for part in ("ids", "mask")
+    )
+    tokens = taught[:, :length].flatten().nonzero().squeeze(1)
     return TeacherBatch(
         views=views,
+        width=inputs["completion_ids"].shape[1],
         place=place,
+        start=start,
         prompt_ids=distinct[..., 0],
         prompt_mask=distinct[..., 1],
         prompt_of=prompt_of,
-        completion_ids=inputs["completion_ids"][row_of],
-        completion_mask=inputs["completion_mask"][row_of],
+        completion_ids=completion_ids,
+        completion_mask=completion_mask * read[:, :length],
         tokens=tokens if len(tokens) else tokens.new_zeros(1),
     )
 

@@ -18,7 +18,7 @@ from trl_opsd.config import OPSDConfig
 from trl_opsd.forward import StudentPass, TeacherPass
 from trl_opsd.losses import DivergenceSpec, distillation_mask, token_weights, view_shares
 from trl_opsd.teacher import Teacher
-from trl_opsd.teacher_batch import TeacherBatch, view_names
+from trl_opsd.teacher_batch import TeacherBatch, view_names, view_weights
 
 
 Batch = dict[str, Any]
@@ -58,8 +58,7 @@ def batch_keys(inputs: Batch, tokens_to_skip: int, accelerator: Accelerator) -> 
         accelerator (`Accelerator`): Reduces over ranks.
     """
     loss_mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)  # TRL pads `tool_mask` with 1
-    has_view = torch.stack([inputs[f"teacher_weight/{name}"] for name in view_names(inputs)]).sum(0) > 0
-    mask = distillation_mask(loss_mask, has_view, tokens_to_skip)
+    mask = distillation_mask(loss_mask, view_weights(inputs).sum(0) > 0, tokens_to_skip)
     counts = torch.stack([mask.sum(), mask.any(1).sum(), loss_mask.any(1).sum()]).float()
     tokens, rows, all_rows = accelerator.reduce(counts, reduction="sum")
     return {
@@ -162,8 +161,7 @@ class DistillationTerm:
 
     def shares(self, inputs: Batch) -> torch.Tensor:
         """Share of each view at each token, of shape `(K, B, C)`, 0 where a token is not distilled."""
-        weights = torch.stack([inputs[f"teacher_weight/{name}"] for name in view_names(inputs)])  # (K, B)
-        return view_shares(weights).unsqueeze(-1) * inputs["distillation_mask"]
+        return view_shares(view_weights(inputs)) * inputs["distillation_mask"]
 
     def weights(self, inputs: Batch, windows: float) -> torch.Tensor:
         """Factor on each token's loss under each view, of shape `(K, B, C)`: mask, share of the view, normaliser,

@@ -2,9 +2,8 @@
 
 """`OPSDTrainer`: overrides of `GRPOTrainer`'s hooks, each of which calls super()."""
 
+import math
 from collections.abc import Callable
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +27,23 @@ from trl_opsd.checks import (
     no_reward,
     resolve_policy_weight,
 )
+from trl_opsd.collecting import ViewCollector, source_of
 from trl_opsd.config import OPSDConfig
 from trl_opsd.diagnostics import SignalMonitor
-from trl_opsd.encoding import EncodedView, alignment_error, check_views, encode_view
+from trl_opsd.encoding import ViewEncoder, alignment_error
 from trl_opsd.forward import MODALITIES, ObservedForward, add_distillation_forward
-from trl_opsd.literal import control_tokens, encode_literally
 from trl_opsd.metrics import PREFIX, generation_metrics, mean_gaps, token_metrics
 from trl_opsd.model_card import PAPER, add_settings
 from trl_opsd.prefix import can_share_prefix
-from trl_opsd.privileged import DatasetColumn
-from trl_opsd.restarts import RestartableTrainer, raised_everywhere
-from trl_opsd.rollouts import PrivilegedSource, Rollout, View, collect_rollouts, shown_context
+from trl_opsd.privileged import DatasetColumn, Run
+from trl_opsd.restarts import RestartableTrainer
+from trl_opsd.rollouts import Rollout, total_reward, turns_of
 from trl_opsd.teacher import Teacher, TeacherFollows
 from trl_opsd.teacher_batch import add_teacher_batches, view_names
 from trl_opsd.term import DistillationTerm, batch_keys
+from trl_opsd.tokenizing import PromptTokenizer
+from trl_opsd.views import PrivilegedSource, shown_context
+from trl_opsd.writing import Writer
 
 
 class OPSDTrainer(RestartableTrainer):
@@ -76,9 +78,9 @@ class OPSDTrainer(RestartableTrainer):
         train_dataset (`Dataset` or `IterableDataset`, *optional*):
             As in [`~trl.GRPOTrainer`], with the column `privileged_context` (see `privileged_column`): a string, chat
             messages, or `None` for a row without a teacher.
-        privileged (`Callable[[list[Rollout]], list[list[View]]]`, *optional*, keyword-only):
-            Source of the privileged contexts, instead of the dataset column: from the rollouts of a rank to 0 or more
-            views of each.
+        privileged (`Callable[[list[list[Rollout]]], list[list[View]]]`, *optional*, keyword-only):
+            Source of the privileged contexts, instead of the dataset column: from groups of rollouts to 0 or more views
+            of each rollout, in their order. A function, an async one, or one of [`trl_opsd.privileged`].
 
     The other arguments are those of [`~trl.GRPOTrainer`].
     """
@@ -122,12 +124,7 @@ class OPSDTrainer(RestartableTrainer):
         else:
             if not self._has_reward:
                 reward_funcs, reward_processing_classes = [no_reward], None
-            self.privileged = privileged or DatasetColumn(
-                args.privileged_column,
-                args.privileged_template,
-                args.privileged_place,
-                teach_bare_rows=args.teacher_model_kind == "checkpoint",
-            )
+            self.privileged = source_of(args, privileged)
             check_datasets(self.privileged, train_dataset, eval_dataset)
         self.policy_weight = 1.0
         # With environments, whether there is a reward is only known once TRL has probed them
@@ -150,8 +147,8 @@ class OPSDTrainer(RestartableTrainer):
     # Set-up
 
     def _set_up_distillation(self, args: OPSDConfig) -> None:
-        self._own_chat_template_kwargs = self.chat_template_kwargs
-        self.chat_template_kwargs = {**self._own_chat_template_kwargs, **(args.student_chat_template_kwargs or {})}
+        own = self.chat_template_kwargs
+        self.chat_template_kwargs = {**own, **(args.student_chat_template_kwargs or {})}
         core = self.accelerator.unwrap_model(self.model)
         add_distillation_forward(core.get_base_model() if isinstance(core, PeftModel) else core)
         self.teacher = Teacher(args, core, self.accelerator, self._tokenizer, self._patch_teacher)
@@ -160,15 +157,36 @@ class OPSDTrainer(RestartableTrainer):
         self.term = DistillationTerm(args, self.teacher, self.accelerator)
         self.monitor = SignalMonitor()
         self._may_share_prefix = args.teacher_share_prefix and can_share_prefix(self.teacher.model)
-        self._max_length = args.teacher_max_length or context_length(self.model, self.teacher.model)
-        self._rollouts: list[Rollout] = []
-        self._views: list[list[View]] = []
+        self.collector = ViewCollector(
+            args,
+            self.privileged,
+            ViewEncoder(
+                PromptTokenizer(self.processing_class, self._tokenizer, self.chat_template),
+                student_kwargs=self.chat_template_kwargs,
+                teacher_kwargs={**own, **(args.teacher_chat_template_kwargs or {})},
+                beginning=args.teacher_generation_prompt,
+                max_length=args.teacher_max_length or context_length(self.model, self.teacher.model),
+                overlong=args.teacher_overlong,
+            ),
+            self.accelerator,
+        )
+        self.collector.setup(
+            Run(
+                self._tokenizer,
+                self.train_dataset,
+                Writer(self, self.teacher.answering),
+                self.accelerator.process_index,
+                self.accelerator.num_processes,
+                gather_object,
+            )
+        )
+        self._sampled: dict[str, Any] = {}
         if self.environment_factories is not None:  # they write the prompts
             return
         for name, dataset in (("train_dataset", self.train_dataset), ("eval_dataset", self.eval_dataset)):
             check_student_lengths(name, dataset, lambda prompts: self._tokenize_prompts(prompts)[0], args)
             if isinstance(self.privileged, DatasetColumn):
-                check_dataset_lengths(name, dataset, self.privileged, self._teacher_prompt_ids, self._max_length, args)
+                check_dataset_lengths(name, dataset, self.privileged, self.collector.encoder, args, self.tools)
 
     def _patch_teacher(self, model: PreTrainedModel) -> None:
         """Give a separate teacher the forward that the student has, before it is wrapped."""
@@ -178,10 +196,17 @@ class OPSDTrainer(RestartableTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        if self._distills and isinstance(self.privileged, DatasetColumn):
-            self._signature_columns = list(dict.fromkeys([*self._signature_columns, self.privileged.column]))
+        if self._distills:
+            columns = getattr(self.privileged, "columns", [])
+            self._signature_columns = list(dict.fromkeys([*self._signature_columns, *columns]))
 
     # Rollouts and views
+
+    def _generate(self, prompts: list) -> tuple:
+        sampled = super()._generate(prompts)
+        if self._distills:
+            self._sampled = {"prompt_ids": sampled[0], "tool_mask": sampled[2]}
+        return sampled
 
     def _calculate_rewards(
         self, inputs: list[dict], prompts: list, completions: list, completion_ids_list: list[list[int]]
@@ -190,87 +215,77 @@ class OPSDTrainer(RestartableTrainer):
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if not self._distills:
             return rewards
-        count, first = len(prompts), self.accelerator.process_index * len(prompts)
-        names = self.reward_func_names if self._has_reward else []
-        self._rollouts = collect_rollouts(
-            inputs,
-            prompts,
-            completions,
-            completion_ids_list,
-            [dict(zip(names, values, strict=False)) for values in rewards[first : first + count].tolist()],
-            first,
-            self.num_generations if self.model.training else self.num_generations_eval,
-            self.state.global_step,
-        )
-        with raised_everywhere(self.accelerator, "the privileged source", self.state.global_step):
-            self._views = self.privileged(self._rollouts)
-            check_views(self._views, self._rollouts)
+        rollouts = self._captured(rewards, inputs, prompts, completions, completion_ids_list)
+        self.collector.collect(rollouts, self.num_generations if self.model.training else self.num_generations_eval)
         if self.log_completions:  # must be there before TRL flushes the table's extra columns
-            self._log_completion_extra("privileged_context", [shown_context(views) for views in self._views])
-            self._log_completion_extra("mean_gap", [torch.nan] * count)
+            if self.args.log_privileged_context:
+                shown = [shown_context(views) for views in self.collector.views]
+                self._log_completion_extra("privileged_context", shown)
+            self._log_completion_extra("mean_gap", [torch.nan] * len(rollouts))
         return rewards
+
+    def _captured(
+        self, rewards: torch.Tensor, rows: list, prompts: list, completions: list, completion_ids: list
+    ) -> list[Rollout]:
+        """The local rollouts, from what TRL hands over. `rewards` are those of all processes."""
+        count = len(prompts)
+        first = self.accelerator.process_index * count
+        names = self.reward_func_names if self._has_reward else []
+        masks = self._sampled["tool_mask"] or [None] * count
+        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
+        rollouts = []
+        for i, values in enumerate(rewards[first : first + count].tolist()):
+            total = total_reward(values, self.reward_weights.tolist()) if names else math.nan
+            rollouts.append(
+                Rollout(
+                    row=rows[i],
+                    prompt=prompts[i],
+                    completion=completions[i],
+                    prompt_ids=list(self._sampled["prompt_ids"][i]),
+                    completion_ids=list(completion_ids[i]),
+                    turns=turns_of(completions[i], completion_ids[i], masks[i]),
+                    rewards=dict(zip(names, values, strict=False)),
+                    total=total,
+                    success=total >= self.args.success_reward_threshold,
+                    extra={name: logged[-count:][i] for name, logged in self._pending_extra_logs.items()},
+                    group=(first + i) // (self.num_generations if self.model.training else self.num_generations_eval),
+                    index=first + i,
+                    step=self.state.global_step,
+                    truncated=completion_ids[i][-1] not in ends,
+                    training=self.model.training,
+                    environment=None if self.environments is None else self.environments[i],
+                )
+            )
+        return rollouts
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)
         if not self._distills:
             return output
-        if error := alignment_error(self._rollouts, output["completion_ids"]):
+        rollouts, width = self.collector.rollouts, output["completion_ids"].shape[1]
+        if error := alignment_error(rollouts, output["completion_ids"]):
             raise RuntimeError(error)
-        encoded = self._encode_views()
+        encoded = self.collector.encode(self._tools_of_rows(len(rollouts)))
         mode = "train" if self.model.training else "eval"
-        completions = [rollout.completion_ids for rollout in self._rollouts]
-        for name, value in generation_metrics(self.accelerator, encoded, completions).items():
+        completions = [rollout.completion_ids for rollout in rollouts]
+        metrics = generation_metrics(self.accelerator, encoded, completions, self.collector.asker.skipped)
+        for name, value in metrics.items():
             self._metrics[mode][name].append(value)
 
+        padding = self._tokenizer.pad_token_id, self.pad_to_multiple_of
         for name, view in encoded.items():
-            output |= view.tensors(name, self._tokenizer.pad_token_id, self.pad_to_multiple_of, self.accelerator.device)
+            output |= view.tensors(name, width, *padding, self.accelerator.device)
         output |= batch_keys(output, self.args.num_loss_tokens_to_skip, self.accelerator)
         self._generation += 1
         output["rollout_generation"] = torch.tensor(self._generation)
-        output["rollout_count"] = torch.tensor(len(self._rollouts) * self.accelerator.num_processes)
-        output["rollout_index"] = torch.tensor([r.index for r in self._rollouts], device=self.accelerator.device)
+        output["rollout_count"] = torch.tensor(len(rollouts) * self.accelerator.num_processes)
+        output["rollout_index"] = torch.tensor([r.index for r in rollouts], device=self.accelerator.device)
         return output
 
-    def _encode_views(self) -> dict[str, EncodedView]:
-        """Views of the local batch by name. Every rank has the same names, also those that none of its rows has."""
-        names = sorted(set(gather_object([view.name for views in self._views for view in views]))) or ["privileged"]
-        given = self._rollouts, self._views, self._teacher_prompt_ids, self._max_length, self.args.teacher_overlong
-        with raised_everywhere(self.accelerator, "the teacher's prompts", self.state.global_step):
-            return {name: encode_view(name, *given) for name in names}
-
-    def _teacher_prompt_ids(self, prompts: list, contexts: list) -> list[list[int]]:
-        """Token ids of teacher prompts: the student's template and tools, with the teacher's template arguments."""
-        with self._teacher_chat_template_kwargs():
-            prompt_ids = [list(ids) for ids in self._tokenize_prompts(prompts)[0]]
-            for row, context in enumerate(contexts):
-                if control_tokens(self._tokenizer, context):
-                    render = partial(self._render, row)
-                    prompt_ids[row] = encode_literally(self._tokenizer, prompts[row], context, render)
-        return prompt_ids
-
-    @contextmanager
-    def _teacher_chat_template_kwargs(self):
-        student = self.chat_template_kwargs
-        self.chat_template_kwargs = {**self._own_chat_template_kwargs, **(self.args.teacher_chat_template_kwargs or {})}
-        try:
-            yield
-        finally:
-            self.chat_template_kwargs = student
-
-    def _render(self, row: int, prompt: str | list[dict]) -> str:
-        if isinstance(prompt, str):
-            return prompt
-        tools = self.tools
-        if self.environment_factories is not None:
-            tools = self._env_tools[self._batch_environments[row]]
-        return self.processing_class.apply_chat_template(
-            prompt,
-            tools=tools or None,
-            chat_template=self.chat_template,
-            add_generation_prompt=True,
-            tokenize=False,
-            **self.chat_template_kwargs,
-        )
+    def _tools_of_rows(self, count: int) -> list[Any]:
+        if self.environment_factories is None:
+            return [self.tools] * count
+        return [self._env_tools[name] for name in self._batch_environments]
 
     # Micro-batches
 
@@ -400,9 +415,11 @@ class OPSDTrainer(RestartableTrainer):
 
     def save_own_state(self, folder: Path) -> None:
         self.teacher.save(folder)
+        self.collector.save(folder, self.accelerator.is_main_process)
 
     def load_own_state(self, folder: Path) -> None:
         self.teacher.load(folder)
+        self.collector.load(folder)
         self.monitor.recall(self.state.log_history)
         if self._buffered_inputs is not None:
             add_teacher_batches(self._buffered_inputs, self.accelerator, self._may_share_prefix)

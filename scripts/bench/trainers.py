@@ -11,7 +11,6 @@ TRL's experimental trainers are imported here and nowhere in the package.
 import random
 import tempfile
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ from trl.experimental.sdpo import SDPOConfig, SDPOTrainer
 
 from bench.measure import Timed
 from bench.rollouts import Model, Scenario
-from trl_opsd import OPSDConfig, OPSDTrainer, View
+from trl_opsd import OPSDConfig, OPSDTrainer, PrivilegedSource, View
 
 
 GROUP = 8
@@ -61,18 +60,16 @@ def arguments(scenario: Scenario, device: str, folder: str) -> dict[str, Any]:
     }
 
 
-def views_of(count: int) -> Callable[[list], list[list[View]]]:
+def views_of(count: int) -> PrivilegedSource:
     """A source of `count` views a rollout: the row's context with its words in another order, so of the same length."""
 
-    def source(rollouts: list) -> list[list[View]]:
-        return [[view(rollout, number) for number in range(count)] for rollout in rollouts]
+    def source(groups: list) -> list[list[View]]:
+        return [[view(rollout, number) for number in range(count)] for group in groups for rollout in group]
 
     def view(rollout: Any, number: int) -> View:
         words = rollout.row["privileged_context"].split()
         random.Random(number).shuffle(words)
-        message = rollout.prompt[-1]
-        content = f"{message['content']}\n\n{' '.join(words)}"
-        return View([*rollout.prompt[:-1], {**message, "content": content}], name=f"view{number}")
+        return View(" ".join(words), name=f"view{number}")
 
     return source
 

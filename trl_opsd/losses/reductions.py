@@ -9,16 +9,16 @@ Legend: B rows, C completion tokens, K views.
 import torch
 
 
-def distillation_mask(loss_mask: torch.Tensor, has_view: torch.Tensor, tokens_to_skip: int) -> torch.Tensor:
+def distillation_mask(loss_mask: torch.Tensor, taught: torch.Tensor, tokens_to_skip: int) -> torch.Tensor:
     """
-    Tokens that are distilled: model tokens of rows with a view, but for the first `tokens_to_skip` of each row.
+    Tokens that are distilled: model tokens that a view teaches, but for the first `tokens_to_skip` of each row.
 
     Args:
         loss_mask (`torch.Tensor` of shape `(B, C)`): 1 at model tokens, 0 at padding and tool results.
-        has_view (`torch.Tensor` of shape `(B,)`): Whether the row has a view.
+        taught (`torch.Tensor` of shape `(B, C)`): Whether a view of the row may teach the token.
         tokens_to_skip (`int`): Model tokens to leave out at the start of each row.
     """
-    mask = loss_mask * has_view.to(loss_mask.dtype).unsqueeze(1)
+    mask = loss_mask * taught.to(loss_mask.dtype)
     return mask * (loss_mask.cumsum(1) > tokens_to_skip).to(mask.dtype)
 
 
@@ -40,9 +40,9 @@ def token_weights(mask: torch.Tensor, reduction: str, tokens: torch.Tensor, rows
 
 def view_shares(weights: torch.Tensor) -> torch.Tensor:
     """
-    Share of each view in its row, of shape `(K, B)`: its weight over the sum of the row's weights, 0 without any view.
+    Share of each view at each token, of shape `(K, B, C)`: its weight over the sum of the weights, 0 without any view.
 
     Args:
-        weights (`torch.Tensor` of shape `(K, B)`): Weight of each view, 0 where a row lacks it.
+        weights (`torch.Tensor` of shape `(K, B, C)`): Weight of each view, 0 where it does not teach the token.
     """
     return weights / weights.sum(0, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)

@@ -1,51 +1,62 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""The simplest source: a dataset column."""
+"""The simplest source: dataset columns."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset, IterableDataset
 
-from trl_opsd.config import PLACEHOLDER
-from trl_opsd.privileged.prompts import check_context, teacher_prompt
-from trl_opsd.rollouts import Messages, Rollout, View
+from trl_opsd.privileged.asking import rollouts_of
+from trl_opsd.privileged.base import TextSource
+from trl_opsd.privileged.checks import check_context
+from trl_opsd.privileged.prompts import teacher_prompt
+from trl_opsd.rollouts import Group, Messages, Rollout
+from trl_opsd.views import PROMPT_PLACES, View, Views
 
 
-@dataclass(frozen=True)
-class DatasetColumn:
+@dataclass
+class DatasetColumn(TextSource):
     """
-    One view for each row whose column is not `None`.
+    One view for each column of the row that is not `None`.
 
     Args:
-        column (`str`): Column with a string, chat messages, or `None`.
-        template (`str`): Text around a string context.
-        place (`str`): Where a string context goes.
+        column (`str` or `list[str]`): Column with a string, chat messages (whole few-shot turns), or `None`. The views
+            of several columns are named after them.
         teach_bare_rows (`bool`): Whether a row without context gets the student's own prompt as its view. This is plain
             on-policy distillation, for a teacher with other weights.
     """
 
-    column: str = "privileged_context"
-    template: str = PLACEHOLDER
-    place: str = "after_user"
+    column: str | list[str] = "privileged_context"
     teach_bare_rows: bool = False
 
-    def __call__(self, rollouts: list[Rollout]) -> list[list[View]]:
-        return [self._views(rollout) for rollout in rollouts]
+    @property
+    def columns(self) -> list[str]:
+        return [self.column] if isinstance(self.column, str) else list(self.column)
+
+    def __call__(self, groups: list[Group]) -> Views:
+        return [self._views(rollout) for rollout in rollouts_of(groups)]
 
     def _views(self, rollout: Rollout) -> list[View]:
-        if self.column not in rollout.row and not self.teach_bare_rows:
-            raise ValueError(self._missing("A training row", list(rollout.row)))
-        context = rollout.row.get(self.column)
-        if context is None:
-            return [View(rollout.prompt)] if self.teach_bare_rows else []
-        where = f"The column `{self.column}` of the row with prompt {repr(rollout.prompt)[:80]}"
-        return [View(self._prompt(rollout.prompt, context, where), context=context)]
+        views = []
+        for column in self.columns:
+            if column not in rollout.row and not self.teach_bare_rows:
+                raise ValueError(self._missing(column, "A training row", list(rollout.row)))
+            context = rollout.row.get(column)
+            if context is not None:
+                where = f"The column `{column}` of the row with prompt {repr(rollout.prompt)[:80]}"
+                self._check(rollout.prompt, context, where)
+                views.append(self.view(context, **self._named(column)))
+        return views or ([View()] if self.teach_bare_rows else [])
 
-    def _prompt(self, prompt: str | Messages, context: Any, where: str) -> str | Messages:
+    def _named(self, column: str) -> dict[str, str]:
+        return {} if isinstance(self.column, str) else {"name": column}
+
+    def _check(self, prompt: str | Messages, context: Any, where: str) -> None:
         check_context(context, where)
         try:
-            return teacher_prompt(prompt, context, self.template, self.place)
+            if self.place in PROMPT_PLACES:
+                teacher_prompt(prompt, context, self.template, self.place)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
 
@@ -58,23 +69,27 @@ class DatasetColumn:
             name (`str`): What to call the data set in an error, for example `"train_dataset"`.
 
         Raises:
-            ValueError: If the column is missing or a row holds what can't be a context.
+            ValueError: If a column is missing or a row holds what can't be a context.
         """
-        if dataset.column_names is not None and self.column not in dataset.column_names:
+        for column in self.columns:
+            self._check_column(column, dataset, name)
+
+    def _check_column(self, column: str, dataset: Dataset | IterableDataset, name: str) -> None:
+        if dataset.column_names is not None and column not in dataset.column_names:
             if self.teach_bare_rows:
                 return
-            raise ValueError(self._missing(f"`{name}`", dataset.column_names))
+            raise ValueError(self._missing(column, f"`{name}`", dataset.column_names))
         if isinstance(dataset, Dataset):
             # An environment may own the prompts; it then completes the rows when it is reset
             bare = [{"role": "user", "content": ""}]
             prompts = dataset["prompt"] if "prompt" in dataset.column_names else [bare] * len(dataset)
-            for number, (prompt, context) in enumerate(zip(prompts, dataset[self.column], strict=True)):
+            for number, (prompt, context) in enumerate(zip(prompts, dataset[column], strict=True)):
                 if context is not None:
-                    self._prompt(prompt, context, f"Row {number} of `{name}`: column `{self.column}`")
+                    self._check(prompt, context, f"Row {number} of `{name}`: column `{column}`")
 
-    def _missing(self, what: str, columns: list[str]) -> str:
+    def _missing(self, column: str, what: str, columns: list[str]) -> str:
         return (
-            f"{what} has no column `{self.column}` for the teacher to read; it has {columns}. Add the column (None for "
-            "rows without privileged context), name another with `privileged_column`, pass `privileged=` a source, or "
-            "set `distillation_weight=0.0`."
+            f"{what} has no column `{column}` for the teacher to read; it has {columns}. Add the column (None for rows "
+            "without privileged context), name another with `privileged_column`, name a `privileged_source` or pass "
+            "`privileged=` one, or set `distillation_weight=0.0`."
         )

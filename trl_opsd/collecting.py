@@ -1,0 +1,118 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""From rollouts to encoded views: the source is asked, its views are encoded and, if wanted, written down."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from trl_opsd.config import OPSDConfig
+from trl_opsd.encoding import EncodedView, ViewEncoder
+from trl_opsd.privileged import Asker, DatasetColumn, Run, build_source
+from trl_opsd.restarts import raised_everywhere
+from trl_opsd.rollouts import Rollout, whole_groups
+from trl_opsd.tokenizing import Tools
+from trl_opsd.views import PrivilegedSource, View
+
+
+# Folders and files that begin so are not pushed to the Hub with the model or a checkpoint
+NOT_PUSHED = "_"
+
+
+def source_of(args: OPSDConfig, given: PrivilegedSource | None) -> PrivilegedSource:
+    """The source that the trainer was given, or that the config describes."""
+    if given is not None and args.privileged_source is not None:
+        raise ValueError("`privileged=` and `privileged_source` are both set: leave out one of them.")
+    if given is not None:
+        return given
+    if args.privileged_source is not None:
+        return build_source(args.privileged_source)
+    return DatasetColumn(
+        args.privileged_column,
+        teach_bare_rows=args.teacher_model_kind == "checkpoint",
+        template=args.privileged_template,
+        place=args.privileged_place,
+    )
+
+
+class ViewCollector:
+    """
+    The rollouts and views of the generation batch at hand.
+
+    Args:
+        args ([`OPSDConfig`]): Options.
+        source (`PrivilegedSource`): Where views come from.
+        encoder ([`ViewEncoder`]): From views to ids.
+        accelerator (`Accelerator`): Tells of errors, and completes groups.
+    """
+
+    def __init__(
+        self,
+        args: OPSDConfig,
+        source: PrivilegedSource,
+        encoder: ViewEncoder,
+        accelerator: Accelerator,
+    ):
+        self.args, self.source, self.encoder, self.accelerator = args, source, encoder, accelerator
+        self.asker = Asker(source, args.privileged_on_error, args.privileged_timeout)
+        self.rollouts: list[Rollout] = []
+        self.views: list[list[View]] = []
+
+    def setup(self, run: Run) -> None:
+        """Give the source what it may need, before training."""
+        if self.args.privileged_timeout is not None and getattr(self.source, "uses_model", False):
+            raise ValueError(
+                "`privileged_timeout` can't stop a source that lets the model write: the other processes would wait. "
+                "Leave the option out; such a source takes `max_new_tokens`."
+            )
+        if hasattr(self.source, "setup"):
+            self.source.setup(run)
+
+    def collect(self, rollouts: list[Rollout], group_size: int) -> None:
+        """
+        Take the local rollouts of a generation batch and ask for their views. A collective.
+
+        Args:
+            rollouts (`list[Rollout]`): The local ones, in order.
+            group_size (`int`): Rollouts of one prompt.
+        """
+        self.rollouts = rollouts
+        step = rollouts[0].step
+        with raised_everywhere(self.accelerator, "the privileged source", step):
+            self.views = self.asker(whole_groups(rollouts, group_size, self.accelerator))
+        if self.args.log_privileged_context:
+            self._write_down(step)
+
+    def encode(self, tools: list[Tools]) -> dict[str, EncodedView]:
+        """Views of the local batch by name. Every rank has the same names, also those that none of its rows has."""
+        names = sorted(set(gather_object([view.name for views in self.views for view in views]))) or ["privileged"]
+        with raised_everywhere(self.accelerator, "the teacher's prompts", self.rollouts[0].step):
+            return {name: self.encoder.encode(name, self.rollouts, self.views, tools) for name in names}
+
+    def _write_down(self, step: int) -> None:
+        folder = Path(self.args.output_dir) / f"{NOT_PUSHED}privileged"
+        folder.mkdir(parents=True, exist_ok=True)
+        mode = "train" if self.rollouts[0].training else "eval"
+        path = folder / f"{mode}-{step:06d}-{self.accelerator.process_index}.jsonl"
+        with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
+            for rollout, views in zip(self.rollouts, self.views, strict=True):
+                shown = {name: getattr(rollout, name) for name in ("index", "group", "prompt", "completion", "rewards")}
+                shown["views"] = [{k: v for k, v in asdict(view).items() if v is not None} for view in views]
+                file.write(json.dumps(shown, ensure_ascii=False, default=repr) + "\n")
+
+    # Restarts
+
+    def save(self, folder: Path, is_main: bool) -> None:
+        """Write the source's state, if it has one, into a checkpoint."""
+        if is_main and hasattr(self.source, "state_dict"):
+            text = json.dumps(self.source.state_dict(), ensure_ascii=False)
+            (folder / f"{NOT_PUSHED}privileged_source.json").write_text(text, encoding="utf-8")
+
+    def load(self, folder: Path) -> None:
+        """Take it up."""
+        path = folder / f"{NOT_PUSHED}privileged_source.json"
+        if hasattr(self.source, "load_state_dict") and path.is_file():
+            self.source.load_state_dict(json.loads(path.read_text(encoding="utf-8")))

@@ -1,0 +1,161 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""Asking a source for views, and refusing what it must not return."""
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from accelerate.logging import get_logger
+
+from trl_opsd.privileged.base import source_name
+from trl_opsd.privileged.checks import check_view
+from trl_opsd.rollouts import Group, Rollout
+from trl_opsd.views import PrivilegedSource, View, Views
+
+
+logger = get_logger(__name__)
+
+
+def call(source: PrivilegedSource, groups: list[Group]) -> Views:
+    """The views of `groups` from a source, whether it is sync or async."""
+    return call_all([source], groups)[0]
+
+
+def call_all(sources: list[PrivilegedSource], groups: list[Group]) -> list[Views]:
+    """The same of several sources. Async ones wait at the same time."""
+    answers = [source(groups) for source in sources]
+    waiting = [i for i, answer in enumerate(answers) if inspect.isawaitable(answer)]
+    if waiting:
+        for i, views in zip(waiting, _awaited([answers[i] for i in waiting]), strict=True):
+            answers[i] = views
+    for source, answer in zip(sources, answers, strict=True):
+        _check_count(answer, groups, source)
+    return answers
+
+
+def _awaited(awaitables: list[Awaitable[Any]]) -> list[Any]:
+    """Results of awaitables. In a thread of their own, as this one may run an event loop already (a notebook does)."""
+
+    async def together() -> list[Any]:
+        return await asyncio.gather(*awaitables)
+
+    return in_thread(lambda: asyncio.run(together()), None)
+
+
+def in_thread(function: Callable[[], Any], timeout: float | None) -> Any:
+    """
+    Run a function in a thread of its own.
+
+    Raises:
+        TimeoutError: After `timeout` seconds. The thread can't be stopped; it does not keep the process alive.
+    """
+    result: dict[str, Any] = {}
+
+    def run() -> None:
+        try:
+            result["value"] = function()
+        except BaseException as error:
+            result["error"] = error
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if thread.is_alive():
+        raise TimeoutError(
+            f"It gave no views within {timeout} seconds. Raise `privileged_timeout`, or set "
+            "`privileged_on_error='skip'` to train such a batch without its views."
+        )
+    if "error" in result:
+        raise result["error"]
+    return result["value"]
+
+
+def rollouts_of(groups: list[Group]) -> list[Rollout]:
+    """The rollouts of `groups`, in order."""
+    return [rollout for group in groups for rollout in group]
+
+
+def _check_count(views: Any, groups: list[Group], source: Any) -> None:
+    count = len(rollouts_of(groups))
+    if not isinstance(views, list) or len(views) != count:
+        got = f"{len(views)} lists" if isinstance(views, list) else type(views).__name__
+        raise ValueError(
+            f"The privileged source {source_name(source)} must return one list of views for each of the {count} "
+            f"rollouts of the {len(groups)} groups, in their order; got {got}."
+        )
+
+
+def _check_row(views: Any, rollout: Rollout, source: Any) -> None:
+    if not isinstance(views, list) or not all(isinstance(view, View) for view in views):
+        raise ValueError(
+            f"The privileged source {source_name(source)} must return a list of `View` for each rollout (an empty one "
+            f"for a rollout without), got {repr(views)[:120]} for {rollout.where}."
+        )
+    names = [view.name for view in views]
+    if len(set(names)) != len(names):
+        raise ValueError(
+            f"The views of a rollout need different names, got {names} from {source_name(source)} for {rollout.where}."
+        )
+    for view in views:
+        check_view(view, rollout)
+
+
+@dataclass
+class Asker:
+    """
+    Asks one source, again and again.
+
+    Args:
+        source (`PrivilegedSource`): The source.
+        on_error (`str`): `privileged_on_error`.
+        timeout (`float`, *optional*): `privileged_timeout`.
+        skipped (`int`): Rollouts of the last call that have no views because of an error.
+    """
+
+    source: PrivilegedSource
+    on_error: str
+    timeout: float | None
+    skipped: int = field(default=0, init=False)
+
+    def __call__(self, groups: list[Group]) -> Views:
+        """
+        Views of the wanted rollouts, in order.
+
+        Raises:
+            Exception: What the source raises, or a ValueError of what it returns.
+        """
+        wanted = [rollout for rollout in rollouts_of(groups) if rollout.wanted]
+        self.skipped = 0
+        try:
+            if self.timeout is None:
+                views = call(self.source, groups)
+            else:
+                views = in_thread(lambda: call(self.source, groups), self.timeout)
+        except Exception as error:
+            error.add_note(f"Raised by the privileged source {source_name(self.source)}.")
+            self._skip(error, len(wanted))
+            return [[] for _ in wanted]
+        rows = zip(rollouts_of(groups), views, strict=True)
+        return [self._checked(row, rollout) for rollout, row in rows if rollout.wanted]
+
+    def _checked(self, views: Any, rollout: Rollout) -> list[View]:
+        try:
+            _check_row(views, rollout, self.source)
+        except ValueError as error:
+            self._skip(error, 1)
+            return []
+        return views
+
+    def _skip(self, error: Exception, count: int) -> None:
+        if self.on_error == "error":
+            raise error
+        self.skipped += count
+        logger.warning(
+            f"{count} rollouts are trained without views: {type(error).__name__} from the privileged source "
+            f"{source_name(self.source)}: {error}",
+            main_process_only=False,
+        )

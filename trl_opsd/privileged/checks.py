@@ -1,0 +1,132 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""What is no context, no prompt and no view."""
+
+import math
+from typing import Any
+
+from trl_opsd.rollouts import Rollout, message_text
+from trl_opsd.views import PLACES, PROMPT_PLACES, View
+
+
+def check_context(context: Any, where: str) -> None:
+    """
+    Refuse what can't be a privileged context.
+
+    Args:
+        context (`Any`): A dataset value that is not `None`.
+        where (`str`): Row and column, for the error.
+
+    Raises:
+        ValueError: If it is neither text nor chat messages, or is empty, or can't be encoded.
+    """
+    if isinstance(context, str):
+        if not context.strip():
+            raise ValueError(f"{where} is an empty string. Use None for a row without privileged context.")
+        _check_encodable(context, where)
+        return
+    if not isinstance(context, list) or not context or not all(isinstance(message, dict) for message in context):
+        raise ValueError(
+            f"{where} must be a string, a list of chat messages, or None for a row without privileged context; got "
+            f"{excerpt(context)} of type {type(context).__name__}."
+        )
+    for number, message in enumerate(context):
+        _check_content(message.get("content"), f"{where}: message {number}")
+        text = message_text(message)
+        has_more = message.get("tool_calls") or message.get("reasoning_content")
+        if not message.get("role") or (not text.strip() and not has_more):
+            raise ValueError(
+                f"{where}: message {number} needs a role and content, got {excerpt(message)}. Remove the message or "
+                "fill it in."
+            )
+        _check_encodable(text, f"{where}: message {number}")
+
+
+def check_prompt(prompt: Any, where: str) -> None:
+    """
+    Refuse what a teacher could not read as its prompt: neither text nor messages, nothing, or what can't be encoded.
+
+    Args:
+        prompt (`Any`): Prompt of a view.
+        where (`str`): View and row, for the error.
+    """
+    if not prompt or not isinstance(prompt, (str, list)) or any(not isinstance(item, (str, dict)) for item in prompt):
+        raise ValueError(f"{where} must be text or a list of chat messages, got {excerpt(prompt)}.")
+    if isinstance(prompt, str):
+        _check_encodable(prompt, where)
+        return
+    for number, message in enumerate(prompt):
+        _check_content(message.get("content"), f"{where}: message {number}")
+        _check_encodable(message_text(message), f"{where}: message {number}")
+
+
+def _check_content(content: Any, where: str) -> None:
+    blocks = isinstance(content, list) and all(isinstance(block, dict) for block in content)
+    if content is not None and not isinstance(content, str) and not blocks:
+        raise ValueError(
+            f"{where} has content {excerpt(content)} of type {type(content).__name__}: it must be a string or a list "
+            "of content blocks."
+        )
+
+
+def check_view(view: View, rollout: Rollout) -> None:
+    """
+    Refuse a view that can't be read.
+
+    Raises:
+        ValueError: Naming the view and the row.
+    """
+    here = f"The view {view.name!r} of {rollout.where}"
+    if not isinstance(view.name, str) or not view.name:
+        raise ValueError(f"A view of {rollout.where} has the name {view.name!r}: a name is text.")
+    if not isinstance(view.weight, (int, float)) or not 0 < view.weight < math.inf:
+        raise ValueError(
+            f"{here} has weight {view.weight}: weights are above 0 and finite; leave out a view that should not count."
+        )
+    if view.place not in PLACES:
+        raise ValueError(f"{here} has place {view.place!r}: it must be one of {list(PLACES)}.")
+    if view.context is not None:
+        check_context(view.context, f"{here}: its context")
+        if not isinstance(view.context, str) and view.prompt is None and view.place not in PROMPT_PLACES:
+            raise ValueError(f"{here} has chat messages, which stand before the prompt's own: no place {view.place!r}.")
+    if view.prompt is not None:
+        check_prompt(view.prompt, f"{here}: its prompt")
+        if isinstance(view.prompt, str) != isinstance(rollout.prompt, str):
+            raise ValueError(f"{here}: its prompt and the student's must both be text or both be chat messages.")
+    _check_position(view, rollout, here)
+    length = len(rollout.completion_ids)
+    if view.span is not None and not view.start(rollout) <= view.span[0] < view.span[1] <= length:
+        raise ValueError(
+            f"{here} has span {view.span}: it must lie within the {length} tokens of the completion and after the "
+            f"context, which has {view.start(rollout)} of them before it."
+        )
+
+
+def _check_position(view: View, rollout: Rollout, here: str) -> None:
+    if not view.inserted:
+        if view.position is not None:
+            raise ValueError(f"{here} has position {view.position}, which only 'before_turn' and 'before_token' read.")
+        return
+    what, count = "tokens", len(rollout.completion_ids)
+    if view.place == "before_turn":
+        what, count = "turns", len(rollout.turns)
+    if view.position is None or not 0 <= view.position < count:
+        raise ValueError(
+            f"{here} has place {view.place!r} and position {view.position}: the completion has {count} {what}, counted "
+            "from 0."
+        )
+
+
+def _check_encodable(text: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{where} holds a lone surrogate at character {error.start}, which no tokenizer can encode. Clean the "
+            "text, for example with `text.encode('utf-8', 'replace').decode()`."
+        ) from None
+
+
+def excerpt(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,85 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""Which rollouts a source is asked for: functions of a rollout and its group, for [`When`]."""
+
+import math
+from collections.abc import Callable
+
+from trl_opsd.privileged.base import chance
+from trl_opsd.rollouts import Group, Rollout
+
+
+Condition = Callable[[Rollout, Group], bool]
+
+
+def failed() -> Condition:
+    """Rollouts without success."""
+    return lambda rollout, group: not rollout.success
+
+
+def succeeded() -> Condition:
+    """Rollouts with success."""
+    return lambda rollout, group: rollout.success
+
+
+def group_failed() -> Condition:
+    """Rollouts of a group without any success."""
+    return lambda rollout, group: not any(one.success for one in group)
+
+
+def truncated() -> Condition:
+    """Rollouts that ended for want of length."""
+    return lambda rollout, group: rollout.truncated
+
+
+def reward_below(value: float, function: str | None = None) -> Condition:
+    """
+    Rollouts whose reward is below a value. One without a reward is not.
+
+    Args:
+        value (`float`): The value.
+        function (`str`, *optional*): Name of a reward function. `None` means the total.
+    """
+    return lambda rollout, group: _reward(rollout, function) < value
+
+
+def reward_from(value: float, function: str | None = None) -> Condition:
+    """
+    Rollouts whose reward is at least a value, such as those that a verifier accepts.
+
+    Args:
+        value (`float`): The value.
+        function (`str`, *optional*): Name of a reward function. `None` means the total.
+    """
+    return lambda rollout, group: _reward(rollout, function) >= value
+
+
+def group_reward_below(value: float) -> Condition:
+    """Rollouts of a group whose best total is below a value."""
+    return lambda rollout, group: all(not one.total >= value for one in group)
+
+
+def probability(p: float, seed: int = 0) -> Condition:
+    """
+    Each rollout with this probability.
+
+    Args:
+        p (`float`): From 0 to 1.
+        seed (`int`, *optional*, defaults to `0`): Of the draw.
+    """
+    if not 0 <= p <= 1:
+        raise ValueError(f"A probability lies between 0 and 1, got {p}.")
+    return lambda rollout, group: chance(rollout, seed, "probability").random() < p
+
+
+def _reward(rollout: Rollout, function: str | None) -> float:
+    if function is None:
+        return rollout.total
+    if function not in rollout.rewards:
+        raise ValueError(f"There is no reward function {function!r}, only {sorted(rollout.rewards)}.")
+    return rollout.rewards[function]
+
+
+def has_reward(rollout: Rollout) -> bool:
+    """Whether a rollout was scored."""
+    return not math.isnan(rollout.total)

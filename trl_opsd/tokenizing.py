@@ -1,0 +1,140 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""Token ids of what the teacher reads: whole prompts, messages of their own, bare text, and how an answer begins."""
+
+import json
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
+
+from trl_opsd.literal import control_tokens, encode_literally
+from trl_opsd.rollouts import Messages
+
+
+Tools = list[Any] | None
+
+_USER = {"role": "user", "content": "Hello."}
+_ANSWER = {"role": "assistant", "content": "Hello."}
+
+
+class PromptTokenizer:
+    """
+    Args:
+        processing_class (`PreTrainedTokenizerBase` or `ProcessorMixin`): The trainer's.
+        tokenizer (`PreTrainedTokenizerBase`): The same, or the processor's.
+        chat_template (`str`, *optional*): The trainer's, where it has its own.
+    """
+
+    def __init__(
+        self,
+        processing_class: PreTrainedTokenizerBase | ProcessorMixin,
+        tokenizer: PreTrainedTokenizerBase,
+        chat_template: str | None,
+    ):
+        self.processing_class, self.tokenizer, self.chat_template = processing_class, tokenizer, chat_template
+        self._beginnings: dict[str, str | None] = {}
+
+    def prompt(
+        self, prompt: str | Messages, tools: Tools, kwargs: dict[str, Any], context: str | Messages | None = None
+    ) -> list[int]:
+        """
+        Ids of a whole prompt, as TRL encodes the student's.
+
+        Args:
+            prompt (`str` or `list[dict]`): Text, or chat messages.
+            tools (`list`, *optional*): Tools of the row.
+            kwargs (`dict[str, Any]`): Chat template arguments.
+            context (`str` or `list[dict]`, *optional*): Part of it in which control tokens are plain text.
+        """
+        if control_tokens(self.tokenizer, context):
+            is_text = isinstance(prompt, str)
+            start = self.bos if is_text else []
+            return encode_literally(
+                self.tokenizer, prompt, context, lambda p: p if is_text else self._render(p, tools, kwargs), start
+            )
+        if isinstance(prompt, str):
+            return list(self.processing_class(text=[prompt])["input_ids"][0])
+        return list(self._template([prompt], tools, kwargs, tokenize=True, return_dict=True)["input_ids"][0])
+
+    @property
+    def bos(self) -> list[int]:
+        """What bare text begins with."""
+        return list(self.tokenizer("")["input_ids"])
+
+    def text(self, text: str, context: str) -> list[int]:
+        """Ids of bare text between other tokens. Control tokens in `context`, a part of it, are plain text."""
+        if control_tokens(self.tokenizer, context):
+            return encode_literally(self.tokenizer, text, context, lambda text: text, [])
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def beginning(self, tools: Tools, kwargs: dict[str, Any]) -> list[int] | None:
+        """How an answer begins: the ids that `add_generation_prompt` adds. `None` where the template adds them in no
+        way that can be told apart."""
+        text = self.beginning_text(tools, kwargs)
+        return None if text is None else list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def beginning_text(self, tools: Tools, kwargs: dict[str, Any]) -> str | None:
+        """The same as text, such as `"<|im_start|>assistant\\n<think>\\n"`."""
+        key = json.dumps([bool(tools), kwargs], sort_keys=True, default=str)
+        if key not in self._beginnings:
+            whole = self._render([_USER], tools, kwargs)
+            bare = self._render([_USER], tools, kwargs, begin=False)
+            self._beginnings[key] = whole[len(bare) :] if whole.startswith(bare) else None
+        return self._beginnings[key]
+
+    def message(self, text: str, role: str | None, first: bool, kwargs: dict[str, Any], context: str) -> list[int]:
+        """
+        Ids of a message of its own, cut out of what the template makes of a conversation.
+
+        Args:
+            text (`str`): Its content.
+            role (`str`, *optional*): Its role. `None` means `"system"` for the first message, where the template has
+                one, and `"user"` otherwise.
+            first (`bool`): Whether it is the first message, and begins with what a conversation begins with.
+            kwargs (`dict[str, Any]`): Chat template arguments.
+            context (`str`): Part of the text in which control tokens are plain text.
+
+        Raises:
+            ValueError: If the template prints no such message.
+        """
+        roles = [role] if role else ["system", "user"] if first else ["user"]
+        before: list[Messages] = [[]] if first else [[_USER, _ANSWER], [_USER]]
+        for one in roles:
+            for messages in before:
+                if self._cut_out(text, one, messages, kwargs) is None:
+                    continue
+
+                def render(content: str, role: str = one, messages: Messages = messages) -> str:
+                    return self._cut_out(content, role, messages, kwargs)
+
+                if control_tokens(self.tokenizer, context):
+                    return encode_literally(self.tokenizer, text, context, render, [])
+                return list(self.tokenizer(render(text), add_special_tokens=False)["input_ids"])
+        where = "at the start" if first else "between the turns"
+        raise ValueError(
+            f"The chat template prints no message of role {' or '.join(map(repr, roles))} of its own {where}. Choose "
+            "another `role` or `place`."
+        )
+
+    def _cut_out(self, content: str, role: str, before: Messages, kwargs: dict[str, Any]) -> str | None:
+        try:
+            head = self._render(before, None, kwargs, begin=False) if before else ""
+            whole = self._render([*before, {"role": role, "content": content}], None, kwargs, begin=False)
+        except Exception:  # templates raise what they like at roles that they do not know
+            return None
+        if not whole.startswith(head) or content.strip() not in whole[len(head) :]:
+            return None
+        return whole[len(head) :]
+
+    def _render(self, prompt: Messages, tools: Tools, kwargs: dict[str, Any], begin: bool = True) -> str:
+        return self._template(prompt, tools, kwargs, begin, tokenize=False)
+
+    def _template(self, conversation: Any, tools: Tools, kwargs: dict[str, Any], begin: bool = True, **how: Any) -> Any:
+        return self.processing_class.apply_chat_template(
+            conversation,
+            tools=tools or None,  # Llama's template renders something for []
+            chat_template=self.chat_template,
+            add_generation_prompt=begin,
+            **how,
+            **kwargs,
+        )

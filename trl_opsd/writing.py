@@ -1,0 +1,114 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""Lets the model write text on the side: a critique, a summary, a hint, an answer with the context in view."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import nn
+from transformers import GenerationConfig
+from trl import GRPOTrainer
+from trl.models import unwrap_model_for_generation
+from trl.trainer.utils import pad
+
+from trl_opsd.rollouts import Messages
+from trl_opsd.teacher import without_dropout
+
+
+class Writer:
+    """
+    Writes with the weights of a run. A collective: every process calls it equally often, with as many prompts as it
+    likes or none.
+
+    Args:
+        trainer (`GRPOTrainer`): Whose model, tokenizer and chat template.
+        answering (`Callable[[nn.Module], AbstractContextManager]`): Puts the teacher's weights in place.
+    """
+
+    def __init__(self, trainer: GRPOTrainer, answering: Callable[[nn.Module], AbstractContextManager[nn.Module]]):
+        self.trainer, self.answering = trainer, answering
+
+    def __call__(
+        self,
+        prompts: list[str | Messages],
+        *,
+        weights: str = "live",
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        chat_template_kwargs: dict[str, Any] | None = None,
+    ) -> list[str]:
+        """
+        One text for each prompt, without special tokens.
+
+        Args:
+            prompts (`list`): Texts or chat messages.
+            weights (`str`, *optional*, defaults to `"live"`): `"live"` for the student's as they are, `"teacher"` for
+                those that read privileged contexts.
+            max_new_tokens (`int`, *optional*, defaults to `256`): Most tokens of a text.
+            temperature (`float`, *optional*, defaults to `0.0`): Of the sampling; `0.0` takes the likeliest token.
+            chat_template_kwargs (`dict[str, Any]`, *optional*): On top of the student's.
+        """
+        trainer = self.trainer
+        config = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=temperature > 0,
+            temperature=temperature or None,
+            pad_token_id=trainer._tokenizer.pad_token_id,
+            eos_token_id=trainer.eos_token_ids,
+        )
+        ids = [self._ids(prompt, chat_template_kwargs or {}) for prompt in prompts]
+        size = max(trainer.args.per_device_train_batch_size, 1)
+        rounds = max(-(-count // size) for count in gather_object([len(ids)]))  # the same on every process
+        filler = self._ids("." if not prompts else prompts[0], chat_template_kwargs or {})
+        texts: list[str] = []
+        with self._model(weights) as model:
+            for start in range(0, rounds * size, size):
+                part = ids[start : start + size]
+                texts += self._generate(model, part or [filler], config)[: len(part)]
+        return texts
+
+    def _ids(self, prompt: str | Messages, kwargs: dict[str, Any]) -> list[int]:
+        tokenizer = self.trainer._tokenizer
+        if isinstance(prompt, str):
+            return list(tokenizer(prompt)["input_ids"])
+        return list(
+            tokenizer.apply_chat_template(
+                prompt,
+                chat_template=self.trainer.chat_template,
+                add_generation_prompt=True,
+                return_dict=False,
+                **{**self.trainer.chat_template_kwargs, **kwargs},
+            )
+        )
+
+    @contextmanager
+    def _model(self, weights: str) -> Iterator[nn.Module]:
+        """The unwrapped model to generate with, its weights whole, without dropout."""
+        if weights not in ("live", "teacher"):
+            raise ValueError(f"`weights` must be 'live' or 'teacher', got {weights!r}.")
+        trainer, model = self.trainer, self.trainer.model_wrapped
+        whose = self.answering(model) if weights == "teacher" else nullcontext(model)
+        with (
+            torch.no_grad(),
+            whose as model,
+            unwrap_model_for_generation(
+                model,
+                trainer.accelerator,
+                gather_deepspeed3_params=trainer.args.ds3_gather_for_generation,
+                gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
+            ) as unwrapped,
+            trainer._dist.summon_full_params(model, recurse=False),
+            without_dropout(unwrapped),
+        ):
+            yield unwrapped
+
+    def _generate(self, model: nn.Module, ids: list[list[int]], config: GenerationConfig) -> list[str]:
+        device = self.trainer.accelerator.device
+        rows = [torch.tensor(row) for row in ids]
+        inputs = pad(rows, padding_value=config.pad_token_id, padding_side="left").to(device)
+        mask = pad([torch.ones_like(row) for row in rows], padding_value=0, padding_side="left").to(device)
+        output = model.generate(input_ids=inputs, attention_mask=mask, generation_config=config)
+        return self.trainer._tokenizer.batch_decode(output[:, inputs.shape[1] :], skip_special_tokens=True)
