@@ -150,7 +150,7 @@ class ViewEncoder:
         if kwargs == self.student_kwargs or self.beginning == "own":
             return ids
         own, student = (self.tokenizer.beginning(tools, one) for one in (kwargs, self.student_kwargs))
-        if own == student or not own or student is None or ids[-len(own) :] != own:
+        if own == student or ids[len(ids) - len(own) :] != own:
             return ids
         if not self._warned:
             texts = [self.tokenizer.beginning_text(tools, one) for one in (kwargs, self.student_kwargs)]
@@ -160,7 +160,7 @@ class ViewEncoder:
                 "`teacher_generation_prompt='own'` to score them after the teacher's."
             )
             self._warned = True
-        return ids[: -len(own)] + student
+        return ids[: len(ids) - len(own)] + student
 
     def _between_tokens(self, view: View, rollout: Rollout, tools: Tools) -> list[int]:
         before = rollout.prompt_ids + rollout.completion_ids[: view.start(rollout)]
@@ -176,7 +176,7 @@ class ViewEncoder:
             return block + before[1 if bos is not None and block[:1] == before[:1] == [bos] else 0 :]
         if view.place == "before_turn" and is_chat:
             begun = self.tokenizer.beginning(tools, self.student_kwargs)
-            if begun is None or before[len(before) - len(begun) :] != begun:
+            if before[len(before) - len(begun) :] != begun:
                 raise ValueError(
                     f"The tokens before turn {view.position} do not end in what the chat template begins an answer "
                     "with, so no message fits between. Use the place 'prepend' or 'before_token'."

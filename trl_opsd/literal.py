@@ -24,12 +24,16 @@ def strings(value: Any) -> list[str]:
     return [text for item in value for text in strings(item)] if isinstance(value, list) else []
 
 
-def control_tokens(tokenizer: PreTrainedTokenizerBase, context: str | Messages | None) -> list[str]:
-    """Special tokens of the tokenizer, named or not, that occur as text in a privileged context, longest first."""
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Special tokens of the tokenizer, named or not, longest first."""
     added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    special = sorted({*tokenizer.all_special_tokens, *added} - {""}, key=len, reverse=True)
+    return sorted({*tokenizer.all_special_tokens, *added} - {""}, key=len, reverse=True)
+
+
+def control_tokens(tokenizer: PreTrainedTokenizerBase, context: str | Messages | None) -> list[str]:
+    """Special tokens that occur as text in a privileged context, longest first."""
     texts = strings(context)
-    return [token for token in special if any(token in text for text in texts)]
+    return [token for token in special_tokens(tokenizer) if any(token in text for text in texts)]
 
 
 def encode_literally(

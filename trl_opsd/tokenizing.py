@@ -5,9 +5,10 @@
 import json
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
-from trl_opsd.literal import control_tokens, encode_literally
+from trl_opsd.literal import control_tokens, encode_literally, special_tokens
 from trl_opsd.rollouts import Messages
 
 
@@ -32,7 +33,7 @@ class PromptTokenizer:
         chat_template: str | None,
     ):
         self.processing_class, self.tokenizer, self.chat_template = processing_class, tokenizer, chat_template
-        self._beginnings: dict[str, str | None] = {}
+        self._beginnings: dict[str, str] = {}
 
     def prompt(
         self, prompt: str | Messages, tools: Tools, kwargs: dict[str, Any], context: str | Messages | None = None
@@ -54,7 +55,10 @@ class PromptTokenizer:
             )
         if isinstance(prompt, str):
             return list(self.processing_class(text=[prompt])["input_ids"][0])
-        return list(self._template([prompt], tools, kwargs, tokenize=True, return_dict=True)["input_ids"][0])
+        try:
+            return list(self._template([prompt], tools, kwargs, tokenize=True, return_dict=True)["input_ids"][0])
+        except TemplateError as error:
+            raise ValueError(f"The chat template refuses its messages ({error}). Choose another place.") from error
 
     @property
     def bos(self) -> list[int]:
@@ -67,20 +71,28 @@ class PromptTokenizer:
             return encode_literally(self.tokenizer, text, context, lambda text: text, [])
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def beginning(self, tools: Tools, kwargs: dict[str, Any]) -> list[int] | None:
-        """How an answer begins: the ids that `add_generation_prompt` adds. `None` where the template adds them in no
-        way that can be told apart."""
-        text = self.beginning_text(tools, kwargs)
-        return None if text is None else list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+    def beginning(self, tools: Tools, kwargs: dict[str, Any]) -> list[int]:
+        """How an answer begins: the ids that `add_generation_prompt` adds."""
+        return list(self.tokenizer(self.beginning_text(tools, kwargs), add_special_tokens=False)["input_ids"])
 
-    def beginning_text(self, tools: Tools, kwargs: dict[str, Any]) -> str | None:
+    def beginning_text(self, tools: Tools, kwargs: dict[str, Any]) -> str:
         """The same as text, such as `"<|im_start|>assistant\\n<think>\\n"`."""
         key = json.dumps([bool(tools), kwargs], sort_keys=True, default=str)
         if key not in self._beginnings:
-            whole = self._render([_USER], tools, kwargs)
+            begun = self._render([_USER], tools, kwargs)
+            # Without a beginning, some templates print an end in its place
             bare = self._render([_USER], tools, kwargs, begin=False)
-            self._beginnings[key] = whole[len(bare) :] if whole.startswith(bare) else None
+            same = next((i for i, (one, other) in enumerate(zip(begun, bare, strict=False)) if one != other), len(bare))
+            self._beginnings[key] = begun[self._whole_token(begun, same) :]
         return self._beginnings[key]
+
+    def _whole_token(self, text: str, cut: int) -> int:
+        """The cut, or the start of the control token that it would cut through."""
+        for token in special_tokens(self.tokenizer):
+            start = text.rfind(token, max(cut - len(token) + 1, 0), cut + len(token) - 1)
+            if 0 <= start < cut:
+                return start
+        return cut
 
     def message(self, text: str, role: str | None, first: bool, kwargs: dict[str, Any], context: str) -> list[int]:
         """
@@ -118,13 +130,17 @@ class PromptTokenizer:
 
     def _cut_out(self, content: str, role: str, before: Messages, kwargs: dict[str, Any]) -> str | None:
         try:
-            head = self._render(before, None, kwargs, begin=False) if before else ""
-            whole = self._render([*before, {"role": role, "content": content}], None, kwargs, begin=False)
-        except Exception:  # templates raise what they like at roles that they do not know
+            head = self._ended(before, kwargs) if before else ""
+            whole = self._ended([*before, {"role": role, "content": content}], kwargs)
+        except TemplateError:  # a role that it does not know, or not here
             return None
         if not whole.startswith(head) or content.strip() not in whole[len(head) :]:
             return None
         return whole[len(head) :]
+
+    def _ended(self, messages: Messages, kwargs: dict[str, Any]) -> str:
+        """The messages up to where the next would begin."""
+        return self._render(messages, None, kwargs).removesuffix(self.beginning_text(None, kwargs))
 
     def _render(self, prompt: Messages, tools: Tools, kwargs: dict[str, Any], begin: bool = True) -> str:
         return self._template(prompt, tools, kwargs, begin, tokenize=False)
