@@ -28,7 +28,7 @@ def my_reward(completions, **kwargs):
     return [value / 2 for value in length_reward(completions)]
 
 
-@pytest.mark.parametrize(("path", "name"), [("README.md", "show_reward"), ("docs/privileged.md", "source")])
+@pytest.mark.parametrize(("path", "name"), [("README.md", "show_reward"), ("docs/own_source.md", "source")])
 def test_shown_sources(make_trainer, path, name):
     trainer = make_trainer(
         reward_funcs=my_reward, privileged=shown_function(path, name), num_generations=4, max_steps=4
