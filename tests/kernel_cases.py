@@ -32,8 +32,8 @@ SPECS = {
     "hard": DivergenceSpec(kind="forward_kl", token_clip=2.5, temperature=0.9),
     "scale": DivergenceSpec(kind="jsd", beta=0.3, token_clip=0.3, token_clip_mode="scale"),
     "is-clip": DivergenceSpec(kind="forward_kl", is_clip=1.2, temperature=0.9),
-    "arithmetic": DivergenceSpec(kind="reverse_kl", mixture="arithmetic", temperature=1.4),
-    "geometric": DivergenceSpec(kind="jsd", beta=0.3, mixture="geometric", temperature=0.8, is_clip=1.2),
+    "arithmetic": DivergenceSpec(kind="reverse_kl", target="arithmetic", temperature=1.4),
+    "geometric": DivergenceSpec(kind="jsd", beta=0.3, target="geometric", temperature=0.8, is_clip=1.2),
 }
 MIXTURES = ("arithmetic", "geometric")
 DOUBLE = {"rtol": 1e-9, "atol": 1e-11}

@@ -125,7 +125,7 @@ def mean_target(teacher_logits: list[torch.Tensor], shares: torch.Tensor, spec) 
     """Logits whose distribution at the temperature is the mean of the views', with shares `(K, N)`."""
     log_qs = torch.stack([_log_softmax(logits.detach().double() / spec.temperature) for logits in teacher_logits])
     shares = shares.unsqueeze(-1)
-    if spec.mixture == "arithmetic":
+    if spec.target == "arithmetic":
         return (shares.log() + log_qs).logsumexp(0) * spec.temperature
     # A view without share says nothing, also where it rules a token out
     return torch.where(shares > 0, shares * log_qs, 0.0).sum(0) * spec.temperature
@@ -168,7 +168,7 @@ def dense_loss(
     if spec.is_clip is not None and old_logps is not None:
         gap = (student[picked] - old_logps.double()).clip(-20, 20)
         importance = torch.minimum(gap.exp(), torch.tensor(spec.is_clip, dtype=torch.float64))
-    if spec.mixture is None:
+    if spec.target is None:
         targets = teacher_logits
     else:
         shares = view_shares(weights.double())

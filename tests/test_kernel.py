@@ -87,7 +87,7 @@ def test_gradcheck(name, transform):
 def test_chunks_and_tiles(name, tokens, tile, sizes, monkeypatch):
     seen = tiles_of(monkeypatch, tile)
     check(make(seed=3, transform={"softcap": 2.0}, chunk_size=tokens), SPECS[name])
-    targets = 1 if SPECS[name].mixture else 2
+    targets = 1 if SPECS[name].target else 2
     assert seen == [size for size in sizes for _ in range(targets)]
 
 

@@ -26,7 +26,7 @@ from trl_opsd.losses import (
     Pair,
     forward_kl,
     generalized_jsd,
-    mixed_target,
+    one_target,
     reverse_kl,
     skew_kl,
     token_loss,
@@ -274,13 +274,13 @@ def test_agreement_gives_exact_zeros(kind, support, temperature):
 
 
 @pytest.mark.parametrize("mixture", ["arithmetic", "geometric"])
-def test_mixed_target(mixture):
+def test_one_target(mixture):
     log_qs = [logits.log_softmax(-1) for logits in (*random_logits(seed=15), *random_logits(seed=16))]
     shares = torch.rand(4, 12, generator=torch.Generator().manual_seed(17), dtype=torch.float64)
     shares[0, 1::3] = shares[2, 2::3] = 0
     shares = shares / shares.sum(0)
     log_qs[2][2::3, 0] = -torch.inf  # of a view without share
-    log_q, q = mixed_target([view.clamp(min=LOG_ZERO) for view in log_qs], shares, mixture)
+    log_q, q = one_target(torch.zeros(12, 8), [view.clamp(min=LOG_ZERO) for view in log_qs], shares, mixture)
     torch.testing.assert_close(q.sum(-1), torch.ones(12, dtype=torch.float64))
     torch.testing.assert_close(log_q.exp(), q)
     weighted = [share.unsqueeze(-1) * view.exp() for share, view in zip(shares, log_qs, strict=True)]
@@ -292,10 +292,10 @@ def test_mixed_target(mixture):
 
 
 @pytest.mark.parametrize("mixture", ["arithmetic", "geometric"])
-def test_mixed_target_of_extremes(mixture):
+def test_one_target_of_extremes(mixture):
     # Ruled out by both, by one, and so unlikely to both that the probability underflows
     log_qs = [torch.tensor([[LOG_ZERO, LOG_ZERO, -200.0, 0.0]]), torch.tensor([[LOG_ZERO, -1.0, -150.0, 0.0]])]
-    log_q, q = mixed_target(log_qs, torch.full((2, 1), 0.5), mixture)
+    log_q, q = one_target(torch.zeros(1, 4), log_qs, torch.full((2, 1), 0.5), mixture)
     assert log_q[0, 0] <= 0.1 * LOG_ZERO and log_q.isfinite().all() and q.isfinite().all()
     if mixture == "geometric":
         assert log_q[0, 1] <= 0.1 * LOG_ZERO
@@ -304,4 +304,4 @@ def test_mixed_target_of_extremes(mixture):
         want = torch.tensor([-1.0, -150.0, 0.0]) + torch.tensor([0.5, 0.5, 1.0]).log()
         torch.testing.assert_close(log_q[0, 1:], want)
         # One view is the target itself, without rounding
-        assert torch.equal(mixed_target(log_qs[1:], torch.ones(1, 1), mixture)[0], log_qs[1])
+        assert torch.equal(one_target(torch.zeros(1, 4), log_qs[1:], torch.ones(1, 1), mixture)[0], log_qs[1])

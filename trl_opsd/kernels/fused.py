@@ -9,7 +9,7 @@ import torch
 from trl_opsd.kernels.head import Head
 from trl_opsd.kernels.linear_divergence import linear_divergence
 from trl_opsd.kernels.task import Task
-from trl_opsd.losses import KINDS, DivergenceSpec
+from trl_opsd.losses import KINDS, TARGETS, DivergenceSpec
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def fused_linear_divergence(
         entry_clip_mode=entry_clip_mode,
         token_clip=token_clip,
         token_clip_mode=token_clip_mode,
-        mixture=mixture,
+        target=mixture,
     )
     head = Head(student_weight, student_bias, logit_scale, logit_softcap)
     teacher = head if teacher_weight is None else Head(teacher_weight, teacher_bias, logit_scale, logit_softcap)
@@ -199,11 +199,12 @@ def _check_options(spec: DivergenceSpec, vocabulary: int, chunk_size: int | None
         "topk_source": ("student", "teacher", "union"),
         "entry_clip_mode": ("signed", "non_negative"),
         "token_clip_mode": ("hard", "scale"),
-        "mixture": (None, "arithmetic", "geometric"),
+        "target": (None, *TARGETS),
     }
     for name, values in choices.items():
         if getattr(spec, name) not in values:
-            raise ValueError(f"`{name}` must be one of {list(values)}, got {getattr(spec, name)!r}.")
+            called = "mixture" if name == "target" else name
+            raise ValueError(f"`{called}` must be one of {list(values)}, got {getattr(spec, name)!r}.")
     if spec.kind in ("jsd", "skew_kl") and not 0 < spec.beta < 1:
         raise ValueError(f"`beta` must lie between 0 and 1 for {spec.kind!r}, got {spec.beta}.")
     for name, value in (("temperature", spec.temperature), ("chunk_size", chunk_size)):

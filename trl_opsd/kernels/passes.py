@@ -13,12 +13,13 @@ from trl_opsd.kernels.chunks import chunks, tiles
 from trl_opsd.kernels.policy import Scored, logit_gradient, score
 from trl_opsd.kernels.sums import Sums
 from trl_opsd.kernels.task import Task
-from trl_opsd.losses import DivergenceSpec, Pair, TokenLoss, mixed_target, token_loss
+from trl_opsd.losses import DivergenceSpec, Pair, Target, TokenLoss, TokenStats, one_target, token_loss
 from trl_opsd.losses.divergences import LOG_ZERO, reported
 
 
 VIEW_STATS = ("loss", "divergence", "teacher_logps", "teacher_entropy", "clipped", "mass_p", "mass_q")
 STUDENT_STATS = ("student_logps", "student_entropy")
+TOKEN_STATS = ("teacher_logps", "teacher_entropy", *STUDENT_STATS)
 
 
 class Pass:
@@ -123,14 +124,16 @@ class Pass:
         for view, (log_q, q) in enumerate(targets):
             self.stats["teacher_logps"][view, rows] = reported(log_q.gather(-1, labels).squeeze(-1))
             self.stats["teacher_entropy"][view, rows] = -(q * log_q).sum(-1)
-        if spec.mixture is not None:
-            targets, weights = _mixed(targets, weights, spec.mixture)
+        if spec.weigh is not None:
+            weights = weights * spec.weigh(TokenStats(**{name: self.stats[name][..., rows] for name in TOKEN_STATS}))
+        if spec.target is not None:
+            targets, weights = _one_target(log_p, targets, weights, spec.target)
 
         gradient = None
         for view, (log_q, q) in enumerate(targets):
             result = token_loss(Pair(log_p, log_q, p, q), spec)
-            # Of a mixture there is one loss, and each view's statistics show it
-            self._record(slice(None) if spec.mixture else view, rows, result)
+            # Of one target there is one loss, and each view's statistics show it
+            self._record(slice(None) if spec.target else view, rows, result)
             # Selected, not multiplied: a loss may be infinite where its weight is 0
             self.total += torch.where(weights[view] != 0, result.loss * weights[view], 0.0).sum()
             if self.sums.wanted():
@@ -168,11 +171,11 @@ def _distribution(logits: torch.Tensor, spec: DivergenceSpec) -> tuple[torch.Ten
     return log_probs, log_probs.exp()
 
 
-def _mixed(
-    targets: list[tuple[torch.Tensor, torch.Tensor]], weights: torch.Tensor, mixture: str
+def _one_target(
+    log_p: torch.Tensor, views: list[tuple[torch.Tensor, torch.Tensor]], weights: torch.Tensor, target: str | Target
 ) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
-    """One target in place of the K, and its weight `(1, t)`, from the weights of the views `(K, t)`."""
+    """One target in place of the K views, and its weight `(1, t)`, from the weights of the views `(K, t)`."""
     weight = weights.sum(0, keepdim=True)
     # A token without weight has statistics all the same: of the plain mean
     shares = torch.where(weight == 0, 1 / len(weights), weights / weight)
-    return [mixed_target([log_q for log_q, _ in targets], shares, mixture)], weight
+    return [one_target(log_p, [log_q for log_q, _ in views], shares, target)], weight

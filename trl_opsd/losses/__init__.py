@@ -13,20 +13,25 @@ from trl_opsd.losses.divergences import (
     skew_kl,
 )
 from trl_opsd.losses.reductions import distillation_mask, token_weights, view_shares
-from trl_opsd.losses.targets import mixed_target
+from trl_opsd.losses.targets import TARGETS, Target, one_target
 from trl_opsd.losses.token_loss import TokenLoss, token_loss
+from trl_opsd.losses.weighing import TokenStats, Weigh
 
 
 __all__ = [
     "KINDS",
+    "TARGETS",
     "DivergenceSpec",
     "Pair",
+    "Target",
     "Terms",
     "TokenLoss",
+    "TokenStats",
+    "Weigh",
     "distillation_mask",
     "forward_kl",
     "generalized_jsd",
-    "mixed_target",
+    "one_target",
     "reverse_kl",
     "skew_kl",
     "token_loss",

@@ -48,8 +48,9 @@ class DivergenceSpec:
         token_clip (`float` or `None`): Upper bound on each token's divergence.
         token_clip_mode (`str`): `"hard"` or `"scale"`.
         is_clip (`float` or `None`): Upper bound of the importance weight p/p_old.
-        mixture (`str` or `None`): `"arithmetic"` or `"geometric"`: the views' mean is one target; `None`: the mean of
-            the divergences to each view.
+        target (`str`, `Target` or `None`): One target of the views, a name in `TARGETS` or a function (see
+            `losses/targets.py`); `None`: the mean of the divergences to each view.
+        weigh (`Weigh` or `None`): A factor on each token's loss from what the pass knows of it: see [`TokenStats`].
     """
 
     kind: str = "forward_kl"
@@ -64,7 +65,8 @@ class DivergenceSpec:
     token_clip: float | None = None
     token_clip_mode: str = "hard"
     is_clip: float | None = None
-    mixture: str | None = None
+    target: str | Callable[..., torch.Tensor] | None = None
+    weigh: Callable[..., torch.Tensor] | None = None
 
 
 @dataclass(frozen=True)
