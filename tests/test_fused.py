@@ -56,7 +56,8 @@ def expected(case: Case, scale: float = 1.0, softcap: float | None = None, **opt
         reference.head_logits(view, case.teacher_weight, case.teacher_bias, scale, softcap).detach() for view in views
     ]
     student = reference.head_logits(case.hidden, case.weight, case.bias, scale, softcap)
-    return reference.dense_loss(student, teachers, case.labels, case.weights, DivergenceSpec(**options))
+    spec = DivergenceSpec(**{"target" if name == "mixture" else name: value for name, value in options.items()})
+    return reference.dense_loss(student, teachers, case.labels, case.weights, spec)
 
 
 def check(case: Case, got: tuple[torch.Tensor, DivergenceStats], want: Any, **tolerance: float) -> None:
