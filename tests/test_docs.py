@@ -38,6 +38,17 @@ def test_shown_sources(make_trainer, path, name):
     assert 0 < sum(shares) / len(shares) < 1
 
 
+def test_the_shown_class(make_trainer):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "own_source.md").read_text(), flags=re.S)
+    namespace = {"__name__": "shown"}
+    exec(next(block for block in blocks if "class SomeHint" in block), namespace)
+    trainer = make_trainer(privileged=namespace["SomeHint"](["Mind the sign.", "Add the tens first."], place="system"))
+    trainer.train()
+    contexts = {views[0].context for views in trainer.collector.views}
+    assert contexts <= {"Mind the sign.", "Add the tens first."}
+    assert trainer.state.log_history[0]["self_distillation/view_share"] == 1.0
+
+
 def test_every_metric_is_documented(make_trainer):
     trainer = make_trainer(distillation_mode="topk_logits", distillation_topk=5)
     trainer.train()
