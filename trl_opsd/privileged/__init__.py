@@ -8,6 +8,8 @@ from trl_opsd.privileged.column import DatasetColumn
 from trl_opsd.privileged.compose import AllOf, Cached, FirstOf, When
 from trl_opsd.privileged.fixed import Fixed
 from trl_opsd.privileged.named import build_condition, build_source
+from trl_opsd.privileged.reflection import Reflection
+from trl_opsd.privileged.skills import Skills
 
 
 __all__ = [
@@ -17,7 +19,9 @@ __all__ = [
     "DatasetColumn",
     "FirstOf",
     "Fixed",
+    "Reflection",
     "Run",
+    "Skills",
     "TextSource",
     "When",
     "build_condition",

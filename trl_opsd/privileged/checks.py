@@ -5,6 +5,8 @@
 import math
 from typing import Any
 
+from datasets import Dataset, IterableDataset
+
 from trl_opsd.rollouts import Rollout, message_text
 from trl_opsd.views import PLACES, PROMPT_PLACES, View
 
@@ -40,6 +42,26 @@ def check_context(context: Any, where: str) -> None:
                 "fill it in."
             )
         _check_encodable(text, f"{where}: message {number}")
+
+
+def check_column(column: str, dataset: Dataset | IterableDataset, name: str, option: str) -> None:
+    """
+    Refuse a data set that lacks a column. One that streams may not know its columns.
+
+    Args:
+        column (`str`): The column.
+        dataset (`Dataset` or `IterableDataset`): The data set.
+        name (`str`): What to call it in an error.
+        option (`str`): Option of the source that names the column.
+
+    Raises:
+        ValueError: Naming the columns that there are.
+    """
+    if dataset.column_names is not None and column not in dataset.column_names:
+        raise ValueError(
+            f"`{name}` has no column `{column}`, which the option `{option}` of the privileged source names; it has "
+            f"{dataset.column_names}."
+        )
 
 
 def check_prompt(prompt: Any, where: str) -> None:
