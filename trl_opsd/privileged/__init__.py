@@ -6,9 +6,16 @@ from trl_opsd.privileged.asking import Asker, call, rollouts_of
 from trl_opsd.privileged.base import Run, TextSource, chance
 from trl_opsd.privileged.column import DatasetColumn
 from trl_opsd.privileged.compose import AllOf, Cached, FirstOf, When
+from trl_opsd.privileged.controls import Empty, OtherRow, Shuffled, WrongDemonstration
+from trl_opsd.privileged.environment import EnvironmentFeedback
+from trl_opsd.privileged.exposure import PartialExposure
+from trl_opsd.privileged.feedback import VerifierFeedback
 from trl_opsd.privileged.fixed import Fixed
 from trl_opsd.privileged.named import build_condition, build_source
+from trl_opsd.privileged.pseudo_reference import PseudoReference
 from trl_opsd.privileged.reflection import Reflection
+from trl_opsd.privileged.retrieval import Retrieval
+from trl_opsd.privileged.sibling import SiblingSuccess
 from trl_opsd.privileged.skills import Skills
 
 
@@ -17,13 +24,23 @@ __all__ = [
     "Asker",
     "Cached",
     "DatasetColumn",
+    "Empty",
+    "EnvironmentFeedback",
     "FirstOf",
     "Fixed",
+    "OtherRow",
+    "PartialExposure",
+    "PseudoReference",
     "Reflection",
+    "Retrieval",
     "Run",
+    "Shuffled",
+    "SiblingSuccess",
     "Skills",
     "TextSource",
+    "VerifierFeedback",
     "When",
+    "WrongDemonstration",
     "build_condition",
     "build_source",
     "call",

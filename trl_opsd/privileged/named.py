@@ -10,17 +10,34 @@ from trl_opsd.privileged import conditions
 from trl_opsd.privileged.base import imported
 from trl_opsd.privileged.column import DatasetColumn
 from trl_opsd.privileged.compose import AllOf, Cached, FirstOf, When
+from trl_opsd.privileged.controls import Empty, OtherRow, Shuffled, WrongDemonstration
+from trl_opsd.privileged.environment import EnvironmentFeedback
+from trl_opsd.privileged.exposure import PartialExposure
+from trl_opsd.privileged.feedback import VerifierFeedback
 from trl_opsd.privileged.fixed import Fixed
+from trl_opsd.privileged.pseudo_reference import PseudoReference
 from trl_opsd.privileged.reflection import Reflection
+from trl_opsd.privileged.retrieval import Retrieval
+from trl_opsd.privileged.sibling import SiblingSuccess
 from trl_opsd.privileged.skills import Skills
 from trl_opsd.views import PrivilegedSource
 
 
 SOURCES: dict[str, Callable[..., PrivilegedSource]] = {
     "column": DatasetColumn,
+    "empty": Empty,
+    "environment": EnvironmentFeedback,
+    "exposure": PartialExposure,
+    "feedback": VerifierFeedback,
     "fixed": Fixed,
+    "other_row": OtherRow,
+    "pseudo_reference": PseudoReference,
     "reflection": Reflection,
+    "retrieval": Retrieval,
+    "shuffled": Shuffled,
+    "sibling": SiblingSuccess,
     "skills": Skills,
+    "wrong_demonstration": WrongDemonstration,
 }
 CONDITIONS: dict[str, Callable[..., conditions.Condition]] = {
     "failed": conditions.failed,

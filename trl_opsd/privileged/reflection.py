@@ -2,7 +2,7 @@
 
 """Reflection on wrong rollouts: the first error is quoted and explained, and what comes from there on is taught."""
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 from datasets import Dataset, IterableDataset
 
@@ -64,6 +64,7 @@ class Reflection(WrittenSource):
     teach_correct: bool = True
     failed_groups: bool = False
     solved_groups: bool = False
+    _: KW_ONLY
     instruction: str = INSTRUCTION
     examples: Messages = field(default_factory=lambda: list(EXAMPLES))
 

@@ -4,7 +4,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from datasets import Dataset, IterableDataset
@@ -71,6 +71,7 @@ class Skills(WrittenSource):
     k: int = 1
     refresh_steps: int = 1
     size: int = 1024
+    _: KW_ONLY
     instruction: str = INSTRUCTION
     examples: Messages = field(default_factory=lambda: list(EXAMPLES))
 
