@@ -11,7 +11,7 @@ from trl_opsd.privileged import AllOf, Reflection, build_source
 
 
 OPTIONS = {
-    "reward_funcs": right, "num_generations": 2, "policy_weight": 0.0, "shuffle_dataset": False, "use_cpu": True,
+    "reward_funcs": right, "num_generations": 2, "policy_weight": 0.0, "shuffle_dataset": False,
     "max_completion_length": 200,
 }  # fmt: skip
 ONE_WRONG = ["I add. 1 + 1 = 3", "It is 2"], ["It is 5", "2 + 3 = 5"]
