@@ -3,19 +3,17 @@
 """Skills: what is written about finished rollouts, kept, found again and read by the teacher."""
 
 import json
-from pathlib import Path
 
 import pytest
 from datasets import Dataset
 
-import skills_worker
-from launch import launch
 from scripted import right, sums, writing
 from test_places import teacher_reads
 from test_restarts import Leaves
 from test_trainer_loss import batch_of
 from trl_opsd.privileged import Skills, build_source
 from trl_opsd.privileged.skill_store import Skill, SkillStore
+from written_worker import SUMMARY
 
 
 OPTIONS = {
@@ -29,7 +27,7 @@ SHOWN = "What worked: {}\nMistakes: None.\nWorkflow: Count."
 class Author:
     """Writes what the best attempt says, in the form that is asked for; keeps what it reads."""
 
-    def __init__(self, say=lambda rollout: skills_worker.SUMMARY.format(rollout.text)):
+    def __init__(self, say=lambda rollout: SUMMARY.format(rollout.text)):
         self.prompts, self.say = [], say
 
     def __call__(self, prompts, rollouts):
@@ -106,7 +104,7 @@ def test_only_finished_trajectories(make_trainer):
 
 @pytest.mark.parametrize("text", ["", "Success: a\nMistakes: b", "Success: a\nMistakes: b\nWorkflow:", "{}"])
 def test_a_malformed_summary_is_not_kept(make_trainer, text):
-    author = Author(lambda rollout: text if rollout.row["answer"] == "2" else skills_worker.SUMMARY.format("x"))
+    author = Author(lambda rollout: text if rollout.row["answer"] == "2" else SUMMARY.format("x"))
     trainer, source = skilled(make_trainer, author=author)
     batch_of(trainer)
     assert [skill.task for skill in source.store.skills.values()] == ["2 + 3?"]
@@ -244,7 +242,7 @@ def test_refreshed_with_generation_batches_of_several_steps(make_trainer, refres
     """Batches are sampled at the steps 0, 4 and 8 only."""
     rows = Dataset.from_list([{"prompt": f"{i}?", "answer": "2"} for i in range(16)])
     asked = set()
-    author = Author(lambda rollout: (asked.add(rollout.step), skills_worker.SUMMARY.format("x"))[1])
+    author = Author(lambda rollout: (asked.add(rollout.step), SUMMARY.format("x"))[1])
     options = {"steps_per_generation": 4, "refresh_steps": refresh, "max_steps": 9, "rollout_func": growing}
     trainer, _ = skilled(make_trainer, (), rows, author=author, **options)
     trainer.train()
@@ -301,45 +299,3 @@ def test_a_store_is_loaded_up_to_its_size():
     source = Skills(author=Author(), size=2)
     source.load_state_dict({"refreshed": 7, "skills": [vars(skill(str(i), step=i)) for i in range(4)]})
     assert source.refreshed == 7 and [one.step for one in source.store.skills.values()] == [2, 3]
-
-
-# Two processes
-
-
-@pytest.fixture(scope="module")
-def both(tmp_path_factory):
-    """What each of two processes tells of its runs."""
-    folder = tmp_path_factory.mktemp("two")
-    launch(Path(skills_worker.__file__), str(folder), processes=2, seconds=120)
-    return [json.loads((folder / f"told-{rank}.json").read_text()) for rank in range(2)]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", ["two groups", "a group of both"])
-def test_two_processes_keep_equal_stores(tmp_path, both, case):
-    one = skills_worker.run(tmp_path, *skills_worker.CASES[case], processes=1)
-    left, right = (told[case] for told in both)
-    assert [run["error"] for run in (one, left, right)] == [None] * 3
-    assert len(one["calls"]) == 4
-    for whole, *parts in zip(one["calls"], left["calls"], right["calls"], strict=True):
-        assert whole[0] == parts[0][0] == parts[1][0] and whole[0]
-        assert {name: sum(part[1][name] for part in parts) for name in whole[1]} == whole[1]
-        views = [row for part in parts for row in part[2]]
-        if case == "a group of both":  # each sees the whole group and is asked for its own half
-            views = parts[0][2][:2] + parts[1][2][2:]
-        assert views == whole[2]
-
-
-@pytest.mark.slow
-def test_two_processes_when_one_fails(both):
-    raised, other = sorted(told["one fails"]["error"] for told in both)
-    assert raised == "OSError: no summary today"
-    assert "Skills failed on another process: OSError: no summary today" in other
-
-
-@pytest.mark.slow
-def test_two_processes_when_the_model_writes(both):
-    """One group for both: one process has nothing to write, and still takes part."""
-    runs = [told["the model writes"] for told in both]
-    assert [run["error"] for run in runs] == [None, None]
-    assert [sum(call[1]["skills_malformed"] for call in run["calls"]) for run in runs] == [4, 0]

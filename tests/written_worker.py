@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""One rank of the runs of tests/test_skills.py in several processes: trains and tells its store and its views."""
+"""One rank of tests/test_written_by_two.py: trains with sources that somebody writes, and tells what came of it."""
 
 import json
 import os
@@ -16,7 +16,7 @@ import conftest  # sets the environment before torch
 import scripted
 import tiny
 from trl_opsd import OPSDConfig, OPSDTrainer
-from trl_opsd.privileged import Skills
+from trl_opsd.privileged import Reflection, Skills
 
 
 ROWS = [{"prompt": [{"role": "user", "content": f"{i} + 1?"}], "answer": str(i + 1)} for i in range(8)]
@@ -36,7 +36,20 @@ def failing(prompts: list, rollouts: list) -> list[str]:
     return summary(prompts, rollouts)
 
 
-AUTHORS: dict[str, Any] = {"function": summary, "failing": failing, "live": "live"}
+def reflection(prompts: list, rollouts: list) -> list[str]:
+    """Quotes the whole rollout."""
+    return [f"Quote: {rollout.text}\nExplanation: It was number {rollout.index}." for rollout in rollouts]
+
+
+SKILLS = {"size": 5, "k": 2, "max_new_tokens": 4, "examples": []}
+CASES: dict[str, Any] = {  # the source, and rollouts of a prompt
+    "skills, two groups": (lambda: Skills(author=summary, **SKILLS), 2),
+    "skills, a group of both": (lambda: Skills(author=summary, **SKILLS), 4),
+    "skills, one fails": (lambda: Skills(author=failing, **SKILLS), 2),
+    "skills of the model": (lambda: Skills(**SKILLS), 4),
+    "reflection": (lambda: Reflection(author=reflection), 4),
+    "reflection of the model": (lambda: Reflection(max_new_tokens=4, examples=[]), 4),
+}
 
 
 def numbered(prompts: list, trainer: Any) -> dict[str, Any]:
@@ -48,23 +61,17 @@ def numbered(prompts: list, trainer: Any) -> dict[str, Any]:
     return {"prompt_ids": trainer._tokenize_prompts(prompts)[0], "completion_ids": ids, "logprobs": logps}
 
 
-CASES = {  # author, and rollouts of a prompt
-    "two groups": ("function", 2),
-    "a group of both": ("function", 4),
-    "one fails": ("failing", 2),
-    "the model writes": ("live", 4),
-}
-
-
-def run(folder: Path, author: str, group: int, processes: int) -> dict[str, Any]:
-    """Four steps of four rollouts: at each the store, counts and views, and the error at the end, if any."""
+def run(folder: Path, case: str, processes: int) -> dict[str, Any]:
+    """Four steps of four rollouts: at each the state, counts and views, and the error at the end, if any."""
     tokenizer = tiny.tokenizer()
-    source = Skills(author=AUTHORS[author], size=5, k=2, max_new_tokens=4, examples=[])
+    make, group = CASES[case]
+    source = make()
     told: list[Any] = []
 
     def observed(groups: list) -> list:
         views = source(groups)
-        told.append([source.store.state(), source.counts, [[asdict(view) for view in row] for row in views]])
+        state = source.state_dict() if hasattr(source, "state_dict") else None
+        told.append([state, source.counts, [[asdict(view) for view in row] for row in views]])
         return views
 
     observed.setup, observed.uses_model = source.setup, True
@@ -92,7 +99,7 @@ def main(folder: Path) -> None:
 
     torch.set_num_threads(1)
     rank = int(os.environ["RANK"])
-    told = {name: run(folder, *case, processes=2) for name, case in CASES.items()}
+    told = {case: run(folder, case, processes=2) for case in CASES}
     (folder / f"told-{rank}.json").write_text(json.dumps(told))
     leave()
 
