@@ -2,16 +2,21 @@
 
 """Reflection: wrong rollouts are taught from the quoted error on, by its explanation."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from scripted import right, sums, writing
 from test_places import check_scores, completions, teacher_reads, tool_answers
 from test_trainer_loss import batch_of
-from trl_opsd.privileged import AllOf, Reflection, build_source
+from trl_opsd.privileged import AllOf, Reflection, build_source, reflection, skills
+from trl_opsd.privileged.authors import tagged
 
 
+TAGS = {"reflection": reflection.TAGS, "skills": skills.TAGS}
 OPTIONS = {
-    "reward_funcs": right, "num_generations": 2, "policy_weight": 0.0, "shuffle_dataset": False, "use_cpu": True,
+    "reward_funcs": right, "num_generations": 2, "policy_weight": 0.0, "shuffle_dataset": False,
     "max_completion_length": 200,
 }  # fmt: skip
 ONE_WRONG = ["I add. 1 + 1 = 3", "It is 2"], ["It is 5", "2 + 3 = 5"]
@@ -298,3 +303,12 @@ def test_a_source_that_was_not_set_up(make_trainer):
     with pytest.raises(ValueError, match=r"Reflection was not set up: .*`setup\(run\)`"):
         make_trainer(dataset=sums(), privileged=lambda groups: source(groups), **OPTIONS).train()
     make_trainer(dataset=sums(), privileged=AllOf(source), **OPTIONS, max_steps=1).train()
+
+
+@pytest.mark.parametrize("name", ["reflection", "skills"])
+def test_the_recipes_sources_are_built(name):
+    recipe = Path(__file__).parent.parent / "recipes" / f"smollm2_{name}.yaml"
+    source = build_source(yaml.safe_load(recipe.read_text())["privileged_source"])
+    assert [message["role"] for message in source.examples] == ["user", "assistant"] * 3
+    assert all(tagged(message["content"], TAGS[name]) for message in source.examples[1::2])
+    assert tagged(type(source)().examples[1]["content"], TAGS[name])
