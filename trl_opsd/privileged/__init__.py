@@ -7,6 +7,7 @@ from trl_opsd.privileged.base import Run, TextSource, chance
 from trl_opsd.privileged.column import DatasetColumn
 from trl_opsd.privileged.compose import AllOf, Cached, FirstOf, When
 from trl_opsd.privileged.fixed import Fixed
+from trl_opsd.privileged.hints import Rule, TurnHint
 from trl_opsd.privileged.named import build_condition, build_source
 
 
@@ -17,8 +18,10 @@ __all__ = [
     "DatasetColumn",
     "FirstOf",
     "Fixed",
+    "Rule",
     "Run",
     "TextSource",
+    "TurnHint",
     "When",
     "build_condition",
     "build_source",

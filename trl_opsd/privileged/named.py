@@ -11,18 +11,21 @@ from trl_opsd.privileged import conditions
 from trl_opsd.privileged.column import DatasetColumn
 from trl_opsd.privileged.compose import AllOf, Cached, FirstOf, When
 from trl_opsd.privileged.fixed import Fixed
+from trl_opsd.privileged.hints import TurnHint
 from trl_opsd.views import PrivilegedSource
 
 
 SOURCES: dict[str, Callable[..., PrivilegedSource]] = {
     "column": DatasetColumn,
     "fixed": Fixed,
+    "turn_hint": TurnHint,
 }
 CONDITIONS: dict[str, Callable[..., conditions.Condition]] = {
     "failed": conditions.failed,
     "succeeded": conditions.succeeded,
     "group_failed": conditions.group_failed,
     "group_reward_below": conditions.group_reward_below,
+    "most_errors": conditions.most_errors,
     "reward_below": conditions.reward_below,
     "reward_from": conditions.reward_from,
     "truncated": conditions.truncated,
