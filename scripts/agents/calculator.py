@@ -46,7 +46,7 @@ def calculate(operation: str, a: float, b: float) -> str:
         a: First number.
         b: Second number.
     """
-    if operation not in OPERATIONS:
+    if not isinstance(operation, str) or operation not in OPERATIONS:
         raise ValueError(f"Unknown operation {operation!r}.")
     for name, value in (("a", a), ("b", b)):
         if isinstance(value, bool) or not isinstance(value, (int, float)):
