@@ -3,6 +3,7 @@
 """Hints before the turn or the token that went wrong, in TRL's own tool loop; rollouts whose reward does not count."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from trl import GRPOTrainer
 from trl.chat_template_utils import qwen3_chat_template
 
 import tiny
+from launch import launch
 from test_places import SAMPLED, check_scores, completions, student_prompts, teacher_reads, tool_answers
 from test_trainer_loss import batch_of
 from trl_opsd import View
@@ -18,6 +20,7 @@ from trl_opsd.privileged import TurnHint, build_source, rollouts_of
 
 
 BEGUN = "<|im_start|>assistant\n"
+WORKER = Path(__file__).parent / "hints_worker.py"
 
 
 def multiply(a: int, b: int) -> str:
@@ -47,30 +50,45 @@ SCRIPTS = [  # the first turns differ, so that a rollout is told by them
 ]
 
 
+AGENT = {"max_completion_length": 600, "max_tool_calling_iterations": 4}
+
+
+def agent_tokenizer():
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = qwen3_chat_template
+    return tokenizer
+
+
+def agent_model():
+    return tiny.model(agent_tokenizer(), max_position_embeddings=4096)
+
+
+def follow_scripts(trainer, scripts):
+    """Stand-in for the sampler alone, as a random model calls no tools: the i-th rollout follows the i-th script."""
+    tokenizer = trainer.processing_class
+
+    def single_turn(prompt_ids, *_, **__):
+        said = [tokenizer.decode(ids) for ids in prompt_ids]
+        told = [text.count("<tool_response>") for text in said]
+        if not any(told):
+            first = trainer.accelerator.process_index * len(said)
+            texts = [scripts[(first + i) % len(scripts)][0] for i in range(len(said))]
+        else:
+            which = [next(one for one in scripts if one[0] in text) for text in said]
+            texts = [script[turn] for script, turn in zip(which, told, strict=True)]
+        return tokenizer(texts)["input_ids"], None
+
+    trainer._generate_single_turn = single_turn
+
+
 @pytest.fixture
 def make_agent(make_trainer):
-    """A trainer whose sampler alone is a stand-in, as a random model calls no tools: it says what the scripts say."""
-
     def make(source, scripts=SCRIPTS, **options):
-        tokenizer = tiny.tokenizer()
-        tokenizer.chat_template = qwen3_chat_template
-        options = {"max_completion_length": 600, "max_tool_calling_iterations": 4, **options}
         trainer = make_trainer(
-            tiny.model(tokenizer, max_position_embeddings=4096),
-            tools=[multiply], processing_class=tokenizer, privileged=source, **options,
+            agent_model(),
+            tools=[multiply], processing_class=agent_tokenizer(), privileged=source, **{**AGENT, **options},
         )  # fmt: skip
-
-        def single_turn(prompt_ids, *_, **__):
-            said = [tokenizer.decode(ids) for ids in prompt_ids]
-            told = [text.count("<tool_response>") for text in said]
-            if not any(told):
-                texts = [scripts[i % len(scripts)][0] for i in range(len(said))]
-            else:
-                which = [next(one for one in scripts if one[0] in text) for text in said]
-                texts = [script[turn] for script, turn in zip(which, told, strict=True)]
-            return tokenizer(texts)["input_ids"], None
-
-        trainer._generate_single_turn = single_turn
+        follow_scripts(trainer, scripts)
         return trainer
 
     return make
@@ -275,6 +293,16 @@ def test_the_rollout_with_most_errors_of_a_group_that_failed(make_agent, reward,
     assert [[view.position for view in row] for row in trainer.collector.views] == positions
     share = trainer._metrics["train"]["self_distillation/policy_off_share"]
     assert share == [0.25 if reward else 0.0]
+
+
+@pytest.mark.slow
+def test_a_group_on_two_processes(tmp_path):
+    for processes in (1, 2):
+        launch(WORKER, str(tmp_path), str(processes), processes=processes, seconds=120)
+    one, first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1"))
+    assert one["views"] == first["views"] + second["views"] == [[], ["Give integers."], [], []]
+    assert one["advantages"] == first["advantages"] + second["advantages"]
+    assert one["advantages"][1] == [1, 0.0] and one["share"] == first["share"] == second["share"] == [0.25]
 
 
 def test_no_errors_at_all(make_agent):
