@@ -92,6 +92,11 @@ class ViewCollector:
         with raised_everywhere(self.accelerator, "the teacher's prompts", self.rollouts[0].step):
             return {name: self.encoder.encode(name, self.rollouts, self.views, tools) for name in names}
 
+    def without_policy(self, encoded: dict[str, EncodedView]) -> list[bool]:
+        """Whether a view of each rollout, one that was not dropped for its length, takes the advantage's place."""
+        rows = enumerate(self.views)
+        return [any(not view.policy and encoded[view.name].weights[row] > 0 for view in views) for row, views in rows]
+
     def _write_down(self, step: int) -> None:
         folder = Path(self.args.output_dir) / f"{NOT_PUSHED}privileged"
         folder.mkdir(parents=True, exist_ok=True)

@@ -268,13 +268,17 @@ class OPSDTrainer(RestartableTrainer):
         encoded = self.collector.encode(self._tools_of_rows(len(rollouts)))
         mode = "train" if self.model.training else "eval"
         completions = [rollout.completion_ids for rollout in rollouts]
-        metrics = generation_metrics(self.accelerator, encoded, completions, self.collector.asker.skipped)
+        without_policy = self.collector.without_policy(encoded)
+        skipped = self.collector.asker.skipped
+        metrics = generation_metrics(self.accelerator, encoded, completions, skipped, sum(without_policy))
         for name, value in metrics.items():
             self._metrics[mode][name].append(value)
 
         padding = self._tokenizer.pad_token_id, self.pad_to_multiple_of
         for name, view in encoded.items():
             output |= view.tensors(name, width, *padding, self.accelerator.device)
+        off = torch.tensor(without_policy, device=self.accelerator.device)
+        output["advantages"] = output["advantages"].masked_fill(off, 0.0)
         output |= batch_keys(output, self.args.num_loss_tokens_to_skip, self.accelerator)
         self._generation += 1
         output["rollout_generation"] = torch.tensor(self._generation)

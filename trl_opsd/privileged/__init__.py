@@ -11,6 +11,7 @@ from trl_opsd.privileged.environment import EnvironmentFeedback
 from trl_opsd.privileged.exposure import PartialExposure
 from trl_opsd.privileged.feedback import VerifierFeedback
 from trl_opsd.privileged.fixed import Fixed
+from trl_opsd.privileged.hints import Rule, TurnHint
 from trl_opsd.privileged.named import build_condition, build_source
 from trl_opsd.privileged.pseudo_reference import PseudoReference
 from trl_opsd.privileged.reflection import Reflection
@@ -33,11 +34,13 @@ __all__ = [
     "PseudoReference",
     "Reflection",
     "Retrieval",
+    "Rule",
     "Run",
     "Shuffled",
     "SiblingSuccess",
     "Skills",
     "TextSource",
+    "TurnHint",
     "VerifierFeedback",
     "When",
     "WrongDemonstration",

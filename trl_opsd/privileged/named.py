@@ -15,6 +15,7 @@ from trl_opsd.privileged.environment import EnvironmentFeedback
 from trl_opsd.privileged.exposure import PartialExposure
 from trl_opsd.privileged.feedback import VerifierFeedback
 from trl_opsd.privileged.fixed import Fixed
+from trl_opsd.privileged.hints import TurnHint
 from trl_opsd.privileged.pseudo_reference import PseudoReference
 from trl_opsd.privileged.reflection import Reflection
 from trl_opsd.privileged.retrieval import Retrieval
@@ -37,17 +38,19 @@ SOURCES: dict[str, Callable[..., PrivilegedSource]] = {
     "shuffled": Shuffled,
     "sibling": SiblingSuccess,
     "skills": Skills,
+    "turn_hint": TurnHint,
     "wrong_demonstration": WrongDemonstration,
 }
 CONDITIONS: dict[str, Callable[..., conditions.Condition]] = {
     "failed": conditions.failed,
-    "succeeded": conditions.succeeded,
     "group_failed": conditions.group_failed,
     "group_reward_below": conditions.group_reward_below,
+    "most_errors": conditions.most_errors,
+    "probability": conditions.probability,
     "reward_below": conditions.reward_below,
     "reward_from": conditions.reward_from,
+    "succeeded": conditions.succeeded,
     "truncated": conditions.truncated,
-    "probability": conditions.probability,
 }
 LISTS = {"first_of": FirstOf, "all_of": AllOf}
 
