@@ -15,6 +15,7 @@ accelerate launch scripts/opsd.py --config recipes/smollm2_json.yaml
 import argparse
 import difflib
 import importlib
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -57,7 +58,16 @@ class OPSDScriptArguments(ScriptArguments):
             Text column that becomes the user message of `prompt`, for a dataset without a `prompt` column.
         prompt_suffix (`str`, *optional*, defaults to `""`):
             Text added after it.
+        preflight (`bool`, *optional*, defaults to `False`):
+            Print what a training would start from, and whether it is worth it, and stop before it.
+        preflight_rows (`int`, *optional*, defaults to `32`):
+            Dataset rows for that.
+        preflight_sources (`dict`, *optional*):
+            Further sources by a name of one's own, each described as in `privileged_source`, to compare with the
+            recipe's.
     """
+
+    _VALID_DICT_FIELDS = ["preflight_sources"]
 
     reward_model_name_or_path: str | None = field(
         default=None, metadata={"help": "Reward model: a Hub id or a local directory."}
@@ -70,6 +80,15 @@ class OPSDScriptArguments(ScriptArguments):
         default=None, metadata={"help": "Text column that becomes the user message of `prompt`."}
     )
     prompt_suffix: str = field(default="", metadata={"help": "Text added after `prompt_column`."})
+    preflight: bool = field(default=False, metadata={"help": "Print whether training is worth it, and do not train."})
+    preflight_rows: int = field(default=32, metadata={"help": "Dataset rows for that."})
+    preflight_sources: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Further sources by name, to compare with the recipe's."}
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.preflight_sources, str):  # from the command line
+            self.preflight_sources = json.loads(self.preflight_sources)
 
 
 def make_parser(subparsers: "argparse._SubParsersAction | None" = None, prog: str | None = None) -> "TrlParser":
@@ -198,6 +217,16 @@ def build_trainer(
     )
 
 
+def look_ahead(trainer: "OPSDTrainer", script_args: OPSDScriptArguments) -> None:
+    from trl_opsd import preflight
+    from trl_opsd.privileged import build_source
+
+    described = script_args.preflight_sources or {}
+    sources = {name: build_source(spec, f"preflight_sources.{name}") for name, spec in described.items()}
+    report = preflight(trainer, script_args.preflight_rows, sources=sources)
+    trainer.accelerator.print(report)
+
+
 def save(trainer: "OPSDTrainer", script_args: OPSDScriptArguments) -> None:
     """The model with its card, which TRL alone would only write beside a checkpoint."""
     output_dir = Path(trainer.args.output_dir)
@@ -219,9 +248,12 @@ def main(
 ) -> None:
     dataset = load_data(script_args, dataset_args)
     trainer = build_trainer(script_args, training_args, model_args, dataset)
-    resume = training_args.resume_from_checkpoint
-    trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
-    save(trainer, script_args)
+    if script_args.preflight:
+        look_ahead(trainer, script_args)
+    else:
+        resume = training_args.resume_from_checkpoint
+        trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
+        save(trainer, script_args)
     if hasattr(trainer, "end"):  # transformers >= 5.18: finishes trackers and the process group
         trainer.end()
 
