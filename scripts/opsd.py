@@ -87,8 +87,18 @@ class OPSDScriptArguments(ScriptArguments):
     )
 
     def __post_init__(self) -> None:
-        if isinstance(self.preflight_sources, str):  # from the command line
-            self.preflight_sources = json.loads(self.preflight_sources)
+        given = self.preflight_sources
+        if isinstance(given, str):  # from the command line
+            try:
+                given = json.loads(given)
+            except ValueError:
+                pass
+        if given is not None and not isinstance(given, dict):
+            raise ValueError(
+                "`preflight_sources` must map names of your own to sources, such as "
+                f"{{'beside': {{'column': 'solution'}}}}; got {given!r}."
+            )
+        self.preflight_sources = given
 
 
 def make_parser(subparsers: "argparse._SubParsersAction | None" = None, prog: str | None = None) -> "TrlParser":
