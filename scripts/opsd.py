@@ -62,6 +62,8 @@ class OPSDScriptArguments(ScriptArguments):
             Print what a training would start from, and whether it is worth it, and stop before it.
         preflight_rows (`int`, *optional*, defaults to `32`):
             Dataset rows for that.
+        preflight_temperature (`float`, *optional*):
+            Temperature of the answers that it scores, 0 for greedy ones. `None` means that of training.
         preflight_sources (`dict`, *optional*):
             Further sources by a name of one's own, each described as in `privileged_source`, to compare with the
             recipe's.
@@ -82,6 +84,9 @@ class OPSDScriptArguments(ScriptArguments):
     prompt_suffix: str = field(default="", metadata={"help": "Text added after `prompt_column`."})
     preflight: bool = field(default=False, metadata={"help": "Print whether training is worth it, and do not train."})
     preflight_rows: int = field(default=32, metadata={"help": "Dataset rows for that."})
+    preflight_temperature: float | None = field(
+        default=None, metadata={"help": "Temperature of the answers that it scores; by default that of training."}
+    )
     preflight_sources: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Further sources by name, to compare with the recipe's."}
     )
@@ -233,8 +238,8 @@ def look_ahead(trainer: "OPSDTrainer", script_args: OPSDScriptArguments) -> None
 
     described = script_args.preflight_sources or {}
     sources = {name: build_source(spec, f"preflight_sources.{name}") for name, spec in described.items()}
-    report = preflight(trainer, script_args.preflight_rows, sources=sources)
-    trainer.accelerator.print(report)
+    how = {"sources": sources, "temperature": script_args.preflight_temperature}
+    trainer.accelerator.print(preflight(trainer, script_args.preflight_rows, **how))
 
 
 def save(trainer: "OPSDTrainer", script_args: OPSDScriptArguments) -> None:

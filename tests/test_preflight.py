@@ -148,6 +148,26 @@ def test_a_hint_within_the_completion_continues_the_students_own_tokens(make_tra
         assert other[:1] == own[:1] and 1 < len(other) <= 8 and other != own
 
 
+def test_another_temperature_is_that_of_both(make_trainer, tokenizer, rows):
+    """Greedy answers of the student to the bare prompt, of the teacher to the same with the hint."""
+    score = Scores(0.0)
+    trainer = make_trainer(privileged=giving(View(HINT)), temperature=3.0)
+    report = preflight(trainer, rows=4, score=score, temperature=0.0)
+    assert "answers at temperature 0, all else of 3" in str(report)
+    assert len(score.calls) == 2
+    for (answers, given), hint in zip(score.calls, ("", f"\n\n{HINT}"), strict=True):
+        for answer, row in zip(answers, given, strict=True):
+            prompt = f"<|im_start|>user\n{row['prompt'][0]['content']}{hint}<|im_end|>\n<|im_start|>assistant\n"
+            ids = torch.tensor([tokenizer(prompt)["input_ids"]])
+            written = trainer.model.generate(ids, attention_mask=ids**0, max_new_tokens=8, do_sample=False)
+            assert answer == tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
+    cold, hot = Scores(0.0), Scores(0.0)
+    preflight(trainer, rows=4, score=cold, temperature=1e-6)
+    preflight(trainer, rows=4, score=hot, temperature=9.0)
+    assert [call[0] for call in cold.calls] == [call[0] for call in score.calls]
+    assert hot.calls[1][0] != cold.calls[1][0]
+
+
 def test_what_does_not_fit_is_counted(make_trainer):
     def source(groups):
         return [[View("Yes. " * (60 if rollout.index % 2 else 1))] for rollout in rollouts_of(groups)]
@@ -187,8 +207,8 @@ def test_time_is_that_of_an_optimizer_step(make_trainer, monkeypatch):
 
 def with_scripted_writer(trainer, monkeypatch):
     """Stand-in for the sampler alone: the teacher writes what the student's stand-in writes."""
-    monkeypatch.setattr(Writer, "answers", lambda self, ids: trainer_script(ids, None, None, 1)[0])
-    trainer_script = trainer._generate_single_turn
+    monkeypatch.setattr(Writer, "answers", lambda self, ids, *_: script(ids, None, None, 1)[0])
+    script = trainer._generate_single_turn
 
 
 def test_the_teacher_calls_tools_and_starts_in_a_fresh_environment(make_trainer, tool_tokenizer, monkeypatch):
@@ -363,6 +383,8 @@ def test_bad_input(make_trainer, monkeypatch, rows):
     trainer = make_trainer()
     with pytest.raises(ValueError, match="`rows` must be at least 1"):
         preflight(trainer, rows=0)
+    with pytest.raises(ValueError, match="`temperature` must not be negative"):
+        preflight(trainer, temperature=-1.0)
     with pytest.raises(ValueError, match="must not be named 'own'"):
         preflight(trainer, sources={"own": giving()})
     with pytest.raises(ValueError, match="returned 1 values for 4 completions"):
@@ -392,7 +414,7 @@ def ranks(folder, processes, **options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rows_with_view", [[5, 6, 7], []], ids=["on one rank alone", "on none"])
+@pytest.mark.parametrize("rows_with_view", [[1, 2, 4], []], ids=["on one rank alone", "on none"])
 def test_two_processes_report_what_one_reports(tmp_path, rows_with_view):
     (one,), _ = ranks(tmp_path / "one", 1, rows_with_view=rows_with_view)
     (two, other), weights = ranks(tmp_path / "two", 2, rows_with_view=rows_with_view)

@@ -58,14 +58,15 @@ class Writer:
         written = self._continuations(ids, weights, how, rounds, filler)
         return self.trainer._tokenizer.batch_decode(written, skip_special_tokens=True)
 
-    def answers(self, ids: list[list[int]], weights: str = "teacher") -> list[list[int]]:
+    def answers(self, ids: list[list[int]], weights: str, temperature: float | None = None) -> list[list[int]]:
         """
         Answers to encoded prompts, sampled as the student's are in training. No collective, so only for an engine that
         holds whole weights.
 
         Args:
             ids (`list[list[int]]`): Token ids of the prompts.
-            weights (`str`, *optional*, defaults to `"teacher"`): As above.
+            weights (`str`): As above.
+            temperature (`float`, *optional*): As above; `None` for that of training.
 
         Returns:
             `list[list[int]]`: Token ids of each answer, with the token that ends it.
@@ -74,6 +75,10 @@ class Writer:
         names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
         how = {name: getattr(trainer, name) for name in names} | (trainer.args.generation_kwargs or {})
         how = {"max_new_tokens": trainer.max_completion_length, "do_sample": True, **how}
+        if temperature == 0:
+            how |= {"do_sample": False, **dict.fromkeys(names[:-1])}
+        elif temperature is not None:
+            how["temperature"] = temperature
         return self._continuations(ids, weights, how, self._rounds(ids), [])
 
     def _rounds(self, ids: list[list[int]]) -> int:

@@ -39,6 +39,7 @@ def preflight(
     *,
     sources: Mapping[str, PrivilegedSource] | None = None,
     score: Score | None = None,
+    temperature: float | None = None,
 ) -> PreflightReport:
     """
     Measure on a few rows what a training starts from, and say whether it is worth it.
@@ -57,6 +58,9 @@ def preflight(
             (`"own"`) on the same rollouts.
         score (`Callable`, *optional*): From completions and their rows to floats, the higher the better. `None` means
             the trainer's rewards by their weights; without these, nothing is scored or predicted.
+        temperature (`float`, *optional*): Of the answers that are scored, on both sides: that of your evaluation, `0.0`
+            for greedy answers. `None` means that of training. A small model can be good at the one and bad at the
+            other.
 
     Returns:
         [`PreflightReport`]: The figures; printed, a table and a verdict.
@@ -64,12 +68,14 @@ def preflight(
     Raises:
         ValueError: If the trainer does not distil, shards its weights, or has too few rows.
     """
-    _check(trainer, rows, sources or {})
+    _check(trainer, rows, sources or {}, temperature)
     with untouched(trainer):
-        return _Measurement(trainer, sources or {}, score).report(rows)
+        return _Measurement(trainer, sources or {}, score, temperature).report(rows)
 
 
-def _check(trainer: "OPSDTrainer", rows: int, sources: Mapping[str, PrivilegedSource]) -> None:
+def _check(
+    trainer: "OPSDTrainer", rows: int, sources: Mapping[str, PrivilegedSource], temperature: float | None
+) -> None:
     if not trainer._distills:
         raise ValueError("`preflight` compares teacher and student; this trainer has no teacher (see its `args`).")
     if trainer.accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
@@ -77,6 +83,8 @@ def _check(trainer: "OPSDTrainer", rows: int, sources: Mapping[str, PrivilegedSo
             "`preflight` runs before DeepSpeed or FSDP take the model, which they do when training begins. Run it in "
             "one process or under DDP, with a smaller model of the family if this one does not fit."
         )
+    if temperature is not None and temperature < 0:
+        raise ValueError(f"`temperature` must not be negative, got {temperature}.")
     if rows < 1:
         raise ValueError(f"`rows` must be at least 1, got {rows}.")
     if OWN in sources:
@@ -95,10 +103,18 @@ class _Tally:
 
 
 class _Measurement:
-    def __init__(self, trainer: "OPSDTrainer", sources: Mapping[str, PrivilegedSource], score: Score | None):
+    def __init__(
+        self,
+        trainer: "OPSDTrainer",
+        sources: Mapping[str, PrivilegedSource],
+        score: Score | None,
+        temperature: float | None,
+    ):
         self.trainer, self.accelerator = trainer, trainer.accelerator
         self.notes: dict[str, None] = {}  # each once, in order
-        self.scorer = Scorer(trainer, score, self._note)
+        self.scorer = Scorer(trainer, score, temperature, self._note)
+        if self.scorer.scores and temperature is not None:
+            self._note(f"scores are of answers at temperature {temperature:g}, all else of {trainer.temperature:g}.")
         own = trainer.collector
         args, encoder = copy.copy(trainer.args), copy.copy(own.encoder)
         args.log_privileged_context = False  # those files are of training
@@ -176,8 +192,6 @@ class _Measurement:
         output = trainer._generate_and_score_completions(rows)
         self.seconds.append(_now() - start)
         rollouts = trainer.collector.rollouts
-        student = self.scorer.students(rollouts)
-        self.rollouts += [(s, len(r.completion_ids), r.truncated) for s, r in zip(student, rollouts, strict=True)]
         tools, encoded = trainer._tools_of_rows(len(rollouts)), {}
         for name, collector in self.collectors.items():
             if name != OWN:
@@ -189,7 +203,9 @@ class _Measurement:
         bare = {name: value for name, value in output.items() if "/" not in name}  # the keys of views have one
         for names, one in encoded.items():
             self._compare(self.tallies.setdefault(names, _Tally()), trainer._with_views(bare, {names[1]: one}))
-        for names, one in encoded.items():  # at last: environments are reset for the teacher
+        student = self.scorer.students(rollouts)  # from here on, environments are not in their final state any more
+        self.rollouts += [(s, len(r.completion_ids), r.truncated) for s, r in zip(student, rollouts, strict=True)]
+        for names, one in encoded.items():
             teacher = self.scorer.teachers(rollouts, one)
             tally = self.tallies[names]
             tally.dropped += one.dropped

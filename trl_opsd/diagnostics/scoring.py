@@ -28,15 +28,24 @@ class Scorer:
     Args:
         trainer ([`OPSDTrainer`]): Whose rewards, tools and teacher.
         score (`Callable`, *optional*): From completions and their rows to floats, instead of the rewards.
+        temperature (`float`, *optional*): Of the answers that are scored, 0 for the likeliest tokens. `None` means that
+            of training, so that the student's rollouts are scored themselves.
         note (`Callable[[str], None]`): Told what is measured otherwise than in training.
     """
 
-    def __init__(self, trainer: "OPSDTrainer", score: Score | None, note: Callable[[str], None]):
-        self.trainer, self.score, self.note, self.accelerator = trainer, score, note, trainer.accelerator
+    def __init__(
+        self, trainer: "OPSDTrainer", score: Score | None, temperature: float | None, note: Callable[[str], None]
+    ):
+        self.trainer, self.score, self.temperature, self.note = trainer, score, temperature, note
+        self.accelerator = trainer.accelerator
         self.scores = score is not None or trainer._has_reward
         self.writer = Writer(trainer, trainer.teacher.answering)
 
     def students(self, rollouts: list[Rollout]) -> list[float]:
+        """Scores of the rollouts, or of what the student writes instead of them at another temperature."""
+        if self.scores and self.temperature is not None:
+            ids, completions = self._answers(rollouts, [rollout.prompt_ids for rollout in rollouts], "live")
+            return self._scores(rollouts, completions, ids)
         if self.score is None:
             return [rollout.total for rollout in rollouts]
         return self._scores(rollouts, [rollout.completion for rollout in rollouts], [])
@@ -63,38 +72,51 @@ class Scorer:
         trainer = self.trainer
         within = any(gather_object([any(view.starts)]))
         if within and trainer.tools:
-            self.note("a teacher whose hint stands within a trajectory with tools is not scored: what happened before "
-                       "can't be played again.")  # fmt: skip
+            self.note(
+                "a teacher whose hint stands within a trajectory with tools is not scored: what happened before can't "
+                "be played again."
+            )
         if not self.scores or (within and trainer.tools):
             return [math.nan] * len(rollouts)
+        begun = [rollout.completion_ids[:start] for rollout, start in zip(rollouts, view.starts, strict=True)]
+        ids, completions = self._answers(rollouts, view.prompt_ids, "teacher", begun if within else None)
+        return self._scores(rollouts, completions, ids)
+
+    def _answers(
+        self, rollouts: list[Rollout], prompt_ids: list[list[int]], weights: str, begun: list[list[int]] | None = None
+    ) -> tuple[list[list[int]], list]:
+        """
+        TRL's own generation with other prompts and weights, so that its tools are called: token ids and messages.
+
+        Args:
+            rollouts (`list[Rollout]`): Whose rows and environments.
+            prompt_ids (`list[list[int]]`): What is read.
+            weights (`str`): Who writes, see [`~trl_opsd.writing.Writer`].
+            begun (`list[list[int]]`, *optional*): What of each completion is there already.
+        """
+        trainer = self.trainer
         if trainer.rollout_func is not None:
-            self.note("the teacher answers in one go, as `rollout_func` knows nothing of its prompt.")
+            self.note("answers are written in one go where `rollout_func` can't be told what to read.")
         if trainer.environments is not None:
-            self.note("environments are reset with their row for the teacher: one that starts at random starts anew.")
+            self.note("environments are reset with their row for each answer: one that starts at random starts anew.")
             for environment, rollout in zip(trainer.environments, rollouts, strict=True):
                 left_out = {"environment"} if trainer._multi_environment else set()
                 environment.reset(**{name: value for name, value in rollout.row.items() if name not in left_out})
-        ids, completions = self._teacher_rollouts(rollouts, view)
-        return self._scores(rollouts, completions, ids)
 
-    def _teacher_rollouts(self, rollouts: list[Rollout], view: EncodedView) -> tuple[list[list[int]], list]:
-        """TRL's own generation, with the teacher's prompts and weights, so that its tools are called."""
-        begun = [rollout.completion_ids[:start] for rollout, start in zip(rollouts, view.starts, strict=True)]
-        limit = self.trainer.max_completion_length
-
-        def answer(prompt_ids: list[list[int]], *_: Any, **__: Any) -> tuple[list[list[int]], None]:
-            answers = self.writer.answers(prompt_ids)
-            if any(begun):  # then there is one call, as there are no tools
-                answers = [(own + ids)[:limit] for own, ids in zip(begun, answers, strict=True)]
-            return answers, None
+        def write(ids: list[list[int]], *_: Any, **__: Any) -> tuple[list[list[int]], None]:
+            written = self.writer.answers(ids, weights, self.temperature)
+            if begun is not None:  # then this is the one call, as there are no tools
+                limit = trainer.max_completion_length
+                written = [(own + new)[:limit] for own, new in zip(begun, written, strict=True)]
+            return written, None
 
         parts = {
-            "_tokenize_prompts": lambda prompts: (view.prompt_ids, None, {}),
-            "_generate_single_turn": answer,
+            "_tokenize_prompts": lambda prompts: (prompt_ids, None, {}),
+            "_generate_single_turn": write,
             "rollout_func": None,
         }
-        with _replaced(self.trainer, parts):
-            _, ids, _, completions, *_ = self.trainer._generate([rollout.prompt for rollout in rollouts])
+        with _replaced(trainer, parts):
+            _, ids, _, completions, *_ = trainer._generate([rollout.prompt for rollout in rollouts])
         return ids, completions
 
 
