@@ -175,7 +175,7 @@ def test_what_does_not_fit_is_counted(make_trainer):
     trainer = make_trainer(privileged=source, teacher_max_length=200)
     report = preflight(trainer, rows=4)
     assert (report.views[0].share, report.views[0].dropped) == (0.5, 2)
-    assert "over 200" in str(report)
+    assert "over 200" in str(report) and "training stops at a view that is too long" in str(report)
     with pytest.raises(ValueError, match="more than the 200"):
         trainer.train()
     (view,) = preflight(make_trainer(privileged=source, teacher_max_length=200, teacher_overlong="shorten"), 4).views
@@ -309,6 +309,31 @@ def test_an_error_leaves_no_trace_either(make_trainer):
         preflight(trainer, rows=4, score=fails)
     assert {name: id(value) for name, value in vars(trainer).items()} == before
     assert torch.equal(torch.get_rng_state(), state) and not trainer.model.training
+
+
+# The writer
+
+
+@pytest.mark.parametrize("count", [0, 1, 6])
+def test_the_writer_writes_what_the_model_generates(make_trainer, tokenizer, rows, count):
+    """Six prompts take two rounds of four."""
+    trainer = make_trainer()
+    prompts = [row["prompt"] for row in rows[:count]]
+    texts = trainer.collector.run.write(prompts, weights="teacher", max_new_tokens=6)
+    assert len(texts) == count
+    for prompt, text in zip(prompts, texts, strict=True):
+        whole = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+        ids = torch.tensor([tokenizer(whole)["input_ids"]])
+        written = trainer.model.generate(ids, attention_mask=ids**0, max_new_tokens=6, do_sample=False)
+        assert text == tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
+
+
+def test_answers_end_with_the_token_that_ends_them(make_trainer, tokenizer):
+    trainer = make_trainer()
+    first = trainer.model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=8, do_sample=False)[0, 3:].tolist()
+    trainer.eos_token_ids = [first[2]]
+    (answer,) = Writer(trainer, trainer.teacher.answering).answers([[5, 6, 7]], "live", temperature=0.0)
+    assert answer == first[: first.index(first[2]) + 1]
 
 
 # What it says

@@ -56,7 +56,8 @@ class Writer:
         how = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0, "temperature": temperature or None}
         rounds = max(gather_object([self._rounds(ids)]))  # the same on every process
         written = self._continuations(ids, weights, how, rounds, filler)
-        return self.trainer._tokenizer.batch_decode(written, skip_special_tokens=True)
+        # One by one: `batch_decode` takes an empty list for one text
+        return [self.trainer._tokenizer.decode(one, skip_special_tokens=True) for one in written]
 
     def answers(self, ids: list[list[int]], weights: str, temperature: float | None = None) -> list[list[int]]:
         """

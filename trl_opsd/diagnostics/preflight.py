@@ -141,6 +141,9 @@ class _Measurement:
         seconds = torch.tensor([statistics.mean(self.seconds), self._loss_seconds(output) * args.num_iterations])
         slowest = self.accelerator.gather(seconds.to(self.accelerator.device).unsqueeze(0)).amax(0) / steps
         scores, lengths, truncated = zip(*gather_object(self.rollouts), strict=True)
+        views = [_view_report(*names, self.tallies[names], len(scores)) for names in sorted(self.tallies)]
+        if args.teacher_overlong == "error" and any(view.dropped for view in views):
+            self._note("training stops at a view that is too long: shorten the contexts or set `teacher_overlong`.")
         return PreflightReport(
             prompts=len(scores) // trainer.num_generations,
             rollouts=len(scores),
@@ -151,7 +154,7 @@ class _Measurement:
             sampling_seconds=slowest[0].item(),
             loss_seconds=slowest[1].item(),
             max_steps=max(args.max_steps, 0),
-            views=[_view_report(*names, self.tallies[names], len(scores)) for names in sorted(self.tallies)],
+            views=views,
             notes=list(self.notes),
         )
 
