@@ -15,6 +15,7 @@ accelerate launch scripts/opsd.py --config recipes/smollm2_json.yaml
 import argparse
 import difflib
 import importlib
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -67,7 +68,18 @@ class OPSDScriptArguments(ScriptArguments):
         chat_template (`str`, *optional*):
             Chat template instead of the model's own: a Jinja file, or the name of one that TRL ships, such as `qwen3`.
             Tools need one that TRL can parse calls of.
+        preflight (`bool`, *optional*, defaults to `False`):
+            Print what a training would start from, and whether it is worth it, and stop before it.
+        preflight_rows (`int`, *optional*, defaults to `32`):
+            Dataset rows for that.
+        preflight_temperature (`float`, *optional*):
+            Temperature of the answers that it scores, 0 for greedy ones. `None` means that of training.
+        preflight_sources (`dict`, *optional*):
+            Further sources by a name of one's own, each described as in `privileged_source`, to compare with the
+            recipe's.
     """
+
+    _VALID_DICT_FIELDS = ["preflight_sources"]
 
     reward_model_name_or_path: str | None = field(
         default=None, metadata={"help": "Reward model: a Hub id or a local directory."}
@@ -87,6 +99,28 @@ class OPSDScriptArguments(ScriptArguments):
     chat_template: str | None = field(
         default=None, metadata={"help": "Chat template: a Jinja file, or the name of one that TRL ships."}
     )
+    preflight: bool = field(default=False, metadata={"help": "Print whether training is worth it, and do not train."})
+    preflight_rows: int = field(default=32, metadata={"help": "Dataset rows for that."})
+    preflight_temperature: float | None = field(
+        default=None, metadata={"help": "Temperature of the answers that it scores; by default that of training."}
+    )
+    preflight_sources: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Further sources by name, to compare with the recipe's."}
+    )
+
+    def __post_init__(self) -> None:
+        given = self.preflight_sources
+        if isinstance(given, str):  # from the command line
+            try:
+                given = json.loads(given)
+            except ValueError:
+                pass
+        if given is not None and not isinstance(given, dict):
+            raise ValueError(
+                "`preflight_sources` must map names of your own to sources, such as "
+                f"{{'beside': {{'column': 'solution'}}}}; got {given!r}."
+            )
+        self.preflight_sources = given
 
 
 def make_parser(subparsers: "argparse._SubParsersAction | None" = None, prog: str | None = None) -> "TrlParser":
@@ -244,6 +278,16 @@ def build_trainer(
     )
 
 
+def look_ahead(trainer: "OPSDTrainer", script_args: OPSDScriptArguments) -> None:
+    from trl_opsd import preflight
+    from trl_opsd.privileged import build_source
+
+    described = script_args.preflight_sources or {}
+    sources = {name: build_source(spec, f"preflight_sources.{name}") for name, spec in described.items()}
+    how = {"sources": sources, "temperature": script_args.preflight_temperature}
+    trainer.accelerator.print(preflight(trainer, script_args.preflight_rows, **how))
+
+
 def save(trainer: "OPSDTrainer", script_args: OPSDScriptArguments) -> None:
     """The model with its card, which TRL alone would only write beside a checkpoint."""
     output_dir = Path(trainer.args.output_dir)
@@ -265,9 +309,12 @@ def main(
 ) -> None:
     dataset = load_data(script_args, dataset_args)
     trainer = build_trainer(script_args, training_args, model_args, dataset)
-    resume = training_args.resume_from_checkpoint
-    trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
-    save(trainer, script_args)
+    if script_args.preflight:
+        look_ahead(trainer, script_args)
+    else:
+        resume = training_args.resume_from_checkpoint
+        trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
+        save(trainer, script_args)
     if hasattr(trainer, "end"):  # transformers >= 5.18: finishes trackers and the process group
         trainer.end()
 

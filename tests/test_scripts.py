@@ -92,6 +92,33 @@ def test_training_script_end_to_end(tmp_path, tokenizer):
         opsd.main(*resumed)
 
 
+def test_preflight_prints_a_report_and_trains_nothing(tmp_path, tokenizer, capsys):
+    tiny.model(tokenizer).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    tasks.prepare("addition", tmp_path / "data")
+    recipe = {
+        "model_name_or_path": str(tmp_path / "model"), "dataset_name": str(tmp_path / "data"),
+        "output_dir": str(tmp_path / "out"), "reward_funcs": ["tasks.correct_sum"], "num_generations": 2,
+        "per_device_train_batch_size": 4, "max_completion_length": 4, "bf16": False, "report_to": "none",
+        "gradient_checkpointing": False, "preflight_rows": 3,
+        "preflight_sources": {"rule": {"fixed": "Add the numbers."}},
+    }  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    opsd.main(*opsd.parse(["--config", str(tmp_path / "recipe.yaml"), "--preflight", "--preflight_temperature", "0"]))
+    told = capsys.readouterr().out
+    assert "8 rollouts of 4 rows" in told and "own/privileged" in told and "rule/privileged" in told
+    assert "at temperature 0" in told
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_preflight_sources_are_a_mapping(monkeypatch):
+    options = "--config", str(ROOT / "recipes" / "smollm2_preflight.yaml"), "--preflight_sources"
+    script_args, *_ = parsed(monkeypatch, *options, '{"a": {"column": "b"}}')
+    assert script_args.preflight and script_args.preflight_sources == {"a": {"column": "b"}}
+    with pytest.raises(SystemExit, match="`preflight_sources` must map names"):
+        parsed(monkeypatch, *options, "column")
+
+
 # The two tasks
 
 

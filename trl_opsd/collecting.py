@@ -63,6 +63,7 @@ class ViewCollector:
 
     def setup(self, run: Run) -> None:
         """Give the source what it may need, before training."""
+        self.run = run
         if self.args.privileged_timeout is not None and getattr(self.source, "uses_model", False):
             raise ValueError(
                 "`privileged_timeout` can't stop a source that lets the model write: the other processes would wait. "

@@ -30,7 +30,7 @@ from trl_opsd.checks import (
 from trl_opsd.collecting import ViewCollector, source_of
 from trl_opsd.config import OPSDConfig
 from trl_opsd.diagnostics import SignalMonitor
-from trl_opsd.encoding import ViewEncoder, alignment_error
+from trl_opsd.encoding import EncodedView, ViewEncoder, alignment_error
 from trl_opsd.forward import MODALITIES, ObservedForward, add_distillation_forward
 from trl_opsd.metrics import PREFIX, generation_metrics, mean_gaps, token_metrics
 from trl_opsd.model_card import PAPER, add_settings
@@ -262,7 +262,7 @@ class OPSDTrainer(RestartableTrainer):
         output = super()._generate_and_score_completions(inputs)
         if not self._distills:
             return output
-        rollouts, width = self.collector.rollouts, output["completion_ids"].shape[1]
+        rollouts = self.collector.rollouts
         if error := alignment_error(rollouts, output["completion_ids"]):
             raise RuntimeError(error)
         encoded = self.collector.encode(self._tools_of_rows(len(rollouts)))
@@ -273,8 +273,13 @@ class OPSDTrainer(RestartableTrainer):
         metrics = generation_metrics(self.accelerator, encoded, completions, skipped, sum(without_policy))
         for name, value in metrics.items():
             self._metrics[mode][name].append(value)
+        return self._with_views(output, encoded)
 
+    def _with_views(self, output: dict[str, Any], encoded: dict[str, EncodedView]) -> dict[str, Any]:
+        """The generation batch with the keys of its encoded views."""
+        rollouts, width = self.collector.rollouts, output["completion_ids"].shape[1]
         padding = self._tokenizer.pad_token_id, self.pad_to_multiple_of
+        output = dict(output)
         for name, view in encoded.items():
             output |= view.tensors(name, width, *padding, self.accelerator.device)
         off = torch.tensor(without_policy, device=self.accelerator.device)
