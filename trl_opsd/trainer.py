@@ -273,9 +273,11 @@ class OPSDTrainer(RestartableTrainer):
         metrics = generation_metrics(self.accelerator, encoded, completions, skipped, sum(without_policy))
         for name, value in metrics.items():
             self._metrics[mode][name].append(value)
-        return self._with_views(output, encoded)
+        return self._with_views(output, encoded, without_policy)
 
-    def _with_views(self, output: dict[str, Any], encoded: dict[str, EncodedView]) -> dict[str, Any]:
+    def _with_views(
+        self, output: dict[str, Any], encoded: dict[str, EncodedView], without_policy: list[bool]
+    ) -> dict[str, Any]:
         """The generation batch with the keys of its encoded views."""
         rollouts, width = self.collector.rollouts, output["completion_ids"].shape[1]
         padding = self._tokenizer.pad_token_id, self.pad_to_multiple_of
