@@ -7,6 +7,7 @@ from trl_opsd.privileged.base import Run, TextSource, chance
 from trl_opsd.privileged.column import DatasetColumn
 from trl_opsd.privileged.compose import AllOf, Cached, FirstOf, When
 from trl_opsd.privileged.fixed import Fixed
+from trl_opsd.privileged.image import ImageView, with_images, without_images
 from trl_opsd.privileged.named import build_condition, build_source
 
 
@@ -17,6 +18,7 @@ __all__ = [
     "DatasetColumn",
     "FirstOf",
     "Fixed",
+    "ImageView",
     "Run",
     "TextSource",
     "When",
@@ -25,4 +27,6 @@ __all__ = [
     "call",
     "chance",
     "rollouts_of",
+    "with_images",
+    "without_images",
 ]

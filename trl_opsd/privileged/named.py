@@ -11,12 +11,14 @@ from trl_opsd.privileged import conditions
 from trl_opsd.privileged.column import DatasetColumn
 from trl_opsd.privileged.compose import AllOf, Cached, FirstOf, When
 from trl_opsd.privileged.fixed import Fixed
+from trl_opsd.privileged.image import ImageView
 from trl_opsd.views import PrivilegedSource
 
 
 SOURCES: dict[str, Callable[..., PrivilegedSource]] = {
     "column": DatasetColumn,
     "fixed": Fixed,
+    "image_view": ImageView,
 }
 CONDITIONS: dict[str, Callable[..., conditions.Condition]] = {
     "failed": conditions.failed,
