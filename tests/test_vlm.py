@@ -13,8 +13,9 @@ from conftest import length_reward
 from test_places import completions, giving, student_prompts, teacher_reads
 from test_trainer_loss import batch_of
 from trl_opsd import View
-from trl_opsd.images import images_of, rows_of_pixels
+from trl_opsd.images import MODALITIES, images_of
 from trl_opsd.privileged import ImageView, rollouts_of, with_images, without_images
+from trl_opsd.rollouts import message_text
 
 
 both_kinds = pytest.mark.parametrize("kind", ["qwen", "llava"])
@@ -36,9 +37,8 @@ def pictured(counts=(1,), number=8, **columns):
 def make(make_trainer):
     def made(kind, dataset=None, **options):
         dataset = pictured() if dataset is None else dataset
-        return make_trainer(
-            tiny_vlm.model(kind), dataset=dataset, processing_class=tiny_vlm.processor(kind), **options
-        )
+        options = {"processing_class": tiny_vlm.processor(kind), **options}
+        return make_trainer(tiny_vlm.model(kind), dataset=dataset, **options)
 
     return made
 
@@ -59,7 +59,7 @@ def dense(trainer, prompt_ids, images, completion, temperature=1.0):
         seen = {name: seen[name] for name in ("pixel_values", "image_grid_thw") if name in seen}
         seen["pixel_values"] = seen["pixel_values"].double()
     if kind_of(trainer) == "qwen":
-        seen["mm_token_type_ids"] = (ids == trainer.processing_class.image_token_id).long()
+        seen["mm_token_type_ids"] = (ids == trainer.model.config.image_token_id).long()
     with torch.no_grad():
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), **seen).logits[0]
     return (logits[len(prompt_ids) - 1 : -1] / temperature).log_softmax(-1)
@@ -98,3 +98,274 @@ def test_the_loss_equals_a_dense_reference(make, kind):
     loss.backward()
     tower = [param for name, param in trainer.model.named_parameters() if "vis" in name]
     assert any(param.grad is not None and param.grad.abs().max() > 0 for param in tower), "the student sees"
+
+
+def no_images(rollout):
+    return []
+
+
+def student_images(rollout):
+    return images_of(rollout.prompt)
+
+
+@both_kinds
+def test_a_text_instead_of_pixels(make, kind):
+    """The student has an image, the teacher its text alone."""
+    data = pictured((1, 2), text=lambda i: f"Picture {i}." if i % 3 else None)
+    trainer = make(kind, data, privileged=ImageView(text_column="text"), **LIVE, per_device_train_batch_size=8)
+    batch = batch_of(trainer)
+    sampled = {rollout.index for rollout in trainer.collector.rollouts if rollout.row["text"] is not None}
+    assert set(batch["rollout_index"].tolist()) == sampled and 0 < len(sampled) < 8
+    token = tiny_vlm.tokenizer().convert_tokens_to_ids("<|image_pad|>")
+    for student, teacher, rollout in zip(
+        student_prompts(batch), teacher_reads(batch), rollouts_in(trainer, batch), strict=True
+    ):
+        assert token in student and token not in teacher
+        assert f"?\n\n{rollout.row['text']}<|im_end|>" in trainer._tokenizer.decode(teacher)
+    check_loss(trainer, batch, no_images)
+
+
+@both_kinds
+def test_other_pictures(make, kind):
+    data = pictured((1, 2), crop=lambda i: tiny_vlm.image(i + 100, 48) if i % 4 else None)
+    trainer = make(kind, data, privileged=ImageView(image_column="crop"), **LIVE)
+    batch = batch_of(trainer)
+    crop = lambda rollout: [rollout.row["crop"]]  # noqa: E731
+    loss = check_loss(trainer, batch, crop)
+    with pytest.raises(AssertionError):  # the reference tells pictures apart, also of one size
+        check_loss(trainer, batch, lambda rollout: [tiny_vlm.image(77, 48)])
+    assert loss.item() > 1e-4
+
+
+VIEWS = {
+    "text": no_images,
+    "same": student_images,
+    "crop": lambda rollout: [rollout.row["crop"]],
+    "both": lambda rollout: [*images_of(rollout.prompt), rollout.row["crop"]],
+    "two": lambda rollout: [tiny_vlm.image(1), tiny_vlm.image(2, 48)],
+}
+
+
+def many_views(groups):
+    """None, one or several views: without image, with the student's, with others."""
+
+    def views(rollout):
+        prompt, crop = rollout.prompt, rollout.row["crop"]
+        made = [
+            View(prompt=without_images(prompt), name="text"),
+            View("A hint.", name="same"),
+            View(prompt=with_images(prompt, [crop], keep=True), name="both"),
+            View(prompt=with_images(prompt, [crop]), name="crop"),
+            View(prompt=with_images(prompt, [tiny_vlm.image(1), tiny_vlm.image(2, 48)]), name="two"),
+        ]
+        number = int(message_text(rollout.prompt[0]).split()[-1].rstrip("?"))
+        return made[number % 4 :] if number % 5 else []
+
+    return [views(rollout) for rollout in rollouts_of(groups)]
+
+
+@both_kinds
+@pytest.mark.parametrize("accumulation", [2, 4])
+def test_rows_are_dealt_with_their_pixels(make, kind, accumulation):
+    """0, 1 and 2 images in a row, 0 to 5 views of it, shuffled, split, dealt anew, idle rows left out."""
+    data = pictured((0, 1, 2), 16, crop=lambda i: tiny_vlm.image(i + 100, 32 + 16 * (i % 2)))
+    steps = {"num_generations": 2, "gradient_accumulation_steps": accumulation, "steps_per_generation": 4}
+    trainer = make(kind, data, privileged=many_views, **steps, **LIVE)
+    batch_of(trainer)
+    counts, rows, bare = set(), 0, 0
+    for batch in trainer._buffered_inputs:
+        logps = trainer.term._scores(trainer.model, batch)[0]
+        own = student_logps(trainer, batch)
+        bare += sum(batch["num_images"]) == 0
+        for row, rollout in enumerate(rollouts_in(trainer, batch)):
+            rows += 1
+            counts.add(len(images_of(rollout.prompt)))
+            tail = completions(batch)[row]
+            student = student_prompts(batch)[row]
+            assert_scores(own[row], dense(trainer, student, images_of(rollout.prompt), tail), tail)
+            for place, name in enumerate(sorted(VIEWS)):
+                if batch[f"teacher_weight/{name}"][row]:
+                    images = VIEWS[name](rollout)
+                    wanted = dense(trainer, teacher_reads(batch, name)[row], images, tail)
+                    assert_scores(logps[place, row], wanted, tail)
+    assert counts == {0, 1, 2} and rows < 16 and bare
+
+
+def assert_scores(scores, dense_logps, tokens):
+    wanted = dense_logps.gather(1, torch.tensor(tokens).unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(scores[: len(tokens)].double(), wanted, rtol=1e-4, atol=1e-4)
+
+
+def student_logps(trainer, batch):
+    """What TRL computes of a micro-batch with the modalities in it."""
+    with torch.no_grad():
+        return trainer._get_per_token_logps_and_entropies(
+            trainer.model.eval(),
+            torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
+            torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
+            batch["completion_ids"].shape[1],
+            **{name: batch.get(name) for name in MODALITIES},
+        )[0]
+
+
+@both_kinds
+@pytest.mark.parametrize("options", [{}, SAMPLED, {"reward_funcs": length_reward}])
+def test_alike_contexts_of_a_live_teacher_give_zero(make, kind, options):
+    """Exactly 0 at every token, whatever images the rows have."""
+    trainer = make(kind, pictured((1, 0, 2)), privileged=giving(View()), teacher_share_prefix=False, **LIVE, **options)
+    batch = batch_of(trainer)
+    logged = []
+    trainer._log_tokens = lambda inputs, stats: logged.append(stats)
+    trainer._compute_loss(trainer.model, batch)
+    (stats,) = logged
+    gap = stats["teacher_logps"] - stats["student_logps"]
+    assert gap[:, batch["distillation_mask"].bool()].abs().max() == 0
+    assert "teacher_pixels/privileged" not in batch
+
+
+@both_kinds
+def test_policy_and_distillation_see_the_same_pixels(make, kind):
+    """The mixed loss is TRL's own loss of the micro-batch plus the dense divergence."""
+    data = pictured((1, 2), text=lambda i: f"Picture {i}.")
+    rewards = lambda completions, **_: [float(i % 3) for i in range(len(completions))]  # noqa: E731
+    trainer = make(kind, data, privileged=ImageView(text_column="text"), reward_funcs=rewards, **LIVE)
+    batch = batch_of(trainer)
+    assert batch["advantages"].abs().max() > 0
+    mixed = trainer._compute_loss(trainer.model, batch)
+    policy = super(type(trainer), trainer)._compute_loss(trainer.model, dict(batch))
+    trainer.policy_weight = 0.0
+    pure = check_loss(trainer, batch, no_images)
+    assert mixed.item() == pytest.approx((policy + pure).item(), rel=1e-5)
+
+
+def storage(tensor):
+    return tensor.untyped_storage().data_ptr()
+
+
+@both_kinds
+def test_images_are_kept_once(make, kind):
+    """The student's are views of its batch; others are one set for the rollouts of a prompt and for several views."""
+    data = pictured(number=4, crop=lambda i: tiny_vlm.image(i + 100))
+
+    def views(rollout):
+        crop = with_images(rollout.prompt, [rollout.row["crop"]])
+        return [View("A hint.", name="same"), View(prompt=crop, name="one"), View("Text.", prompt=crop, name="two")]
+
+    source = lambda groups: [[*views(rollout)] for rollout in rollouts_of(groups)]  # noqa: E731
+    trainer = make(kind, data, privileged=source, num_generations=2)
+    batch = batch_of(trainer)
+    assert "teacher_pixels/same" not in batch
+    for teacher in batch["teacher_batches"]:
+        assert not teacher.share_prefix
+        row = {view: teacher.place[number].tolist() for number, view in enumerate(teacher.views)}
+        if "same" in row:
+            shared = {storage(teacher.pixels[i]["pixel_values"]) for i in row["same"]}
+            assert shared == {storage(batch["pixel_values"])}
+    own = [pixels["pixel_values"] for name in ("one", "two") for pixels in batch[f"teacher_pixels/{name}"]]
+    assert len({storage(tensor) for tensor in own}) == 2 and len(own) == 8
+    assert trainer.images._tensors == {} and trainer.images._prepared == {}
+
+
+HINT = "Think of a number!"
+PLACES = {
+    "system": "<|im_start|>system\nThink of a number!<|im_end|>\n{prompt}",
+    "before_user": "<|im_start|>user\nThink of a number!\n\n{rest}",
+    "after_user": "{open}\n\nThink of a number!{begun}",
+    "user_turn": "{turns}<|im_start|>user\nThink of a number!<|im_end|>\n<|im_start|>assistant\n",
+    "prepend": "<|im_start|>system\nThink of a number!<|im_end|>\n{prompt}",
+    "prefill": "{prompt}Think of a number!",
+    "before_turn": "{turns}<|im_start|>user\nThink of a number!<|im_end|>\n<|im_start|>assistant\n",
+    "before_token": "{prompt}{first}Think of a number!",
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_places_leave_the_images_where_they_are(make, place):
+    position = {"before_turn": 0, "before_token": 3}.get(place)
+    view = View(HINT, place=place, position=position)
+    trainer = make("qwen", pictured((1, 2)), privileged=giving(view), **SAMPLED, **LIVE)
+    batch = batch_of(trainer)
+    logps = trainer.term._scores(trainer.model, batch)[0]
+    begun = "<|im_end|>\n<|im_start|>assistant\n"
+    for row, rollout in enumerate(rollouts_in(trainer, batch)):
+        student, own = student_prompts(batch)[row], completions(batch)[row]
+        prompt = trainer._tokenizer.decode(student)
+        parts = {"prompt": prompt, "rest": prompt.removeprefix("<|im_start|>user\n"), "begun": begun}
+        parts |= {"turns": prompt.removesuffix("<|im_start|>assistant\n"), "open": prompt.removesuffix(begun)}
+        parts["first"] = trainer._tokenizer.decode(own[:3])
+        reads = teacher_reads(batch)[row]
+        assert trainer._tokenizer.decode(reads) == PLACES[place].format(**parts)
+        start = int(batch["teacher_start/privileged"][row])
+        wanted = dense(trainer, reads, images_of(rollout.prompt), own[start:])
+        assert_scores(logps[0, row, start:], wanted, own[start:])
+
+
+def test_few_shot_turns_with_pictures(make):
+    """A context of messages brings its own pictures, which stand before the student's."""
+    shots = [
+        {"role": "user", "content": [{"type": "image", "image": tiny_vlm.image(5)}, {"type": "text", "text": "This?"}]},
+        {"role": "assistant", "content": "Red."},
+    ]
+    trainer = make("qwen", privileged=giving(View(shots)), **LIVE)
+    batch = batch_of(trainer)
+    check_loss(trainer, batch, lambda rollout: [tiny_vlm.image(5), *images_of(rollout.prompt)])
+
+
+def test_few_shot_pictures_from_a_column(make):
+    """Arrow fills every block with every key."""
+    shots = [
+        {"role": "user", "content": [{"type": "image", "image": tiny_vlm.image(5)}, {"type": "text", "text": "This?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "Red."}]},
+    ]
+    data = pictured(privileged_context=lambda i: shots)
+    picture, text = data[0]["privileged_context"][0]["content"]
+    assert "bytes" in picture["image"] and text["image"] is None, "this is what Arrow does"
+    trainer = make("qwen", data, **LIVE)
+    check_loss(trainer, batch_of(trainer), lambda rollout: [tiny_vlm.image(5), *images_of(rollout.prompt)])
+
+
+def test_tokens_of_images_count(make):
+    rows = [{"prompt": [{"role": "user", "content": "What?"}], "image": tiny_vlm.image(i, 48, 48)} for i in range(4)]
+    text = "<|im_start|>user\n<|vision_start|><|vision_end|>What?\n\nA hint.<|im_end|>\n<|im_start|>assistant\n"
+    needed = len(tiny_vlm.tokenizer()(text)["input_ids"]) + (48 // (2 * tiny_vlm.SIDE)) ** 2 + 8
+    options = {"dataset": Dataset.from_list(rows), "privileged": giving(View("A hint.")), "max_completion_length": 8}
+    assert batch_of(make("qwen", teacher_max_length=needed, **options))["distillation_mask"].any()
+    with pytest.raises(ValueError, match=rf"of view 'privileged' has {needed - 8} tokens and the completion 8, 1 more"):
+        batch_of(make("qwen", teacher_max_length=needed - 1, **options))
+    trainer = make("qwen", teacher_max_length=needed - 1, teacher_overlong="drop_view", **options)
+    assert not batch_of(trainer)["distillation_mask"].any()
+
+
+@both_kinds
+def test_training_and_evaluation(make, kind):
+    data = pictured((1, 0, 2), crop=lambda i: tiny_vlm.image(i + 100) if i % 2 else None, text=lambda i: f"Row {i}.")
+    source = ImageView(text_column="text", image_column="crop")
+    trainer = make(kind, data, privileged=source, eval_dataset=data, gradient_accumulation_steps=2, num_iterations=2)
+    before = {name: param.clone() for name, param in trainer.model.named_parameters()}
+    trainer.train()
+    moved = [name for name, param in trainer.model.named_parameters() if not torch.equal(param, before[name])]
+    assert any("vis" in name for name in moved) and any("language" in name for name in moved)
+    assert trainer.evaluate()["eval_loss"] > 0
+
+
+def test_text_alone_on_a_model_that_sees(make):
+    """With its processor or its tokenizer; prompts are read in one run with what follows, whatever ran before."""
+    rows = [{"prompt": [{"role": "user", "content": f"Number {i % 2}?"}]} for i in range(8)]
+    for processing_class in (tiny_vlm.processor("qwen"), None):
+        options = {} if processing_class else {"processing_class": plain_tokenizer()}
+        trainer = make(
+            "qwen", Dataset.from_list(rows), privileged=giving(View("A hint.")), **LIVE, **SAMPLED, **options
+        )
+        batch = batch_of(trainer)
+        logps = trainer.term._scores(trainer.model, batch)[0]
+        assert not any(teacher.share_prefix for teacher in batch["teacher_batches"])
+        for row, tail in enumerate(completions(batch)):
+            wanted = dense(trainer, teacher_reads(batch)[row], [], tail)
+            assert_scores(logps[0, row], wanted, tail)
+
+
+def plain_tokenizer():
+    """Of a template that takes text."""
+    tokenizer = tiny_vlm.tokenizer()
+    tokenizer.chat_template = tiny_vlm.tiny.CHAT_TEMPLATE
+    return tokenizer

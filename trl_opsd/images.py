@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from datasets import Image as ImageFeature
 from PIL import Image
 from torch.nn.functional import pad
 from transformers import ProcessorMixin
@@ -39,6 +40,11 @@ def images_of(prompt: str | Messages) -> list[Any]:
     contents = [] if isinstance(prompt, str) else [message.get("content") for message in prompt]
     blocks = [block for content in contents if isinstance(content, list) for block in content]
     return [block["image"] for block in blocks if block.get("type") == "image" and block.get("image") is not None]
+
+
+def decoded(image: Any) -> Any:
+    """An image as processors take it, where a data set hands out its file."""
+    return ImageFeature().decode_example(image) if isinstance(image, dict) else image
 
 
 def with_empty_lists(images: list[list[Any] | None] | None) -> list[list[Any]] | None:

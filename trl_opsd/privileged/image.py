@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 
-from trl_opsd.images import images_of
+from trl_opsd.images import decoded, images_of
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.base import TextSource
 from trl_opsd.privileged.checks import check_context
@@ -49,7 +49,7 @@ def with_images(prompt: Messages, images: list[Any], keep: bool = False) -> Mess
     if not keep:
         prompt = without_images(prompt)
     before, after = ([b for b in part if keep or b.get("type") != "image"] for part in (blocks[:at], blocks[at:]))
-    added = [{"type": "image", "image": image} for image in images]
+    added = [{"type": "image", "image": decoded(image)} for image in images]
     message = {**prompt[places[0]], "content": [*before, *added, *after]}
     return [*prompt[: places[0]], message, *prompt[places[0] + 1 :]]
 
