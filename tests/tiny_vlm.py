@@ -2,7 +2,8 @@
 
 """
 Vision-language models of a few thousand parameters with their processors, one for each way to lay out pixels: Qwen2-VL
-keeps patches of all images in one tensor beside a grid of each image, LLaVA one row for each image.
+keeps patches of all images in one tensor beside a grid of each image; LLaVA and Gemma 3 have one entry for each image,
+Gemma 3 with token types; Idefics 3 one for each row, padded to the most images of a row.
 """
 
 from typing import Any
@@ -12,6 +13,14 @@ from PIL import Image
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3ImageProcessorPil,
+    Gemma3Processor,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    Idefics3ImageProcessorPil,
+    Idefics3Processor,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
@@ -28,7 +37,10 @@ from transformers import (
 import tiny
 
 
+KINDS = ("qwen", "llava", "gemma3", "idefics3")
 IMAGE_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+IDEFICS_TOKENS = ("<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>")
+PLACEHOLDERS = {"gemma3": "<|vision_start|>", "idefics3": "<image>"}  # the others' is <|image_pad|> between two tokens
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
@@ -56,13 +68,27 @@ class _NoVideos(Qwen2VLProcessor):
 def tokenizer() -> PreTrainedTokenizerFast:
     """The byte-level tokenizer with the control tokens of images."""
     one = tiny.tokenizer()
-    one.add_special_tokens({"additional_special_tokens": ["<|im_start|>", *IMAGE_TOKENS]})
+    one.add_special_tokens({"additional_special_tokens": ["<|im_start|>", *IMAGE_TOKENS, *IDEFICS_TOKENS]})
     one.chat_template, one.padding_side = CHAT_TEMPLATE, "left"
     return one
 
 
 def processor(kind: str) -> ProcessorMixin:
-    """The processor of a kind of model, `"qwen"` or `"llava"`."""
+    """The processor of one of [`KINDS`]."""
+    chat_template = CHAT_TEMPLATE
+    if kind in PLACEHOLDERS:
+        chat_template = CHAT_TEMPLATE.replace("<|vision_start|><|image_pad|><|vision_end|>", PLACEHOLDERS[kind])
+    if kind == "gemma3":
+        images = Gemma3ImageProcessorPil(size={"height": 4 * SIDE, "width": 4 * SIDE})
+        own = tokenizer()
+        for name, token in zip(("boi", "eoi", "image"), IMAGE_TOKENS, strict=False):
+            setattr(own, f"{name}_token", token)
+            setattr(own, f"{name}_token_id", own.convert_tokens_to_ids(token))
+        return Gemma3Processor(images, own, chat_template=chat_template, image_seq_length=4)
+    if kind == "idefics3":
+        side = {"longest_edge": 4 * SIDE}
+        images = Idefics3ImageProcessorPil(size=side, max_image_size=side, do_image_splitting=False)
+        return Idefics3Processor(images, tokenizer(), image_seq_len=4, chat_template=chat_template)
     if kind == "qwen":
         size = {"shortest_edge": 16 * 16, "longest_edge": 48 * 48}
         images = Qwen2VLImageProcessorPil(patch_size=SIDE, merge_size=2, temporal_patch_size=1, size=size)
@@ -111,6 +137,29 @@ def model(kind: str, seed: int = 0) -> PreTrainedModel:
         )
         return Qwen2VLForConditionalGeneration(config)
     vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    if kind == "gemma3":
+        config = Gemma3Config(
+            text_config={**text, "head_dim": 8, "sliding_window": 16},
+            vision_config={**vision, "image_size": 4 * SIDE, "patch_size": SIDE},
+            mm_tokens_per_image=4,
+            boi_token_index=ids["<|vision_start|>"],
+            eoi_token_index=ids["<|vision_end|>"],
+            image_token_index=ids["<|image_pad|>"],
+            initializer_range=0.3,
+        )
+        made = Gemma3ForConditionalGeneration(config)
+        torch.nn.init.normal_(made.model.multi_modal_projector.mm_input_projection_weight)  # else 0
+        return made
+    if kind == "idefics3":
+        config = Idefics3Config(
+            text_config={**text, "model_type": "llama"},
+            vision_config={**vision, "image_size": 4 * SIDE, "patch_size": SIDE, "initializer_range": 0.3},
+            scale_factor=2,
+            image_token_id=own.convert_tokens_to_ids("<image>"),
+            pad_token_id=own.pad_token_id,
+            initializer_range=0.3,
+        )
+        return Idefics3ForConditionalGeneration(config)
     vision |= {"image_size": 2 * SIDE, "patch_size": SIDE, "initializer_range": 0.3}
     config = LlavaConfig(
         text_config=Qwen2Config(**text),

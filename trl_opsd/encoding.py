@@ -123,6 +123,8 @@ class ViewEncoder:
         Raises:
             ValueError: If a view can't be placed, or is too long and `overlong` is `"error"`.
         """
+        if self.tokenizer.images is not None:
+            self.tokenizer.images.check_rows([len(images_of(rollout.prompt)) for rollout in rollouts])
         encoded = EncodedView()
         for rollout, row_views, row_tools in zip(rollouts, views, tools, strict=True):
             view = next((view for view in row_views if view.name == name), None)

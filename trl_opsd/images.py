@@ -119,6 +119,7 @@ class ImageInputs:
 
     processor: ProcessorMixin
     prepare: Callable[[Pixels], Pixels]
+    _one_a_row: bool = field(default=False, init=False)
     _type_names: list[str] = field(default_factory=list, init=False)
     _types: dict[int, int] = field(default_factory=dict, init=False)  # of tokens that are not text
     _ids: dict[tuple, list[int]] = field(default_factory=dict, init=False, repr=False)
@@ -127,13 +128,13 @@ class ImageInputs:
 
     def probe(self, encode: Callable[[Messages], dict[str, Any]]) -> None:
         """
-        Find out, with one picture, what the family needs.
+        Find out, with two pictures, what the family needs.
 
         Args:
             encode (`Callable`): From a prompt to the processor's tensors for it.
         """
         name, blank = type(self.processor).__name__, Image.new("RGB", (64, 64))
-        content = [{"type": "image", "image": blank}, {"type": "text", "text": "What is this?"}]
+        content = [{"type": "image", "image": blank}] * 2 + [{"type": "text", "text": "What are these?"}]
         way = "For text-only training of such a model, pass its tokenizer as `processing_class`; otherwise set "
         way += "`distillation_weight=0.0`."
         try:
@@ -149,6 +150,8 @@ class ImageInputs:
                 f"The processor {name} gives {unknown or sorted(found)} for an image, which the trainer can't tell "
                 f"apart by row: it handles {list(PIXELS)}. {way}"
             )
+        # Idefics and its kin pad to the most images of a row: TRL then can't always tell which entry is whose
+        self._one_a_row = len(found["pixel_values"]) == 1 and "image_grid_thw" not in found
         ids = found["input_ids"]
         self._type_names = [type_name for type_name in TOKEN_TYPES if type_name in found]
         for type_name in self._type_names:
@@ -156,6 +159,20 @@ class ImageInputs:
             self._types |= dict(zip(ids[own != 0].tolist(), own[own != 0].tolist(), strict=True))
             if not torch.equal(self._token_types(ids), own.long()):
                 raise ValueError(f"The processor {name} gives one token several `{type_name}`. {way}")
+
+    def check_rows(self, counts: list[int]) -> None:
+        """
+        Refuse rows that TRL can't tell apart.
+
+        Args:
+            counts (`list[int]`): Images in the student's prompt of each row of the local generation batch.
+        """
+        if self._one_a_row and len(set(counts)) > 1:
+            raise ValueError(
+                f"The rows of a batch have {sorted(set(counts))} images, and {type(self.processor).__name__} pads them "
+                "to one number, after which TRL can't tell which are whose. Give every row of the data set the same "
+                "number of images."
+            )
 
     def read(self, text: str, images: list[Any], encode: Callable[[], dict[str, Any]]) -> list[int]:
         """
