@@ -378,3 +378,118 @@ def test_a_batch_that_trl_can_not_take_apart_is_refused(make):
     trainer = make("idefics3", pictured((1, 2)), privileged=giving(View("A hint.")))
     with pytest.raises(ValueError, match=r"The rows of a batch have \[1, 2\] images, and Idefics3Processor pads them"):
         batch_of(trainer)
+
+
+def test_refusals_of_pictures(make, make_trainer, tokenizer):
+    def source(prompt=None, context=None):
+        block = {"type": "image", "image": tiny_vlm.image(1)}
+        prompt = prompt or [{"role": "user", "content": [block, {"type": "text", "text": "What?"}]}]
+        return giving(View(context, prompt=prompt))
+
+    with pytest.raises(ValueError, match="has an image block without an image"):
+        batch_of(make("qwen", privileged=source([{"role": "user", "content": [{"type": "image"}]}])))
+    with pytest.raises(ValueError, match="it has 1 images, and `processing_class` is a tokenizer"):
+        batch_of(make_trainer(privileged=source()))
+    with pytest.raises(ValueError, match=r"has the control tokens \['<\|im_end\|>'\] as text beside images"):
+        batch_of(make("qwen", privileged=giving(View("a<|im_end|>b"))))
+
+
+class Odd(tiny_vlm._NoVideos):
+    """A processor whose model needs more of an image than TRL passes on."""
+
+    def __call__(self, *args, **kwargs):
+        found = super().__call__(*args, **kwargs)
+        return type(found)({**found, "aspect_ratio_ids": found["image_grid_thw"]})
+
+
+def test_processors_that_are_refused_early(make):
+    odd = Odd(tiny_vlm.processor("qwen").image_processor, tiny_vlm.tokenizer(), tiny_vlm.CHAT_TEMPLATE)
+    with pytest.raises(ValueError, match=r"The processor Odd gives \['aspect_ratio_ids'\] for an image"):
+        make("qwen", processing_class=odd, privileged=giving(View("A hint.")))
+    blind = tiny_vlm.processor("qwen")
+    blind.chat_template = plain_tokenizer().chat_template.replace("message.content", "message.content[-1].text")
+    with pytest.raises(ValueError, match="The processor _NoVideos can't encode a chat message with an image: "):
+        make("qwen", processing_class=blind, privileged=giving(View("A hint.")))
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({}, "ImageView needs a `text_column`, an `image_column`, or both"),
+        ({"text_column": "text", "keep_images": True}, "is the source 'column'"),
+        ({"text_column": "text", "place": "prefill"}, "has place 'prefill'"),
+    ],
+)
+def test_image_view_refuses(options, problem):
+    with pytest.raises(ValueError, match=problem):
+        ImageView(**options)
+
+
+def test_image_view_names_a_missing_column(make):
+    with pytest.raises(ValueError, match=r"reads the column `crop`, and `train_dataset` has \['prompt', 'images'\]"):
+        make("qwen", privileged=ImageView(image_column="crop"))
+
+
+def image_block(number):
+    return {"type": "image", "image": number}
+
+
+def text_block(text):
+    return {"type": "text", "text": text}
+
+
+def test_where_other_pictures_stand():
+    """Where the prompt's own are, or before the text of the first user message, as TRL puts those of a row."""
+    system, answer = {"role": "system", "content": "S"}, {"role": "assistant", "content": "A"}
+    mixed = {"role": "user", "content": [text_block("a"), image_block(1), text_block("b"), image_block(2)]}
+    prompt = [system, mixed, answer, {"role": "user", "content": "C"}]
+    swapped = {"role": "user", "content": [text_block("a"), image_block(7), text_block("b")]}
+    assert with_images(prompt, [7]) == [system, swapped, *prompt[2:]]
+    beside = {"role": "user", "content": [*mixed["content"], image_block(7)]}
+    assert with_images(prompt, [7], keep=True) == [system, beside, *prompt[2:]]
+    bare = [system, {"role": "user", "content": "Q"}]
+    assert with_images(bare, [7, 8]) == [
+        system,
+        {"role": "user", "content": [image_block(7), image_block(8), text_block("Q")]},
+    ]
+    assert images_of(prompt) == [1, 2] and images_of(without_images(prompt)) == []
+    with pytest.raises(ValueError, match="no user message"):
+        with_images([system], [7])
+
+
+@every_kind
+def test_the_model_writes_about_pictures(make, kind):
+    """What it says of two prompts at once is what it says of each, and depends on the picture."""
+    runs = []
+
+    class Source:
+        def setup(self, run):
+            runs.append(run)
+
+        def __call__(self, groups):
+            return [[] for _ in rollouts_of(groups)]
+
+    make(kind, privileged=Source(), per_device_train_batch_size=2)
+    (run,) = runs
+    asked = [{"role": "user", "content": "What?"}]
+    prompts = [with_images(asked, [tiny_vlm.image(i, 48)]) for i in (1, 90)]
+    if kind != "idefics3":  # rows are padded to the most images of one
+        prompts += [with_images(asked, [tiny_vlm.image(3), tiny_vlm.image(4)]), asked]
+    together = run.write(prompts, max_new_tokens=8)
+    assert together == [run.write([prompt], max_new_tokens=8)[0] for prompt in prompts]
+    assert together[0] != together[1] or kind == "gemma3"
+
+
+def test_columns_of_pixels_are_never_padding(make):
+    """A grid has three columns, as many as the longest completion here; those of a micro-batch have two."""
+    rows = [{"prompt": [{"role": "user", "content": "What?"}], "image": tiny_vlm.image(i)} for i in range(8)]
+    steps = {"gradient_accumulation_steps": 2, "steps_per_generation": 2, "max_completion_length": 3}
+    trainer = make("qwen", Dataset.from_list(rows), privileged=giving(View("A hint.")), **steps)
+    trainer._generate_single_turn = lambda ids, *_, **__: ([[65] * (2 + i // 4) for i in range(len(ids))], None)
+    batch_of(trainer)
+    widths = [batch["completion_ids"].shape[1] for batch in trainer._buffered_inputs]
+    assert sorted(widths) == [2, 3]
+    for batch in trainer._buffered_inputs:
+        assert batch["image_grid_thw"].shape[1] == 3
+        assert batch["mm_token_type_ids"].shape[1] == batch["prompt_ids"].shape[1] + batch["completion_ids"].shape[1]
+        trainer._compute_loss(trainer.model, batch).backward()

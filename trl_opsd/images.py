@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from accelerate import Accelerator, DistributedType
 from datasets import Image as ImageFeature
 from PIL import Image
 from torch.nn.functional import pad
@@ -82,6 +83,27 @@ def rows_of_pixels(batch: dict[str, Any]) -> list[Pixels]:
         else {}
         for row in range(count)
     ]
+
+
+def check_ranks(sees: list[bool], accelerator: Accelerator) -> None:
+    """
+    Refuse forwards in which only some processes see, where an engine gathers the vision tower's weights together: the
+    others would wait for ever. A collective, which raises everywhere or nowhere.
+
+    Args:
+        sees (`list[bool]`): Whether there is an image in each forward of this process.
+        accelerator (`Accelerator`): Knows the engine.
+    """
+    zero = accelerator.distributed_type == DistributedType.DEEPSPEED and accelerator.state.deepspeed_plugin.zero_stage
+    if accelerator.distributed_type != DistributedType.FSDP and zero != 3:
+        return
+    counts = accelerator.reduce(torch.tensor(sees, device=accelerator.device).long(), reduction="sum").tolist()
+    if any(0 < count < accelerator.num_processes for count in counts):
+        raise ValueError(
+            "Some processes have images in a micro-batch and others none, for the student or for a view. ZeRO-3 and "
+            "FSDP gather the vision tower only where all use it. Give every row an image, and the teacher's views an "
+            "image in every row or in none; or use DDP or ZeRO-2."
+        )
 
 
 def without_empty_pixels(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from trl_opsd.images import ImageInputs, Pixels, rows_of_pixels
+from trl_opsd.images import ImageInputs, Pixels, check_ranks, rows_of_pixels
 
 
 Batch = dict[str, Any]
@@ -206,6 +206,11 @@ def add_teacher_batches(
     widths = accelerator.gather(local).view(-1, len(names)).amax(0).tolist()
     for batch in batches:
         batch["teacher_batches"] = [_teacher_batch(batch, views, images) for views in _packs(names, widths)]
+    if images is not None:
+        students = [any(rows_of_pixels(batch)) for batch in batches]
+        check_ranks(
+            [*students, *(any(one.pixels) for batch in batches for one in batch["teacher_batches"])], accelerator
+        )
     if not may_share:
         return
     planned = [one for batch in batches for one in batch["teacher_batches"]]

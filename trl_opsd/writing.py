@@ -14,6 +14,7 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad
 
+from trl_opsd.images import Pixels, images_of
 from trl_opsd.rollouts import Messages
 from trl_opsd.teacher import without_dropout
 
@@ -60,6 +61,7 @@ class Writer:
             eos_token_id=trainer.eos_token_ids,
         )
         ids = [self._ids(prompt, chat_template_kwargs or {}) for prompt in prompts]
+        pixels = [trainer.images.pixels(images_of(prompt)) for prompt in prompts] if trainer.images else []
         size = max(trainer.args.per_device_train_batch_size, 1)
         rounds = max(-(-count // size) for count in gather_object([len(ids)]))  # the same on every process
         filler = self._ids("." if not prompts else prompts[0], chat_template_kwargs or {})
@@ -67,11 +69,15 @@ class Writer:
         with self._model(weights) as model:
             for start in range(0, rounds * size, size):
                 part = ids[start : start + size]
-                texts += self._generate(model, part or [filler], config)[: len(part)]
+                seen = pixels[start : start + size]
+                texts += self._generate(model, part or [filler], seen, config)[: len(part)]
         return texts
 
     def _ids(self, prompt: str | Messages, kwargs: dict[str, Any]) -> list[int]:
         tokenizer = self.trainer._tokenizer
+        if self.trainer.images is not None:
+            own = {**self.trainer.chat_template_kwargs, **kwargs}
+            return self.trainer.collector.encoder.tokenizer.prompt(prompt, None, own)
         if isinstance(prompt, str):
             return list(tokenizer(prompt)["input_ids"])
         return list(
@@ -105,10 +111,13 @@ class Writer:
         ):
             yield unwrapped
 
-    def _generate(self, model: nn.Module, ids: list[list[int]], config: GenerationConfig) -> list[str]:
+    def _generate(
+        self, model: nn.Module, ids: list[list[int]], pixels: list[Pixels], config: GenerationConfig
+    ) -> list[str]:
         device = self.trainer.accelerator.device
         rows = [torch.tensor(row) for row in ids]
         inputs = pad(rows, padding_value=config.pad_token_id, padding_side="left").to(device)
         mask = pad([torch.ones_like(row) for row in rows], padding_value=0, padding_side="left").to(device)
-        output = model.generate(input_ids=inputs, attention_mask=mask, generation_config=config)
+        seen = self.trainer.images.model_inputs(pixels, inputs) if self.trainer.images else {}
+        output = model.generate(input_ids=inputs, attention_mask=mask, generation_config=config, **seen)
         return self.trainer._tokenizer.batch_decode(output[:, inputs.shape[1] :], skip_special_tokens=True)
