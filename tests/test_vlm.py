@@ -10,7 +10,9 @@ from datasets import Dataset
 
 import tiny_vlm
 from conftest import length_reward
+from test_drop_in import assert_same_run
 from test_places import completions, giving, student_prompts, teacher_reads
+from test_restarts import BUFFERED, LORA, Leaves
 from test_trainer_loss import batch_of
 from trl_opsd import View
 from trl_opsd.images import MODALITIES, images_of
@@ -493,3 +495,26 @@ def test_columns_of_pixels_are_never_padding(make):
         assert batch["image_grid_thw"].shape[1] == 3
         assert batch["mm_token_type_ids"].shape[1] == batch["prompt_ids"].shape[1] + batch["completion_ids"].shape[1]
         trainer._compute_loss(trainer.model, batch).backward()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "lora"), [("idefics3", False), ("qwen", True), ("llava", True)])
+def test_a_resumed_run_has_its_pictures(make, tmp_path, kind, lora):
+    """A generation batch lasts for four steps, and its checkpoint holds the pictures that only the teacher sees."""
+    data = pictured(crop=lambda i: tiny_vlm.image(i + 100))
+    options = {"privileged": ImageView(image_column="crop"), "max_steps": 6, **BUFFERED}
+    options |= {"peft_config": LORA} if lora else {}
+    whole = make(kind, data, **options, output_dir=str(tmp_path / "whole"))
+    whole.train()
+    with pytest.raises(KeyboardInterrupt):
+        make(kind, data, callbacks=[Leaves(2)], **options).train()
+    resumed = make(kind, data, **options)
+    resumed.train(resume_from_checkpoint=True)
+    assert_same_run(whole, resumed)
+
+
+def test_a_checkpoint_that_would_not_be_loaded_is_refused(make):
+    options = {"privileged": giving(View("A hint.")), "save_strategy": "steps", "save_steps": 1}
+    make("qwen", max_steps=1, **options).train()
+    with pytest.raises(ValueError, match=r"The checkpoint names weights otherwise than the model does \('visual"):
+        make("qwen", max_steps=2, **options).train(resume_from_checkpoint=True)
