@@ -91,7 +91,11 @@ class ViewCollector:
         """Views of the local batch by name. Every rank has the same names, also those that none of its rows has."""
         names = sorted(set(gather_object([view.name for views in self.views for view in views]))) or ["privileged"]
         with raised_everywhere(self.accelerator, "the teacher's prompts", self.rollouts[0].step):
-            return {name: self.encoder.encode(name, self.rollouts, self.views, tools) for name in names}
+            try:
+                return {name: self.encoder.encode(name, self.rollouts, self.views, tools) for name in names}
+            finally:
+                if self.encoder.tokenizer.images is not None:
+                    self.encoder.tokenizer.images.forget()
 
     def without_policy(self, encoded: dict[str, EncodedView]) -> list[bool]:
         """Whether a view of each rollout, one that was not dropped for its length, takes the advantage's place."""

@@ -16,7 +16,7 @@ import torch
 from accelerate import DistributedType
 from accelerate.utils import gather_object
 from datasets import Dataset
-from trl.trainer.utils import split_tensor_dict
+from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
 from trl_opsd.checks import check_datasets
 from trl_opsd.collecting import ViewCollector
@@ -237,7 +237,8 @@ class _Measurement:
         return _now() - start
 
     def _micro_batches(self, output: dict[str, Any]) -> list[dict[str, Any]]:
-        return self.trainer._lean(split_tensor_dict(output, self.trainer.args.steps_per_generation))
+        parts = split_tensor_dict(split_pixel_values_by_grid(output), self.trainer.args.steps_per_generation)
+        return self.trainer._lean([unsplit_pixel_values_by_grid(part) for part in parts])
 
     def _loss(self, batch: dict[str, Any]) -> torch.Tensor:
         with self.trainer.compute_loss_context_manager(), self.accelerator.autocast():

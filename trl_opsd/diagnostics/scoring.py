@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from accelerate.utils import gather_object
 
 from trl_opsd.encoding import EncodedView
+from trl_opsd.images import Pixels, images_of
 from trl_opsd.restarts import RestartableTrainer, raised_everywhere
 from trl_opsd.rollouts import Messages, Rollout, total_reward
 from trl_opsd.writing import Writer
@@ -44,7 +45,9 @@ class Scorer:
     def students(self, rollouts: list[Rollout]) -> list[float]:
         """Scores of the rollouts, or of what the student writes instead of them at another temperature."""
         if self.scores and self.temperature is not None:
-            ids, completions = self._answers(rollouts, [rollout.prompt_ids for rollout in rollouts], "live")
+            ids, completions = self._answers(
+                rollouts, [rollout.prompt_ids for rollout in rollouts], self._pixels(rollouts), "live"
+            )
             return self._scores(rollouts, completions, ids)
         if self.score is None:
             return [rollout.total for rollout in rollouts]
@@ -79,11 +82,34 @@ class Scorer:
         if not self.scores or (within and trainer.tools):
             return [math.nan] * len(rollouts)
         begun = [rollout.completion_ids[:start] for rollout, start in zip(rollouts, view.starts, strict=True)]
-        ids, completions = self._answers(rollouts, view.prompt_ids, "teacher", begun if within else None)
+        ids, completions = self._answers(
+            rollouts, view.prompt_ids, self._pixels(rollouts, view), "teacher", begun if within else None
+        )
         return self._scores(rollouts, completions, ids)
 
+    def _pixels(self, rollouts: list[Rollout], view: EncodedView | None = None) -> list[Pixels]:
+        """What the student sees of each rollout, or the teacher."""
+        images = self.trainer.images
+        if images is None:
+            return []
+        own = [None] * len(rollouts) if view is None else view.pixels
+        tokenizer = self.trainer.collector.encoder.tokenizer
+        for rollout in rollouts:
+            tokenizer.prompt(rollout.prompt, None, {})  # has its pictures read
+        seen = [
+            images.pixels(images_of(rollout.prompt)) if pixels is None else pixels
+            for rollout, pixels in zip(rollouts, own, strict=True)
+        ]
+        images.forget()
+        return seen
+
     def _answers(
-        self, rollouts: list[Rollout], prompt_ids: list[list[int]], weights: str, begun: list[list[int]] | None = None
+        self,
+        rollouts: list[Rollout],
+        prompt_ids: list[list[int]],
+        pixels: list[Pixels],
+        weights: str,
+        begun: list[list[int]] | None = None,
     ) -> tuple[list[list[int]], list]:
         """
         TRL's own generation with other prompts and weights, so that its tools are called: token ids and messages.
@@ -91,6 +117,7 @@ class Scorer:
         Args:
             rollouts (`list[Rollout]`): Whose rows and environments.
             prompt_ids (`list[list[int]]`): What is read.
+            pixels (`list[dict[str, torch.Tensor]]`): What is seen, nothing for a model that does not see.
             weights (`str`): Who writes, see [`~trl_opsd.writing.Writer`].
             begun (`list[list[int]]`, *optional*): What of each completion is there already.
         """
@@ -104,7 +131,7 @@ class Scorer:
                 environment.reset(**{name: value for name, value in rollout.row.items() if name not in left_out})
 
         def write(ids: list[list[int]], *_: Any, **__: Any) -> tuple[list[list[int]], None]:
-            written = self.writer.answers(ids, weights, self.temperature)
+            written = self.writer.answers(ids, weights, self.temperature, pixels)
             if begun is not None:  # then this is the one call, as there are no tools
                 limit = trainer.max_completion_length
                 written = [(own + new)[:limit] for own, new in zip(begun, written, strict=True)]

@@ -12,6 +12,7 @@ from trl_opsd.privileged.exposure import PartialExposure
 from trl_opsd.privileged.feedback import VerifierFeedback
 from trl_opsd.privileged.fixed import Fixed
 from trl_opsd.privileged.hints import Rule, TurnHint
+from trl_opsd.privileged.image import ImageView, with_images, without_images
 from trl_opsd.privileged.named import build_condition, build_source
 from trl_opsd.privileged.pseudo_reference import PseudoReference
 from trl_opsd.privileged.reflection import Reflection
@@ -29,6 +30,7 @@ __all__ = [
     "EnvironmentFeedback",
     "FirstOf",
     "Fixed",
+    "ImageView",
     "OtherRow",
     "PartialExposure",
     "PseudoReference",
@@ -49,4 +51,6 @@ __all__ = [
     "call",
     "chance",
     "rollouts_of",
+    "with_images",
+    "without_images",
 ]

@@ -7,6 +7,7 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 
+from trl_opsd.images import images_of
 from trl_opsd.rollouts import Rollout, message_text
 from trl_opsd.views import PLACES, PROMPT_PLACES, View
 
@@ -35,7 +36,7 @@ def check_context(context: Any, where: str) -> None:
     for number, message in enumerate(context):
         _check_content(message.get("content"), f"{where}: message {number}")
         text = message_text(message)
-        has_more = message.get("tool_calls") or message.get("reasoning_content")
+        has_more = message.get("tool_calls") or message.get("reasoning_content") or images_of([message])
         if not message.get("role") or (not text.strip() and not has_more):
             raise ValueError(
                 f"{where}: message {number} needs a role and content, got {excerpt(message)}. Remove the message or "
@@ -89,6 +90,9 @@ def _check_content(content: Any, where: str) -> None:
             f"{where} has content {excerpt(content)} of type {type(content).__name__}: it must be a string or a list "
             "of content blocks."
         )
+    for block in content if blocks else ():
+        if block.get("type") == "image" and block.get("image") is None:
+            raise ValueError(f"{where} has an image block without an image: put it under the block's key `image`.")
 
 
 def check_view(view: View, rollout: Rollout) -> None:

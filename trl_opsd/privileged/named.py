@@ -16,6 +16,7 @@ from trl_opsd.privileged.exposure import PartialExposure
 from trl_opsd.privileged.feedback import VerifierFeedback
 from trl_opsd.privileged.fixed import Fixed
 from trl_opsd.privileged.hints import TurnHint
+from trl_opsd.privileged.image import ImageView
 from trl_opsd.privileged.pseudo_reference import PseudoReference
 from trl_opsd.privileged.reflection import Reflection
 from trl_opsd.privileged.retrieval import Retrieval
@@ -31,6 +32,7 @@ SOURCES: dict[str, Callable[..., PrivilegedSource]] = {
     "exposure": PartialExposure,
     "feedback": VerifierFeedback,
     "fixed": Fixed,
+    "image_view": ImageView,
     "other_row": OtherRow,
     "pseudo_reference": PseudoReference,
     "reflection": Reflection,
