@@ -40,6 +40,7 @@ MAKERS = {
     "demo/models/smollm2-135m": "python scripts/smollm2.py",
     "demo/data/json": "python scripts/tasks.py json",
     "demo/data/addition": "python scripts/tasks.py addition",
+    "demo/data/pictures": "python scripts/pictures.py",
     "demo/data/calculator": "python scripts/agents/calculator.py",
     "demo/data/shop": "python scripts/agents/shop.py",
 }

@@ -10,12 +10,14 @@ import pytest
 import yaml
 
 import tiny
+import tiny_vlm
 
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import opsd  # noqa: E402
+import pictures  # noqa: E402
 import tasks  # noqa: E402
 
 
@@ -109,6 +111,26 @@ def test_preflight_prints_a_report_and_trains_nothing(tmp_path, tokenizer, capsy
     assert "8 rollouts of 4 rows" in told and "own/privileged" in told and "rule/privileged" in told
     assert "at temperature 0" in told
     assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_the_recipe_with_pictures_on_a_tiny_model(tmp_path):
+    """Pictures from disk, a processor from disk, and a teacher that reads what stands in them."""
+    tiny_vlm.model("llava").save_pretrained(tmp_path / "model")
+    tiny_vlm.processor("llava").save_pretrained(tmp_path / "model")
+    pictures.prepare(tmp_path / "data", rows={"train": 4, "test": 2})
+    recipe = ROOT / "recipes" / "qwen2.5_vl_3b_image_view.yaml"
+    options = {
+        "config": recipe, "model_name_or_path": tmp_path / "model", "dtype": "float32", "output_dir": tmp_path / "out",
+        "dataset_name": tmp_path / "data", "per_device_train_batch_size": 4, "max_completion_length": 4,
+        "max_steps": 1, "bf16": "false", "gradient_checkpointing": "false", "log_privileged_context": "true",
+    }  # fmt: skip
+    opsd.main(*opsd.parse([part for name, value in options.items() for part in (f"--{name}", str(value))]))
+    assert (tmp_path / "out" / "adapter_model.safetensors").exists()
+    (told,) = (tmp_path / "out" / "_privileged").glob("*.jsonl")
+    read = [json.loads(line)["views"][0] for line in told.read_text().splitlines()]
+    data = [json.loads(line) for line in (tmp_path / "data" / "train" / "metadata.jsonl").read_text().splitlines()]
+    assert len(read) == 4 and {view["context"] for view in read} <= {row["transcription"] for row in data}
+    assert all("In the picture stands: " + view["context"] in str(view["prompt"]) for view in read)
 
 
 def test_preflight_sources_are_a_mapping(monkeypatch):

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedType
 from datasets import Image as ImageFeature
-from PIL import Image
 from torch.nn.functional import pad
 from transformers import ProcessorMixin
 from trl.trainer.utils import split_pixel_values_by_grid
@@ -61,7 +60,7 @@ def same_images(one: list[Any], other: list[Any]) -> bool:
 
 
 def _content(image: Any) -> str:
-    if isinstance(image, Image.Image):
+    if hasattr(image, "getpalette"):  # Pillow's, which is no requirement for text
         return hashlib.sha256(f"{image.mode} {image.size} {image.getpalette()}".encode() + image.tobytes()).hexdigest()
     if isinstance(image, str):
         return image
@@ -155,6 +154,8 @@ class ImageInputs:
         Args:
             encode (`Callable`): From a prompt to the processor's tensors for it.
         """
+        from PIL import Image  # there where an image processor is
+
         name, blank = type(self.processor).__name__, Image.new("RGB", (64, 64))
         content = [{"type": "image", "image": blank}] * 2 + [{"type": "text", "text": "What are these?"}]
         way = "For text-only training of such a model, pass its tokenizer as `processing_class`; otherwise set "
