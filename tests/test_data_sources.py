@@ -176,7 +176,7 @@ def test_bad_exposures(options, text):
 
 def test_an_answer_that_is_not_in_the_solution(make_trainer):
     source = PartialExposure(answer=r"regex:\\boxed\{(.*)\}")
-    with pytest.raises(ValueError, match=r"matches nothing in the column `solution` of the row with prompt .*1 + 1"):
+    with pytest.raises(ValueError, match=r"matches nothing in the column `solution` of the row with prompt .*1 \+ 1"):
         contexts_of(make_trainer, source, ["2", "2"], dataset=sums(solution=[STEPS, STEPS]))
 
 
