@@ -15,6 +15,7 @@ accelerate launch scripts/opsd.py --config recipes/smollm2_json.yaml
 import argparse
 import difflib
 import importlib
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -27,7 +28,7 @@ from trl import ScriptArguments
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
-    from transformers import TrainerCallback
+    from transformers import PreTrainedTokenizerBase, TrainerCallback
     from trl import DatasetMixtureConfig, ModelConfig, TrlParser
 
     from trl_opsd import OPSDConfig, OPSDTrainer
@@ -39,6 +40,9 @@ MAKERS = {
     "demo/models/smollm2-135m": "python scripts/smollm2.py",
     "demo/data/json": "python scripts/tasks.py json",
     "demo/data/addition": "python scripts/tasks.py addition",
+    "demo/data/pictures": "python scripts/pictures.py",
+    "demo/data/calculator": "python scripts/agents/calculator.py",
+    "demo/data/shop": "python scripts/agents/shop.py",
 }
 
 
@@ -57,7 +61,26 @@ class OPSDScriptArguments(ScriptArguments):
             Text column that becomes the user message of `prompt`, for a dataset without a `prompt` column.
         prompt_suffix (`str`, *optional*, defaults to `""`):
             Text added after it.
+        tools (`list[str]`, *optional*):
+            Functions that the model may call, by dotted path, such as `agents.calculator.calculate`.
+        environment_factory (`str`, *optional*):
+            Class, by dotted path, of which each rollout gets an instance whose methods it may call, such as
+            `agents.shop.Shop`.
+        chat_template (`str`, *optional*):
+            Chat template instead of the model's own: a Jinja file, or the name of one that TRL ships, such as `qwen3`.
+            Tools need one that TRL can parse calls of.
+        preflight (`bool`, *optional*, defaults to `False`):
+            Print what a training would start from, and whether it is worth it, and stop before it.
+        preflight_rows (`int`, *optional*, defaults to `32`):
+            Dataset rows for that.
+        preflight_temperature (`float`, *optional*):
+            Temperature of the answers that it scores, 0 for greedy ones. `None` means that of training.
+        preflight_sources (`dict`, *optional*):
+            Further sources by a name of one's own, each described as in `privileged_source`, to compare with the
+            recipe's.
     """
+
+    _VALID_DICT_FIELDS = ["preflight_sources"]
 
     reward_model_name_or_path: str | None = field(
         default=None, metadata={"help": "Reward model: a Hub id or a local directory."}
@@ -70,6 +93,35 @@ class OPSDScriptArguments(ScriptArguments):
         default=None, metadata={"help": "Text column that becomes the user message of `prompt`."}
     )
     prompt_suffix: str = field(default="", metadata={"help": "Text added after `prompt_column`."})
+    tools: list[str] | None = field(default=None, metadata={"help": "Functions to call, by dotted path."})
+    environment_factory: str | None = field(
+        default=None, metadata={"help": "Class of the rollouts' environments, by dotted path."}
+    )
+    chat_template: str | None = field(
+        default=None, metadata={"help": "Chat template: a Jinja file, or the name of one that TRL ships."}
+    )
+    preflight: bool = field(default=False, metadata={"help": "Print whether training is worth it, and do not train."})
+    preflight_rows: int = field(default=32, metadata={"help": "Dataset rows for that."})
+    preflight_temperature: float | None = field(
+        default=None, metadata={"help": "Temperature of the answers that it scores; by default that of training."}
+    )
+    preflight_sources: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Further sources by name, to compare with the recipe's."}
+    )
+
+    def __post_init__(self) -> None:
+        given = self.preflight_sources
+        if isinstance(given, str):  # from the command line
+            try:
+                given = json.loads(given)
+            except ValueError:
+                pass
+        if given is not None and not isinstance(given, dict):
+            raise ValueError(
+                "`preflight_sources` must map names of your own to sources, such as "
+                f"{{'beside': {{'column': 'solution'}}}}; got {given!r}."
+            )
+        self.preflight_sources = given
 
 
 def make_parser(subparsers: "argparse._SubParsersAction | None" = None, prog: str | None = None) -> "TrlParser":
@@ -135,15 +187,40 @@ def import_reward(name: str) -> Callable[..., list[float | None]]:
     """`accuracy_reward` is TRL's; `tasks.correct_sum` is the function `correct_sum` of the module `tasks`."""
     if name == "get_soft_overlong_punishment":
         sys.exit(f"error: `{name}` makes a reward from two lengths: name a function of your own that calls it.")
-    module, _, function = name.rpartition(".")
+    return import_named("reward_funcs", name if "." in name else f"trl.rewards.{name}")
+
+
+def import_named(option: str, name: str) -> Any:
+    """What a dotted path names."""
+    module, _, attribute = name.rpartition(".")
+    if not module:
+        sys.exit(f"error: `{option}` names {name}: it takes dotted paths, such as agents.calculator.calculate.")
     try:
-        return getattr(importlib.import_module(module or "trl.rewards"), function)
+        return getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
-        if error.name != module.split(".")[0] and error.name != module:
+        if error.name not in (module, module.split(".")[0]):
             raise  # the module is there, and something that it imports is not
-        sys.exit(f"error: `reward_funcs` names {name}, but there is no module {module} to import.")
+        sys.exit(f"error: `{option}` names {name}, but there is no module {module} to import.")
     except AttributeError:
-        sys.exit(f"error: `reward_funcs` names {name}, but {module or 'trl.rewards'} has no {function}.")
+        sys.exit(f"error: `{option}` names {name}, but {module} has no {attribute}.")
+
+
+def load_tokenizer(script_args: OPSDScriptArguments, model_args: "ModelConfig") -> "PreTrainedTokenizerBase | None":
+    """The model's tokenizer with another chat template. `None` without one: the trainer loads its own."""
+    if script_args.chat_template is None:
+        return None
+    from transformers import AutoTokenizer
+    from trl import chat_template_utils
+
+    path = Path(script_args.chat_template)
+    template = getattr(chat_template_utils, f"{script_args.chat_template}_chat_template", None)
+    if template is None and not path.is_file():
+        sys.exit(f"error: `chat_template` is {path}: neither a file nor the name of a chat template that TRL ships.")
+    tokenizer = AutoTokenizer.from_pretrained(
+        model_args.model_name_or_path, revision=model_args.model_revision, padding_side="left"
+    )
+    tokenizer.chat_template = template or path.read_text(encoding="utf-8")
+    return tokenizer
 
 
 def load_data(script_args: OPSDScriptArguments, dataset_args: "DatasetMixtureConfig") -> "DatasetDict":
@@ -186,16 +263,30 @@ def build_trainer(
         **(training_args.model_init_kwargs or {}),
     }
     evaluates = training_args.eval_strategy != "no"
+    environment = script_args.environment_factory
     return OPSDTrainer(
         model=model_args.model_name_or_path,
         reward_funcs=load_rewards(script_args) or None,
         args=training_args,
         train_dataset=dataset[script_args.dataset_train_split],
         eval_dataset=dataset[script_args.dataset_test_split] if evaluates else None,
+        processing_class=load_tokenizer(script_args, model_args),
         callbacks=callbacks,
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
+        tools=[import_named("tools", name) for name in script_args.tools or ()] or None,
+        environment_factory=environment and import_named("environment_factory", environment),
     )
+
+
+def look_ahead(trainer: "OPSDTrainer", script_args: OPSDScriptArguments) -> None:
+    from trl_opsd import preflight
+    from trl_opsd.privileged import build_source
+
+    described = script_args.preflight_sources or {}
+    sources = {name: build_source(spec, f"preflight_sources.{name}") for name, spec in described.items()}
+    how = {"sources": sources, "temperature": script_args.preflight_temperature}
+    trainer.accelerator.print(preflight(trainer, script_args.preflight_rows, **how))
 
 
 def save(trainer: "OPSDTrainer", script_args: OPSDScriptArguments) -> None:
@@ -219,9 +310,12 @@ def main(
 ) -> None:
     dataset = load_data(script_args, dataset_args)
     trainer = build_trainer(script_args, training_args, model_args, dataset)
-    resume = training_args.resume_from_checkpoint
-    trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
-    save(trainer, script_args)
+    if script_args.preflight:
+        look_ahead(trainer, script_args)
+    else:
+        resume = training_args.resume_from_checkpoint
+        trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
+        save(trainer, script_args)
     if hasattr(trainer, "end"):  # transformers >= 5.18: finishes trackers and the process group
         trainer.end()
 

@@ -81,6 +81,13 @@ def json_task(seed: int = 0) -> dict[str, list[Row]]:
     return splits
 
 
+def solution(a: int, b: int) -> str:
+    """A sum in three steps, with an empty line between them."""
+    tens, ones = a // 10 * 10 + b // 10 * 10, a % 10 + b % 10
+    steps = [f"The tens: {a // 10 * 10} + {b // 10 * 10} = {tens}.", f"The ones: {a % 10} + {b % 10} = {ones}."]
+    return "\n\n".join([*steps, f"Together: {tens} + {ones} = {a + b}."])
+
+
 def addition_task(seed: int = 0) -> dict[str, list[Row]]:
     """Two-digit sums, each with its own context. a + b and b + a count as one problem, so the splits are disjoint."""
     rng = random.Random(seed)
@@ -89,7 +96,8 @@ def addition_task(seed: int = 0) -> dict[str, list[Row]]:
     for pair in rng.sample(pairs, TEST_PROBLEMS + TRAIN_PROBLEMS):
         a, b = rng.sample(pair, 2)
         question = f"What is {a} + {b}? Answer in one short sentence."
-        rows.append({"prompt": user(question), "privileged_context": f"{a} + {b} = {a + b}", "answer": a + b})
+        context = {"privileged_context": f"{a} + {b} = {a + b}", "solution": solution(a, b), "answer": a + b}
+        rows.append({"prompt": user(question)} | context)
     return {"train": rows[TEST_PROBLEMS:], "test": rows[:TEST_PROBLEMS]}
 
 
@@ -138,6 +146,22 @@ def valid_json(completions: Iterable[str | Messages], **kwargs: Any) -> list[flo
 
 def correct_sum(completions: Iterable[str | Messages], answer: Iterable[int], **kwargs: Any) -> list[float]:
     return [float(stated_result(text_of(text)) == total) for text, total in zip(completions, answer, strict=True)]
+
+
+def judged_sum(
+    completions: Iterable[str | Messages], answer: Iterable[int], log_extra: Callable[[str, list], None], **kwargs: Any
+) -> list[float]:
+    """[`correct_sum`], which says in words what is wrong without giving the sum away."""
+    said = [stated_result(text_of(text)) for text in completions]
+    words = []
+    for number, total in zip(said, answer, strict=True):
+        if number is None:
+            words.append("The answer gives no number as its result.")
+        else:
+            side = "right" if number == total else "too small" if number < total else "too large"
+            words.append(f"The answer says {number:g}, which is {side}.")
+    log_extra("feedback", words)
+    return [float(number == total) for number, total in zip(said, answer, strict=True)]
 
 
 def main() -> None:

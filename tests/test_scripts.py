@@ -10,12 +10,14 @@ import pytest
 import yaml
 
 import tiny
+import tiny_vlm
 
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import opsd  # noqa: E402
+import pictures  # noqa: E402
 import tasks  # noqa: E402
 
 
@@ -90,6 +92,53 @@ def test_training_script_end_to_end(tmp_path, tokenizer):
     resumed = opsd.parse(["--config", str(tmp_path / "recipe.yaml"), "--resume_from_checkpoint", "true"])
     with pytest.raises(ValueError, match="`resume_from_checkpoint=True` found no complete checkpoint"):
         opsd.main(*resumed)
+
+
+def test_preflight_prints_a_report_and_trains_nothing(tmp_path, tokenizer, capsys):
+    tiny.model(tokenizer).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    tasks.prepare("addition", tmp_path / "data")
+    recipe = {
+        "model_name_or_path": str(tmp_path / "model"), "dataset_name": str(tmp_path / "data"),
+        "output_dir": str(tmp_path / "out"), "reward_funcs": ["tasks.correct_sum"], "num_generations": 2,
+        "per_device_train_batch_size": 4, "max_completion_length": 4, "bf16": False, "report_to": "none",
+        "gradient_checkpointing": False, "preflight_rows": 3,
+        "preflight_sources": {"rule": {"fixed": "Add the numbers."}},
+    }  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    opsd.main(*opsd.parse(["--config", str(tmp_path / "recipe.yaml"), "--preflight", "--preflight_temperature", "0"]))
+    told = capsys.readouterr().out
+    assert "8 rollouts of 4 rows" in told and "own/privileged" in told and "rule/privileged" in told
+    assert "at temperature 0" in told
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_the_recipe_with_pictures_on_a_tiny_model(tmp_path):
+    """Pictures from disk, a processor from disk, and a teacher that reads what stands in them."""
+    tiny_vlm.model("llava").save_pretrained(tmp_path / "model")
+    tiny_vlm.processor("llava").save_pretrained(tmp_path / "model")
+    pictures.prepare(tmp_path / "data", rows={"train": 4, "test": 2})
+    recipe = ROOT / "recipes" / "qwen2.5_vl_3b_image_view.yaml"
+    options = {
+        "config": recipe, "model_name_or_path": tmp_path / "model", "dtype": "float32", "output_dir": tmp_path / "out",
+        "dataset_name": tmp_path / "data", "per_device_train_batch_size": 4, "max_completion_length": 4,
+        "max_steps": 1, "bf16": "false", "gradient_checkpointing": "false", "log_privileged_context": "true",
+    }  # fmt: skip
+    opsd.main(*opsd.parse([part for name, value in options.items() for part in (f"--{name}", str(value))]))
+    assert (tmp_path / "out" / "adapter_model.safetensors").exists()
+    (told,) = (tmp_path / "out" / "_privileged").glob("*.jsonl")
+    read = [json.loads(line)["views"][0] for line in told.read_text().splitlines()]
+    data = [json.loads(line) for line in (tmp_path / "data" / "train" / "metadata.jsonl").read_text().splitlines()]
+    assert len(read) == 4 and {view["context"] for view in read} <= {row["transcription"] for row in data}
+    assert all("In the picture stands: " + view["context"] in str(view["prompt"]) for view in read)
+
+
+def test_preflight_sources_are_a_mapping(monkeypatch):
+    options = "--config", str(ROOT / "recipes" / "smollm2_preflight.yaml"), "--preflight_sources"
+    script_args, *_ = parsed(monkeypatch, *options, '{"a": {"column": "b"}}')
+    assert script_args.preflight and script_args.preflight_sources == {"a": {"column": "b"}}
+    with pytest.raises(SystemExit, match="`preflight_sources` must map names"):
+        parsed(monkeypatch, *options, "column")
 
 
 # The two tasks

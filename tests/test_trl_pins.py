@@ -20,6 +20,7 @@ SIGNATURES = {
     "_set_signature_columns_if_needed": "self",
     "_tokenize_prompts": "self prompts",
     "_calculate_rewards": "self inputs prompts completions completion_ids_list",
+    "_generate": "self prompts",
     "_generate_single_turn": "self prompt_ids images multimodal_fields num_generations has_tool_images",
     "_generate_and_score_completions": "self inputs",
     "_compute_loss": "self model inputs",
@@ -32,6 +33,7 @@ SIGNATURES = {
     "train": "self resume_from_checkpoint trial ignore_keys_for_eval",
     "_get_output_dir": "self trial",
     "_get_train_sampler": "self dataset",
+    "_remove_unused_columns": "self dataset description",
     "_run_epoch": "self model epoch train_dataloader steps_in_epoch num_update_steps_per_epoch trial "
     "ignore_keys_for_eval start_time resume_from_checkpoint epochs_trained steps_trained_in_current_epoch",
     "_finalize_training": "self trial num_train_samples start_time",
@@ -47,6 +49,7 @@ HELPERS = {
     "maybe_gather_lm_head_ctx": "params",
     "use_adapter": "model adapter_name",
     "pad": "tensors padding_value padding_side pad_to_multiple_of",
+    "split_tensor_dict": "tensor_dict num_chunks",
     "create_model_from_path": "model_id architecture kwargs",
     "get_config_model_id": "config",
 }
@@ -57,6 +60,8 @@ BODIES = [
      "the captured rollouts are the rows of the batch"),
     ("_generate_and_score_completions", "self._pending_extra_logs.clear()",
      "extra table columns are flushed after rewards"),
+    ("_generate", "prompt_ids, images, multimodal_fields = self._tokenize_prompts(prompts)",
+     "other prompts can be read in their place"),
     ("_get_per_token_logps_and_entropies", "model(**model_inputs, labels=labels, fused_lm_head=True)",
      "the student's one forward is a plain call, to which a keyword can be added"),
     ("_compute_loss", "advantages = inputs[\"advantages\"]", "advantages are read from the batch, after the forward"),

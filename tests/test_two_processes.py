@@ -35,6 +35,19 @@ CASES = {
         "rows_with_view": [1, 2, 7], "reward": True, "num_generations": 2, "lora": {}, "learning_rate": 5.0,
         "distillation_mode": "sampled_token", "distillation_alpha": 1.0,
     },
+    "the shortest success of a group on both ranks": {
+        "rows_with_view": [], "reward": True, "num_generations": 8, "success_reward_threshold": 2.0,
+        "privileged_source": {"sibling": {"choice": "shortest"}},
+    },
+    "votes of a group on both ranks, and drawn siblings": {
+        "rows_with_view": [], "reward": True, "num_generations": 8, "success_reward_threshold": 1.0,
+        "privileged_source": {
+            "all_of": [
+                {"pseudo_reference": {"answer": "(?s)^(.)", "least_share": 0.1, "show": "shortest", "name": "votes"}},
+                {"sibling": {"choice": "random"}},
+            ]
+        },
+    },
     "ema, sequence mean": {
         "rows_with_view": [0, 6], "teacher_model_kind": "ema", "distillation_reduction": "sequence_mean",
     },

@@ -3,10 +3,21 @@
 """On-policy self-distillation of language models, on top of TRL's GRPOTrainer."""
 
 from trl_opsd.config import OPSDConfig
+from trl_opsd.diagnostics import PreflightReport, preflight
 from trl_opsd.privileged import DatasetColumn
 from trl_opsd.rollouts import Rollout, Turn
 from trl_opsd.trainer import OPSDTrainer
 from trl_opsd.views import PrivilegedSource, View
 
 
-__all__ = ["DatasetColumn", "OPSDConfig", "OPSDTrainer", "PrivilegedSource", "Rollout", "Turn", "View"]
+__all__ = [
+    "DatasetColumn",
+    "OPSDConfig",
+    "OPSDTrainer",
+    "PreflightReport",
+    "PrivilegedSource",
+    "Rollout",
+    "Turn",
+    "View",
+    "preflight",
+]

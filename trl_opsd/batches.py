@@ -12,6 +12,9 @@ Legend: B rows of a micro-batch, P prompt tokens, C completion tokens.
 from typing import Any
 
 import torch
+from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
+
+from trl_opsd.images import MODALITIES, TOKEN_TYPES
 
 
 Batch = dict[str, Any]
@@ -91,6 +94,10 @@ def trimmed(batch: Batch, multiple: int | None = None) -> Batch:
     completion = _rounded(int(batch["completion_mask"].sum(1).max()), multiple)
 
     def cut(name: str, value: Any) -> Any:
+        if name in TOKEN_TYPES:  # of prompt and completion
+            return value[:, value.shape[1] - width - prompt : value.shape[1] - width + completion]
+        if name in MODALITIES:
+            return value
         if name.startswith("prompt_") and isinstance(value, torch.Tensor):
             return value[:, -prompt:]
         per_token = isinstance(value, torch.Tensor) and value.ndim == 2 and value.shape[1] == width
@@ -109,9 +116,10 @@ def lean(batches: list[Batch], window: int | None, drop_idle: bool, multiple: in
         drop_idle (`bool`): Whether rows without a distilled token train nothing.
         multiple (`int` or `None`): `pad_to_multiple_of`.
     """
+    batches = [split_pixel_values_by_grid(batch) for batch in batches]
     # Whole steps lie in the buffer, or it lies in one step; else a row would change its step
     if window is not None and (len(batches) % window == 0 or window % len(batches) == 0):
         batches = in_order(batches, window)
     if drop_idle:
         batches = [without_idle_rows(batch) for batch in batches]
-    return [trimmed(batch, multiple) for batch in batches]
+    return [trimmed(unsplit_pixel_values_by_grid(batch), multiple) for batch in batches]

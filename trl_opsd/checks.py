@@ -8,7 +8,6 @@ from typing import Any
 from datasets import Dataset, IterableDataset
 from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from trl import GRPOConfig
 
 from trl_opsd.config import OPSDConfig
@@ -68,23 +67,13 @@ def context_length(*models: nn.Module) -> int | None:
     return min((length for length in lengths if length is not None), default=None)
 
 
-def check_model(
-    args: OPSDConfig,
-    model: nn.Module,
-    teacher: nn.Module,
-    processing_class: PreTrainedTokenizerBase | ProcessorMixin,
-) -> None:
+def check_model(args: OPSDConfig, model: nn.Module, teacher: nn.Module) -> None:
     """
     Check the options that depend on the model.
 
     Raises:
         ValueError: If an option is impossible with this model.
     """
-    if isinstance(processing_class, ProcessorMixin):
-        raise ValueError(
-            "The distillation term does not support vision-language processors. For text-only training of such a "
-            "model, pass its tokenizer as `processing_class`; otherwise set `distillation_weight=0.0`."
-        )
     core = model.get_base_model() if isinstance(model, PeftModel) else model
     vocabulary = core.config.get_text_config().vocab_size
     if args.distillation_topk is not None and args.distillation_topk > vocabulary:
@@ -98,6 +87,12 @@ def check_model(
             f"`teacher_max_length={args.teacher_max_length}` is above the {limit} tokens of context that student "
             "and teacher have. Lower it, or leave it out to use their own limit."
         )
+
+
+def _has_images(dataset: Any) -> bool:
+    """Whether rows bring images, whose tokens only the processor can count: too slow for a whole data set, so that what
+    does not fit is found at the step that samples it."""
+    return isinstance(dataset, Dataset) and bool({"image", "images"} & set(dataset.column_names))
 
 
 def check_dataset_lengths(
@@ -123,6 +118,8 @@ def check_dataset_lengths(
     if isinstance(dataset, dict):
         for key, part in dataset.items():
             check_dataset_lengths(f"{name}[{key!r}]", part, source, encoder, args, tools)
+        return
+    if _has_images(dataset):
         return
     limit = encoder.max_length
     if limit is None or args.teacher_overlong != "error" or not isinstance(dataset, Dataset) or not len(dataset):
@@ -165,6 +162,8 @@ def check_student_lengths(
     if isinstance(dataset, dict):
         for key, part in dataset.items():
             check_student_lengths(f"{name}[{key!r}]", part, tokenize, args)
+        return
+    if _has_images(dataset):
         return
     limit = args.vllm_max_model_length if args.use_vllm and args.vllm_mode == "colocate" else None
     if limit is None or not isinstance(dataset, Dataset) or not len(dataset):

@@ -63,6 +63,7 @@ class ViewCollector:
 
     def setup(self, run: Run) -> None:
         """Give the source what it may need, before training."""
+        self.run = run
         if self.args.privileged_timeout is not None and getattr(self.source, "uses_model", False):
             raise ValueError(
                 "`privileged_timeout` can't stop a source that lets the model write: the other processes would wait. "
@@ -90,7 +91,16 @@ class ViewCollector:
         """Views of the local batch by name. Every rank has the same names, also those that none of its rows has."""
         names = sorted(set(gather_object([view.name for views in self.views for view in views]))) or ["privileged"]
         with raised_everywhere(self.accelerator, "the teacher's prompts", self.rollouts[0].step):
-            return {name: self.encoder.encode(name, self.rollouts, self.views, tools) for name in names}
+            try:
+                return {name: self.encoder.encode(name, self.rollouts, self.views, tools) for name in names}
+            finally:
+                if self.encoder.tokenizer.images is not None:
+                    self.encoder.tokenizer.images.forget()
+
+    def without_policy(self, encoded: dict[str, EncodedView]) -> list[bool]:
+        """Whether a view of each rollout, one that was not dropped for its length, takes the advantage's place."""
+        rows = enumerate(self.views)
+        return [any(not view.policy and encoded[view.name].weights[row] > 0 for view in views) for row, views in rows]
 
     def _write_down(self, step: int) -> None:
         folder = Path(self.args.output_dir) / f"{NOT_PUSHED}privileged"

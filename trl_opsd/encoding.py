@@ -15,6 +15,7 @@ import torch
 from accelerate.logging import get_logger
 from trl.trainer.utils import pad
 
+from trl_opsd.images import Pixels, images_of, same_images
 from trl_opsd.privileged.prompts import teacher_prompt
 from trl_opsd.rollouts import Messages, Rollout
 from trl_opsd.tokenizing import PromptTokenizer, Tools
@@ -39,6 +40,8 @@ class EncodedView:
         weights (`list[float]` of length B): Weight of the view in each row, 0 where the row lacks it.
         starts (`list[int]` of length B): Tokens of the completion that are in `prompt_ids`.
         spans (`list[tuple[int, int]]` of length B): Tokens of the completion that the view may teach.
+        pixels (`list[dict[str, torch.Tensor] | None]` of length B): Pixel tensors that the teacher reads, empty where
+            it reads no image. `None` for the student's own images.
         dropped, shortened (`int`): Views that were too long.
     """
 
@@ -46,20 +49,25 @@ class EncodedView:
     weights: list[float] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
     spans: list[tuple[int, int]] = field(default_factory=list)
+    pixels: list[Pixels | None] = field(default_factory=list)
     dropped: int = 0
     shortened: int = 0
 
-    def add(self, ids: list[int], weight: float, start: int, span: tuple[int, int]) -> None:
+    def add(
+        self, ids: list[int], weight: float, start: int, span: tuple[int, int], pixels: Pixels | None = None
+    ) -> None:
         self.prompt_ids.append(ids)
         self.weights.append(float(weight))
         self.starts.append(start)
         self.spans.append(span)
+        self.pixels.append(pixels)
 
     def tensors(
         self, name: str, width: int, pad_token_id: int, multiple: int | None, device: torch.device
-    ) -> dict[str, torch.Tensor]:
+    ) -> dict[str, Any]:
         """
-        Batch keys of this view: ids and mask `(B, P)`, left-padded; weights and starts `(B,)`; taught tokens `(B, C)`.
+        Batch keys of this view: ids and mask `(B, P)`, left-padded; weights and starts `(B,)`; taught tokens `(B, C)`;
+        a list of B pixel tensors where some are not the student's.
 
         Args:
             name (`str`): Its name.
@@ -73,7 +81,8 @@ class EncodedView:
         how = {"padding_side": "left", "pad_to_multiple_of": multiple}
         column = torch.arange(width)
         taught = torch.stack([(column >= start) & (column < end) for start, end in self.spans])
-        return {
+        own = any(pixels is not None for pixels in self.pixels)
+        return ({f"teacher_pixels/{name}": self.pixels} if own else {}) | {
             f"teacher_prompt_ids/{name}": pad(ids, padding_value=pad_token_id, **how).to(device),
             f"teacher_prompt_mask/{name}": pad(mask, padding_value=0, **how).to(device),
             f"teacher_weight/{name}": torch.tensor(self.weights, dtype=torch.float32, device=device),
@@ -114,6 +123,8 @@ class ViewEncoder:
         Raises:
             ValueError: If a view can't be placed, or is too long and `overlong` is `"error"`.
         """
+        if self.tokenizer.images is not None:
+            self.tokenizer.images.check_rows([len(images_of(rollout.prompt)) for rollout in rollouts])
         encoded = EncodedView()
         for rollout, row_views, row_tools in zip(rollouts, views, tools, strict=True):
             view = next((view for view in row_views if view.name == name), None)
@@ -125,22 +136,43 @@ class ViewEncoder:
             if view is None:
                 encoded.add(rollout.prompt_ids, 0.0, 0, (0, 0))
             else:
-                encoded.add(ids, view.weight, view.start(rollout), view.taught(rollout))
+                pixels = self._pixels(view, rollout)
+                encoded.add(ids, view.weight, view.start(rollout), view.taught(rollout), pixels)
         return encoded
 
     def teacher_ids(self, view: View, rollout: Rollout, tools: Tools) -> list[int]:
         """All that the teacher reads before the tokens it scores: they follow it as they stand in `completion_ids`."""
         try:
-            if view.prompt is not None or view.context is None or view.place in PROMPT_PLACES:
-                return self._prompt_ids(view, rollout, tools)
-            return self._between_tokens(view, rollout, tools)
+            prompt = self._whole_prompt(view, rollout)
+            if prompt is None:
+                return self._between_tokens(view, rollout, tools)
+            return self._prompt_ids(view, prompt, tools)
         except ValueError as error:
             raise ValueError(f"The view {view.name!r} of {rollout.where}: {error}") from None
 
-    def _prompt_ids(self, view: View, rollout: Rollout, tools: Tools) -> list[int]:
-        prompt = rollout.prompt if view.prompt is None else view.prompt
-        if view.prompt is None and view.context is not None:
-            prompt = teacher_prompt(prompt, view.context, view.template, view.place)
+    @staticmethod
+    def _whole_prompt(view: View, rollout: Rollout) -> str | Messages | None:
+        """The prompt that the teacher reads, `None` where the context stands between the student's own tokens."""
+        if view.prompt is not None or view.context is None:
+            return rollout.prompt if view.prompt is None else view.prompt
+        if view.place in PROMPT_PLACES:
+            return teacher_prompt(rollout.prompt, view.context, view.template, view.place)
+        return None
+
+    def _pixels(self, view: View, rollout: Rollout) -> Pixels | None:
+        """What the teacher sees of images that are not the student's."""
+        if self.tokenizer.images is None:
+            return None
+        if images_of(rollout.completion):
+            raise ValueError(
+                f"A tool returned an image in the completion of {rollout.where}. The distillation term reads images of "
+                "prompts only: let the tool return text, or set `distillation_weight=0.0`."
+            )
+        prompt = self._whole_prompt(view, rollout)
+        images = images_of(rollout.prompt if prompt is None else prompt)
+        return None if same_images(images, images_of(rollout.prompt)) else self.tokenizer.images.pixels(images)
+
+    def _prompt_ids(self, view: View, prompt: str | Messages, tools: Tools) -> list[int]:
         kwargs = {**self.teacher_kwargs, **(view.chat_template_kwargs or {})}
         ids = self.tokenizer.prompt(prompt, tools, kwargs, view.context)
         return ids if isinstance(prompt, str) else self._begun_alike(ids, kwargs, tools)

@@ -25,17 +25,11 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 from trl.trainer.utils import FusedCausalLMOutput, maybe_gather_lm_head_ctx
 
+from trl_opsd.images import without_empty_pixels
 from trl_opsd.kernels import Head, PolicyTerm, Task, label_scores, linear_divergence
 from trl_opsd.losses import DivergenceSpec
 from trl_opsd.prefix import hidden_after_prefix
 from trl_opsd.teacher_batch import TeacherBatch
-
-
-# Model inputs beside ids and mask that TRL's forward takes from a batch
-MODALITIES = (
-    "pixel_values", "image_grid_thw", "num_images", "pixel_attention_mask", "spatial_shapes", "num_tiles",
-    "image_sizes", "token_type_ids", "mm_token_type_ids", "image_position_ids",
-)  # fmt: skip
 
 
 @dataclass
@@ -274,6 +268,7 @@ def add_distillation_forward(model: PreTrainedModel) -> None:
     # Keep the original signature: `generate` validates its model kwargs against it
     @functools.wraps(type(model).forward)
     def forward(self: PreTrainedModel, *args: Any, distillation: Any = None, **kwargs: Any) -> Any:
+        kwargs = without_empty_pixels(kwargs)
         if distillation is None:
             return inner(*args, **kwargs)
         return distillation.run(self, inner, args, kwargs)

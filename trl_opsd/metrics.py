@@ -34,17 +34,22 @@ def repetition(completion_ids: list[int], n: int = 3) -> float:
 
 
 def generation_metrics(
-    accelerator: Accelerator, encoded: dict[str, EncodedView], completion_ids: list[list[int]], skipped: int
+    accelerator: Accelerator,
+    encoded: dict[str, EncodedView],
+    completion_ids: list[list[int]],
+    skipped: int,
+    without_policy: int,
 ) -> dict[str, float]:
     """
     Metrics of a generation batch: share of rows with a view, views that were dropped, shortened or missed for an error
-    of their source, teacher prompt lengths, repetition.
+    of their source, teacher prompt lengths, repetition, share of rows whose advantage a view switches off.
 
     Args:
         accelerator (`Accelerator`): Reduces over ranks.
         encoded (`dict[str, EncodedView]`): Views of the local rows by name.
         completion_ids (`list[list[int]]`): Unpadded completions of the local rows.
         skipped (`int`): Local rows without views because of an error of their source.
+        without_policy (`int`): Local rows whose advantage does not count.
     """
     rows = len(completion_ids)
     with_view = sum(any(view.weights[row] > 0 for view in encoded.values()) for row in range(rows))
@@ -56,11 +61,11 @@ def generation_metrics(
     ]
     dropped, shortened = (sum(getattr(v, name) for v in encoded.values()) for name in ("dropped", "shortened"))
     loops = sum(repetition(ids) for ids in completion_ids)
-    counts = [rows, with_view, dropped, shortened, skipped, len(lengths), sum(lengths), loops]
+    counts = [rows, with_view, dropped, shortened, skipped, len(lengths), sum(lengths), loops, without_policy]
     sums = torch.tensor(counts, device=accelerator.device)
     longest = torch.tensor(max(lengths, default=0), device=accelerator.device)
     sums = accelerator.reduce(sums, reduction="sum").tolist()
-    rows, with_view, dropped, shortened, skipped, views, length, loops = sums
+    rows, with_view, dropped, shortened, skipped, views, length, loops, without_policy = sums
     return {
         f"{PREFIX}view_share": with_view / rows,
         f"{PREFIX}dropped_views": dropped,
@@ -69,6 +74,7 @@ def generation_metrics(
         f"{PREFIX}teacher_prompt_length/mean": length / max(views, 1),
         f"{PREFIX}teacher_prompt_length/max": float(accelerator.gather(longest).max()),
         f"{PREFIX}repetition": loops / rows,
+        f"{PREFIX}policy_off_share": without_policy / rows,
     }
 
 

@@ -19,9 +19,11 @@ _ATTENTION = ("eager", "sdpa")
 def can_share_prefix(model: PreTrainedModel) -> bool:
     """
     Whether every layer of `model` keeps keys and values of all tokens. Sliding windows, linear attention and layers
-    that borrow another layer's keys do not.
+    that borrow another layer's keys do not. Models that also see may count positions from the images of an earlier run.
     """
     config = model.config.get_text_config()
+    if config is not model.config:
+        return False
     if config._attn_implementation not in _ATTENTION or getattr(config, "num_kv_shared_layers", 0):
         return False
     if getattr(model, "_is_stateful", False) or not hasattr(config, "num_hidden_layers"):

@@ -2,6 +2,7 @@
 
 """What a privileged source sees of the student's work: [`Rollout`], in groups of one prompt."""
 
+import ast
 import itertools
 import math
 from collections.abc import Iterable
@@ -35,6 +36,12 @@ class Turn:
     def text(self) -> str:
         """Its text, without reasoning that the tokenizer parses apart and without tool calls."""
         return message_text(self.message)
+
+    @property
+    def errors(self) -> list[str]:
+        """What its failing tool calls say: the texts within the `{'error': ...}` with which TRL's tool loop, or a tool
+        of the same habit, answers."""
+        return [error for error in map(_tool_error, self.results) if error is not None]
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,17 @@ def message_text(message: dict[str, Any]) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     return "".join(block.get("text") or "" for block in content)
+
+
+def _tool_error(message: dict[str, Any]) -> str | None:
+    text = message_text(message).strip()
+    if not text.startswith(("{'error':", '{"error":')):
+        return None
+    try:
+        told = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # JSON with null, or what only looks like it
+        return text
+    return str(told["error"]) if isinstance(told, dict) else None
 
 
 def turns_of(completion: str | Messages, completion_ids: list[int], tool_mask: list[int] | None) -> list[Turn]:

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from trl_opsd.images import ImageInputs, Pixels, check_ranks, rows_of_pixels
+
 
 Batch = dict[str, Any]
 
@@ -53,6 +55,8 @@ class TeacherBatch:
         completion_ids, completion_mask (`torch.Tensor` of shape `(R, C')`): The student's own completions from `start`
             to the last token that is taught.
         tokens (`torch.Tensor` of shape `(T,)`): Distilled tokens, counted along the R rows, never none.
+        pixels (`list[dict[str, torch.Tensor]]` of length R): Pixel tensors of each row, empty for a row without image.
+        images ([`~trl_opsd.images.ImageInputs`], *optional*): What joins them.
         share_prefix (`bool`): Whether distinct prompts are read once, then the completions.
         answer (`Any`): What the teacher said, kept for as long as its weights stand still, with their version.
     """
@@ -67,16 +71,18 @@ class TeacherBatch:
     completion_ids: torch.Tensor
     completion_mask: torch.Tensor
     tokens: torch.Tensor
+    pixels: list[Pixels]
+    images: ImageInputs | None = None
     share_prefix: bool = False
     answer: tuple[Any, Any] | None = field(default=None, repr=False)
 
     def model_inputs(self) -> dict[str, torch.Tensor]:
         """Inputs of a run over prompts and completions, `(R, P + C)`."""
         prompt_ids, prompt_mask = self.prompt_ids[self.prompt_of], self.prompt_mask[self.prompt_of]
-        return {
-            "input_ids": torch.cat([prompt_ids, self.completion_ids], dim=1),
-            "attention_mask": torch.cat([prompt_mask, self.completion_mask], dim=1),
-        }
+        input_ids = torch.cat([prompt_ids, self.completion_ids], dim=1)
+        attention_mask = torch.cat([prompt_mask, self.completion_mask], dim=1)
+        seen = {} if self.images is None else self.images.model_inputs(self.pixels, input_ids)
+        return {"input_ids": input_ids, "attention_mask": attention_mask, **seen}
 
     def costs(self) -> tuple[int, int]:
         """Tokens of a run over prompts and completions, and of one with shared prompts."""
@@ -110,7 +116,14 @@ def _moved(values: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
     return values.gather(1, column.clamp(max=values.shape[1] - 1)) * inside
 
 
-def _teacher_batch(inputs: Batch, views: list[str]) -> TeacherBatch:
+def _pixels_of(inputs: Batch, view: str) -> list[Pixels]:
+    """What the teacher sees in each of the B rows. The student's images are not copied."""
+    student = rows_of_pixels(inputs)
+    own = inputs.get(f"teacher_pixels/{view}", [None] * len(student))
+    return [shared if pixels is None else pixels for pixels, shared in zip(own, student, strict=True)]
+
+
+def _teacher_batch(inputs: Batch, views: list[str], images: ImageInputs | None) -> TeacherBatch:
     """The rows of some views that weigh something. Never empty: every rank runs the forward."""
     taught = torch.stack([inputs[f"taught_tokens/{view}"] for view in views]) & inputs["distillation_mask"].bool()
     needed = taught.any(2) & (torch.stack([inputs[f"teacher_weight/{view}"] for view in views]) > 0)  # (K, B)
@@ -144,6 +157,7 @@ def _teacher_batch(inputs: Batch, views: list[str]) -> TeacherBatch:
         _moved(inputs[f"completion_{part}"][row_of], own_start)[:, :length] for part in ("ids", "mask")
     )
     tokens = taught[:, :length].flatten().nonzero().squeeze(1)
+    seen = [] if images is None else [_pixels_of(inputs, view) for view in views]
     return TeacherBatch(
         views=views,
         width=inputs["completion_ids"].shape[1],
@@ -155,6 +169,8 @@ def _teacher_batch(inputs: Batch, views: list[str]) -> TeacherBatch:
         completion_ids=completion_ids,
         completion_mask=completion_mask * read[:, :length],
         tokens=tokens if len(tokens) else tokens.new_zeros(1),
+        pixels=[seen[view][row] for view, row in needed.nonzero().tolist()] if seen else [],
+        images=images,
     )
 
 
@@ -170,7 +186,9 @@ def _packs(names: list[str], widths: list[int]) -> list[list[str]]:
     return packs
 
 
-def add_teacher_batches(batches: list[Batch], accelerator: Accelerator, may_share: bool) -> None:
+def add_teacher_batches(
+    batches: list[Batch], accelerator: Accelerator, may_share: bool, images: ImageInputs | None = None
+) -> None:
     """
     Plan the teacher's forwards of the micro-batches of a generation batch, under the key `teacher_batches` of each.
 
@@ -178,6 +196,7 @@ def add_teacher_batches(batches: list[Batch], accelerator: Accelerator, may_shar
         batches (`list[dict]`): Local micro-batches, with the keys of their views.
         accelerator (`Accelerator`): Agrees with the other ranks.
         may_share (`bool`): Whether the teacher can read a shared prompt once.
+        images ([`~trl_opsd.images.ImageInputs`], *optional*): What joins images.
     """
     names = view_names(batches[0])
     local = torch.tensor(
@@ -186,7 +205,12 @@ def add_teacher_batches(batches: list[Batch], accelerator: Accelerator, may_shar
     )
     widths = accelerator.gather(local).view(-1, len(names)).amax(0).tolist()
     for batch in batches:
-        batch["teacher_batches"] = [_teacher_batch(batch, views) for views in _packs(names, widths)]
+        batch["teacher_batches"] = [_teacher_batch(batch, views, images) for views in _packs(names, widths)]
+    if images is not None:
+        students = [any(rows_of_pixels(batch)) for batch in batches]
+        check_ranks(
+            [*students, *(any(one.pixels) for batch in batches for one in batch["teacher_batches"])], accelerator
+        )
     if not may_share:
         return
     planned = [one for batch in batches for one in batch["teacher_batches"]]

@@ -7,7 +7,9 @@ from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from trl.data_utils import prepare_multimodal_messages
 
+from trl_opsd.images import ImageInputs, images_of
 from trl_opsd.literal import control_tokens, encode_literally, special_tokens
 from trl_opsd.rollouts import Messages
 
@@ -24,6 +26,7 @@ class PromptTokenizer:
         processing_class (`PreTrainedTokenizerBase` or `ProcessorMixin`): The trainer's.
         tokenizer (`PreTrainedTokenizerBase`): The same, or the processor's.
         chat_template (`str`, *optional*): The trainer's, where it has its own.
+        images ([`~trl_opsd.images.ImageInputs`], *optional*): What reads images, for a processor.
     """
 
     def __init__(
@@ -31,9 +34,13 @@ class PromptTokenizer:
         processing_class: PreTrainedTokenizerBase | ProcessorMixin,
         tokenizer: PreTrainedTokenizerBase,
         chat_template: str | None,
+        images: ImageInputs | None = None,
     ):
         self.processing_class, self.tokenizer, self.chat_template = processing_class, tokenizer, chat_template
+        self.images = images
         self._beginnings: dict[str, str] = {}
+        if images is not None:
+            images.probe(lambda prompt: self._tensors(prompt, None, {}))
 
     def prompt(
         self, prompt: str | Messages, tools: Tools, kwargs: dict[str, Any], context: str | Messages | None = None
@@ -46,7 +53,12 @@ class PromptTokenizer:
             tools (`list`, *optional*): Tools of the row.
             kwargs (`dict[str, Any]`): Chat template arguments.
             context (`str` or `list[dict]`, *optional*): Part of it in which control tokens are plain text.
+
+        Raises:
+            ValueError: If it has images and nothing here can read them, or not beside control tokens.
         """
+        if images := images_of(prompt):
+            return self._with_images(prompt, images, tools, kwargs, context)
         if control_tokens(self.tokenizer, context):
             is_text = isinstance(prompt, str)
             start = self.bos if is_text else []
@@ -56,9 +68,28 @@ class PromptTokenizer:
         if isinstance(prompt, str):
             return list(self.processing_class(text=[prompt])["input_ids"][0])
         try:
-            return list(self._template([prompt], tools, kwargs, tokenize=True, return_dict=True)["input_ids"][0])
+            return list(self._template(prompt, tools, kwargs, tokenize=True, return_dict=True)["input_ids"][0])
         except TemplateError as error:
             raise ValueError(f"The chat template refuses its messages ({error}). Choose another place.") from error
+
+    def _with_images(
+        self, prompt: Messages, images: list[Any], tools: Tools, kwargs: dict[str, Any], context: str | Messages | None
+    ) -> list[int]:
+        if self.images is None:
+            raise ValueError(
+                f"it has {len(images)} images, and `processing_class` is a tokenizer. Pass the model's processor, or "
+                "leave the images out."
+            )
+        if tokens := control_tokens(self.tokenizer, context):
+            raise ValueError(
+                f"its context has the control tokens {tokens} as text beside images, and a processor can't tell them "
+                "from its own. Remove them from the context."
+            )
+        text = self._render(prompt, tools, kwargs)
+        return self.images.read(text, images, lambda: self._tensors(prompt, tools, kwargs))
+
+    def _tensors(self, prompt: Messages, tools: Tools, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return self._template(prompt, tools, kwargs, tokenize=True, return_dict=True, return_tensors="pt")
 
     @property
     def bos(self) -> list[int]:
@@ -145,9 +176,11 @@ class PromptTokenizer:
     def _render(self, prompt: Messages, tools: Tools, kwargs: dict[str, Any], begin: bool = True) -> str:
         return self._template(prompt, tools, kwargs, begin, tokenize=False)
 
-    def _template(self, conversation: Any, tools: Tools, kwargs: dict[str, Any], begin: bool = True, **how: Any) -> Any:
+    def _template(self, prompt: Messages, tools: Tools, kwargs: dict[str, Any], begin: bool = True, **how: Any) -> Any:
+        if self.images is not None:
+            prompt = prepare_multimodal_messages(prompt)
         return self.processing_class.apply_chat_template(
-            conversation,
+            [prompt] if how["tokenize"] else prompt,
             tools=tools or None,  # Llama's template renders something for []
             chat_template=self.chat_template,
             add_generation_prompt=begin,

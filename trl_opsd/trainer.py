@@ -30,8 +30,9 @@ from trl_opsd.checks import (
 from trl_opsd.collecting import ViewCollector, source_of
 from trl_opsd.config import OPSDConfig
 from trl_opsd.diagnostics import SignalMonitor
-from trl_opsd.encoding import ViewEncoder, alignment_error
-from trl_opsd.forward import MODALITIES, ObservedForward, add_distillation_forward
+from trl_opsd.encoding import EncodedView, ViewEncoder, alignment_error
+from trl_opsd.forward import ObservedForward, add_distillation_forward
+from trl_opsd.images import MODALITIES, ImageInputs, with_empty_lists
 from trl_opsd.metrics import PREFIX, generation_metrics, mean_gaps, token_metrics
 from trl_opsd.model_card import PAPER, add_settings
 from trl_opsd.prefix import can_share_prefix
@@ -152,16 +153,18 @@ class OPSDTrainer(RestartableTrainer):
         core = self.accelerator.unwrap_model(self.model)
         add_distillation_forward(core.get_base_model() if isinstance(core, PeftModel) else core)
         self.teacher = Teacher(args, core, self.accelerator, self._tokenizer, self._patch_teacher)
-        check_model(args, self.model, self.teacher.model, self.processing_class)
+        check_model(args, self.model, self.teacher.model)
         self.add_callback(TeacherFollows(self.teacher))
         self.term = DistillationTerm(args, self.teacher, self.accelerator)
         self.monitor = SignalMonitor()
         self._may_share_prefix = args.teacher_share_prefix and can_share_prefix(self.teacher.model)
+        is_processor = isinstance(self.processing_class, ProcessorMixin)
+        self.images = ImageInputs(self.processing_class, self._prepare_input) if is_processor else None
         self.collector = ViewCollector(
             args,
             self.privileged,
             ViewEncoder(
-                PromptTokenizer(self.processing_class, self._tokenizer, self.chat_template),
+                PromptTokenizer(self.processing_class, self._tokenizer, self.chat_template, self.images),
                 student_kwargs=self.chat_template_kwargs,
                 teacher_kwargs={**own, **(args.teacher_chat_template_kwargs or {})},
                 beginning=args.teacher_generation_prompt,
@@ -206,6 +209,7 @@ class OPSDTrainer(RestartableTrainer):
         sampled = super()._generate(prompts)
         if self._distills:
             self._sampled = {"prompt_ids": sampled[0], "tool_mask": sampled[2]}
+            sampled = (*sampled[:6], with_empty_lists(sampled[6]), *sampled[7:])
         return sampled
 
     def _calculate_rewards(
@@ -262,17 +266,26 @@ class OPSDTrainer(RestartableTrainer):
         output = super()._generate_and_score_completions(inputs)
         if not self._distills:
             return output
-        rollouts, width = self.collector.rollouts, output["completion_ids"].shape[1]
+        rollouts = self.collector.rollouts
         if error := alignment_error(rollouts, output["completion_ids"]):
             raise RuntimeError(error)
         encoded = self.collector.encode(self._tools_of_rows(len(rollouts)))
         mode = "train" if self.model.training else "eval"
         completions = [rollout.completion_ids for rollout in rollouts]
-        metrics = generation_metrics(self.accelerator, encoded, completions, self.collector.asker.skipped)
+        without_policy = self.collector.without_policy(encoded)
+        skipped = self.collector.asker.skipped
+        metrics = generation_metrics(self.accelerator, encoded, completions, skipped, sum(without_policy))
         for name, value in metrics.items():
             self._metrics[mode][name].append(value)
+        off = torch.tensor(without_policy, device=self.accelerator.device)
+        output = {**output, "advantages": output["advantages"].masked_fill(off, 0.0)}
+        return self._with_views(output, encoded)
 
+    def _with_views(self, output: dict[str, Any], encoded: dict[str, EncodedView]) -> dict[str, Any]:
+        """The generation batch with the keys of its encoded views."""
+        rollouts, width = self.collector.rollouts, output["completion_ids"].shape[1]
         padding = self._tokenizer.pad_token_id, self.pad_to_multiple_of
+        output = dict(output)
         for name, view in encoded.items():
             output |= view.tensors(name, width, *padding, self.accelerator.device)
         output |= batch_keys(output, self.args.num_loss_tokens_to_skip, self.accelerator)
@@ -307,7 +320,7 @@ class OPSDTrainer(RestartableTrainer):
         free = not self.aux_loss_enabled and not (policy_runs and per_batch)
         window = self.args.gradient_accumulation_steps if free else None
         batches = lean(batches, window, free and not policy_runs, self.pad_to_multiple_of)
-        add_teacher_batches(batches, self.accelerator, self._may_share_prefix)
+        add_teacher_batches(batches, self.accelerator, self._may_share_prefix, self.images)
         return batches
 
     # Loss
@@ -422,4 +435,4 @@ class OPSDTrainer(RestartableTrainer):
         self.collector.load(folder)
         self.monitor.recall(self.state.log_history)
         if self._buffered_inputs is not None:
-            add_teacher_batches(self._buffered_inputs, self.accelerator, self._may_share_prefix)
+            add_teacher_batches(self._buffered_inputs, self.accelerator, self._may_share_prefix, self.images)

@@ -52,6 +52,9 @@ class View:
         prompt (`str` or `list[dict]`, *optional*):
             The whole prompt that the teacher reads, of the same kind as the student's (text or chat messages), where no
             place will do. `context` is then only what of it is privileged: its text never acts as control tokens.
+        policy (`bool`, *optional*, defaults to `True`):
+            Whether the rollout's GRPO advantage still counts. With `False` the rollout learns from its views alone; the
+            advantages of its group stay as they are.
     """
 
     context: str | Messages | None = None
@@ -64,6 +67,7 @@ class View:
     weight: float = 1.0
     chat_template_kwargs: dict[str, Any] | None = None
     prompt: str | Messages | None = None
+    policy: bool = True
 
     @property
     def text(self) -> str:

@@ -2,7 +2,7 @@
 
 """Lets the model write text on the side: a critique, a summary, a hint, an answer with the context in view."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -14,6 +14,7 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad
 
+from trl_opsd.images import Pixels, images_of
 from trl_opsd.rollouts import Messages
 from trl_opsd.teacher import without_dropout
 
@@ -51,27 +52,71 @@ class Writer:
             temperature (`float`, *optional*, defaults to `0.0`): Of the sampling; `0.0` takes the likeliest token.
             chat_template_kwargs (`dict[str, Any]`, *optional*): On top of the student's.
         """
-        trainer = self.trainer
-        config = GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            do_sample=temperature > 0,
-            temperature=temperature or None,
-            pad_token_id=trainer._tokenizer.pad_token_id,
-            eos_token_id=trainer.eos_token_ids,
-        )
         ids = [self._ids(prompt, chat_template_kwargs or {}) for prompt in prompts]
-        size = max(trainer.args.per_device_train_batch_size, 1)
-        rounds = max(-(-count // size) for count in gather_object([len(ids)]))  # the same on every process
+        images = self.trainer.images
+        pixels = [images.pixels(images_of(prompt)) for prompt in prompts] if images else []
         filler = self._ids("." if not prompts else prompts[0], chat_template_kwargs or {})
-        texts: list[str] = []
+        how = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0, "temperature": temperature or None}
+        rounds = max(gather_object([self._rounds(ids)]))  # the same on every process
+        written = self._continuations(ids, pixels, weights, how, rounds, filler)
+        # One by one: `batch_decode` takes an empty list for one text
+        return [self.trainer._tokenizer.decode(one, skip_special_tokens=True) for one in written]
+
+    def answers(
+        self, ids: list[list[int]], weights: str, temperature: float | None = None, pixels: Sequence[Pixels] = ()
+    ) -> list[list[int]]:
+        """
+        Answers to encoded prompts, sampled as the student's are in training. No collective, so only for an engine that
+        holds whole weights.
+
+        Args:
+            ids (`list[list[int]]`): Token ids of the prompts.
+            weights (`str`): As above.
+            temperature (`float`, *optional*): As above; `None` for that of training.
+            pixels (`Sequence[dict[str, torch.Tensor]]`, *optional*): Pixel tensors of each, for a model that sees.
+
+        Returns:
+            `list[list[int]]`: Token ids of each answer, with the token that ends it.
+        """
+        trainer = self.trainer
+        names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+        how = {name: getattr(trainer, name) for name in names} | (trainer.args.generation_kwargs or {})
+        how = {"max_new_tokens": trainer.max_completion_length, "do_sample": True, **how}
+        if temperature == 0:
+            how |= {"do_sample": False, **dict.fromkeys(names[:-1])}
+        elif temperature is not None:
+            how["temperature"] = temperature
+        return self._continuations(ids, pixels, weights, how, self._rounds(ids), [])
+
+    def _rounds(self, ids: list[list[int]]) -> int:
+        return -(-len(ids) // max(self.trainer.args.per_device_train_batch_size, 1))
+
+    def _continuations(
+        self,
+        ids: list[list[int]],
+        pixels: Sequence[Pixels],
+        weights: str,
+        how: dict[str, Any],
+        rounds: int,
+        filler: list[int],
+    ) -> list[list[int]]:
+        """Token ids that follow each prompt, in so many rounds; `filler` is what a round without prompts reads."""
+        ends = {"pad_token_id": self.trainer._tokenizer.pad_token_id, "eos_token_id": self.trainer.eos_token_ids}
+        config = GenerationConfig(**ends, **how)
+        size = max(self.trainer.args.per_device_train_batch_size, 1)
+        written: list[list[int]] = []
         with self._model(weights) as model:
             for start in range(0, rounds * size, size):
                 part = ids[start : start + size]
-                texts += self._generate(model, part or [filler], config)[: len(part)]
-        return texts
+                seen = pixels[start : start + size]
+                written += self._generate(model, part or [filler], seen, config)[: len(part)]
+        return written
 
     def _ids(self, prompt: str | Messages, kwargs: dict[str, Any]) -> list[int]:
         tokenizer = self.trainer._tokenizer
+        if self.trainer.images is not None:
+            own = {**self.trainer.chat_template_kwargs, **kwargs}
+            return self.trainer.collector.encoder.tokenizer.prompt(prompt, None, own)
         if isinstance(prompt, str):
             return list(tokenizer(prompt)["input_ids"])
         return list(
@@ -105,10 +150,18 @@ class Writer:
         ):
             yield unwrapped
 
-    def _generate(self, model: nn.Module, ids: list[list[int]], config: GenerationConfig) -> list[str]:
+    def _generate(
+        self, model: nn.Module, ids: list[list[int]], pixels: Sequence[Pixels], config: GenerationConfig
+    ) -> list[list[int]]:
         device = self.trainer.accelerator.device
         rows = [torch.tensor(row) for row in ids]
         inputs = pad(rows, padding_value=config.pad_token_id, padding_side="left").to(device)
         mask = pad([torch.ones_like(row) for row in rows], padding_value=0, padding_side="left").to(device)
-        output = model.generate(input_ids=inputs, attention_mask=mask, generation_config=config)
-        return self.trainer._tokenizer.batch_decode(output[:, inputs.shape[1] :], skip_special_tokens=True)
+        seen = self.trainer.images.model_inputs(pixels, inputs) if self.trainer.images else {}
+        output = model.generate(input_ids=inputs, attention_mask=mask, generation_config=config, **seen)
+        return [self._ended(row) for row in output[:, inputs.shape[1] :].tolist()]
+
+    def _ended(self, ids: list[int]) -> list[int]:
+        """The ids up to the first that ends a text: what follows is padding."""
+        end = next((i for i, token in enumerate(ids) if token in self.trainer.eos_token_ids), len(ids))
+        return ids[: end + 1]

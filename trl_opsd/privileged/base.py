@@ -2,6 +2,7 @@
 
 """What sources share: options of a text's view, what a run offers them, and chance that a restart repeats."""
 
+import importlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -86,3 +87,17 @@ def chance(rollout: Rollout, seed: int, what: str) -> random.Random:
 def source_name(source: Any) -> str:
     """How errors name a source."""
     return getattr(source, "__name__", type(source).__name__)
+
+
+def imported(name: str, where: str) -> Any:
+    """
+    What a dotted path names.
+
+    Raises:
+        ValueError: If it can't be imported; it names the option `where`.
+    """
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"`{where}`: {name} can't be imported: {error}") from error

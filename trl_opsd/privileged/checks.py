@@ -5,6 +5,9 @@
 import math
 from typing import Any
 
+from datasets import Dataset, IterableDataset
+
+from trl_opsd.images import images_of
 from trl_opsd.rollouts import Rollout, message_text
 from trl_opsd.views import PLACES, PROMPT_PLACES, View
 
@@ -33,13 +36,33 @@ def check_context(context: Any, where: str) -> None:
     for number, message in enumerate(context):
         _check_content(message.get("content"), f"{where}: message {number}")
         text = message_text(message)
-        has_more = message.get("tool_calls") or message.get("reasoning_content")
+        has_more = message.get("tool_calls") or message.get("reasoning_content") or images_of([message])
         if not message.get("role") or (not text.strip() and not has_more):
             raise ValueError(
                 f"{where}: message {number} needs a role and content, got {excerpt(message)}. Remove the message or "
                 "fill it in."
             )
         _check_encodable(text, f"{where}: message {number}")
+
+
+def check_column(column: str, dataset: Dataset | IterableDataset, name: str, option: str) -> None:
+    """
+    Refuse a data set that lacks a column. One that streams may not know its columns.
+
+    Args:
+        column (`str`): The column.
+        dataset (`Dataset` or `IterableDataset`): The data set.
+        name (`str`): What to call it in an error.
+        option (`str`): Option of the source that names the column.
+
+    Raises:
+        ValueError: Naming the columns that there are.
+    """
+    if dataset.column_names is not None and column not in dataset.column_names:
+        raise ValueError(
+            f"`{name}` has no column `{column}`, which the option `{option}` of the privileged source names; it has "
+            f"{dataset.column_names}."
+        )
 
 
 def check_prompt(prompt: Any, where: str) -> None:
@@ -67,6 +90,9 @@ def _check_content(content: Any, where: str) -> None:
             f"{where} has content {excerpt(content)} of type {type(content).__name__}: it must be a string or a list "
             "of content blocks."
         )
+    for block in content if blocks else ():
+        if block.get("type") == "image" and block.get("image") is None:
+            raise ValueError(f"{where} has an image block without an image: put it under the block's key `image`.")
 
 
 def check_view(view: View, rollout: Rollout) -> None:

@@ -59,6 +59,16 @@ def group_reward_below(value: float) -> Condition:
     return lambda rollout, group: all(not one.total >= value for one in group)
 
 
+def most_errors() -> Condition:
+    """The one rollout of its group with the most tool errors, the first of several; none where no call failed."""
+
+    def has_most(rollout: Rollout, group: Group) -> bool:
+        counts = [sum(len(turn.errors) for turn in one.turns) for one in group]
+        return max(counts) > 0 and rollout.index == group[counts.index(max(counts))].index
+
+    return has_most
+
+
 def probability(p: float, seed: int = 0) -> Condition:
     """
     Each rollout with this probability.

@@ -2,7 +2,7 @@
 
 """One context for the whole run: rules or a system prompt that shall move into the weights, or a list to draw from."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 from trl_opsd.privileged.asking import rollouts_of
@@ -26,6 +26,7 @@ class Fixed(TextSource):
     context: str | Messages | list[str] | None = None
     file: str | None = None
     seed: int = 0
+    _: KW_ONLY
     place: str = "system"
 
     def __post_init__(self) -> None:

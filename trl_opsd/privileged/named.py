@@ -2,31 +2,57 @@
 
 """Sources and conditions by name, so that a recipe needs no Python."""
 
-import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 from trl_opsd.privileged import conditions
+from trl_opsd.privileged.base import imported
 from trl_opsd.privileged.column import DatasetColumn
 from trl_opsd.privileged.compose import AllOf, Cached, FirstOf, When
+from trl_opsd.privileged.controls import Empty, OtherRow, Shuffled, WrongDemonstration
+from trl_opsd.privileged.environment import EnvironmentFeedback
+from trl_opsd.privileged.exposure import PartialExposure
+from trl_opsd.privileged.feedback import VerifierFeedback
 from trl_opsd.privileged.fixed import Fixed
+from trl_opsd.privileged.hints import TurnHint
+from trl_opsd.privileged.image import ImageView
+from trl_opsd.privileged.pseudo_reference import PseudoReference
+from trl_opsd.privileged.reflection import Reflection
+from trl_opsd.privileged.retrieval import Retrieval
+from trl_opsd.privileged.sibling import SiblingSuccess
+from trl_opsd.privileged.skills import Skills
 from trl_opsd.views import PrivilegedSource
 
 
 SOURCES: dict[str, Callable[..., PrivilegedSource]] = {
     "column": DatasetColumn,
+    "empty": Empty,
+    "environment": EnvironmentFeedback,
+    "exposure": PartialExposure,
+    "feedback": VerifierFeedback,
     "fixed": Fixed,
+    "image_view": ImageView,
+    "other_row": OtherRow,
+    "pseudo_reference": PseudoReference,
+    "reflection": Reflection,
+    "retrieval": Retrieval,
+    "shuffled": Shuffled,
+    "sibling": SiblingSuccess,
+    "skills": Skills,
+    "turn_hint": TurnHint,
+    "wrong_demonstration": WrongDemonstration,
 }
 CONDITIONS: dict[str, Callable[..., conditions.Condition]] = {
     "failed": conditions.failed,
-    "succeeded": conditions.succeeded,
     "group_failed": conditions.group_failed,
     "group_reward_below": conditions.group_reward_below,
+    "most_errors": conditions.most_errors,
+    "probability": conditions.probability,
     "reward_below": conditions.reward_below,
     "reward_from": conditions.reward_from,
+    "succeeded": conditions.succeeded,
     "truncated": conditions.truncated,
-    "probability": conditions.probability,
 }
 LISTS = {"first_of": FirstOf, "all_of": AllOf}
 
@@ -102,7 +128,7 @@ def _made(name: str, arguments: Any, known: dict[str, Callable[..., Any]], where
         if "." not in name:
             names = sorted([*known, *(("first_of", "all_of", "when", "cached") if known is SOURCES else ())])
             raise ValueError(f"`{where}`: there is no {name!r}. The names are {names}; one with a dot is imported.")
-        makers = {name: _imported(name, where)}
+        makers = {name: imported(name, where)}
     maker = makers[name]
     if name not in known and not isinstance(maker, type) and arguments == {}:
         return maker  # a function of the user's own is the source itself
@@ -123,11 +149,3 @@ def _first_option(maker: type) -> str:
     """The option that a bare argument is meant for: the first of the class itself, not of its base."""
     own = [name for name in inspect.get_annotations(maker) if not name.startswith("_")]
     return own[0] if own else next(iter(inspect.signature(maker).parameters))
-
-
-def _imported(name: str, where: str) -> Any:
-    module, _, attribute = name.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"`{where}`: {name} can't be imported: {error}") from error

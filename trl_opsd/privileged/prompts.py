@@ -2,6 +2,9 @@
 
 """A privileged context and a student prompt make a teacher prompt. Text is placed, never interpreted."""
 
+from typing import Any
+
+from trl_opsd.images import decoded
 from trl_opsd.privileged.checks import excerpt
 from trl_opsd.rollouts import Messages, message_text
 from trl_opsd.views import PLACEHOLDER
@@ -33,13 +36,24 @@ def teacher_prompt(prompt: str | Messages, context: str | Messages, template: st
             "The privileged context is a list of chat messages, but the prompt is plain text. Make the prompt a list "
             "of messages too, or the context a string."
         )
-    # Arrow gives every message of a column every key, None where a message lacks it
-    messages = [{key: value for key, value in message.items() if value is not None} for message in context]
+    messages = [_from_arrow(message) for message in context]
     if messages[0]["role"] == "system":
         prompt = _with_system(prompt, message_text(messages[0]))
         return [prompt[0], *messages[1:], *prompt[1:]]
     own_system = 1 if prompt[0]["role"] == "system" else 0
     return [*prompt[:own_system], *messages, *prompt[own_system:]]
+
+
+def _from_arrow(message: dict[str, Any]) -> dict[str, Any]:
+    """Arrow gives every message of a column, and every content block, every key: None where one lacks it. Of an image
+    it gives the file."""
+    message = {key: value for key, value in message.items() if value is not None}
+    if isinstance(message.get("content"), list):
+        message["content"] = [
+            {key: decoded(value) if key == "image" else value for key, value in block.items() if value is not None}
+            for block in message["content"]
+        ]
+    return message
 
 
 def _with_system(prompt: Messages, text: str) -> Messages:

@@ -113,6 +113,16 @@ class RestartableTrainer(EngineTrainer):
 
     # Going on
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        # transformers 5.23 saves vision-language models under other names than its Trainer looks for, and goes on
+        if self._distills and load_result.unexpected_keys:
+            raise ValueError(
+                f"The checkpoint names weights otherwise than the model does ({load_result.unexpected_keys[0]!r}), and "
+                "transformers would train on without them. Train such a model with a PEFT adapter, or pass the "
+                "checkpoint's folder as the model of a new run, without `resume_from_checkpoint`."
+            )
+        super()._issue_warnings_after_load(load_result)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:

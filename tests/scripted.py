@@ -1,0 +1,47 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""Rollouts with known texts and a reward, for sources that look at what was written and whether it was right."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from datasets import Dataset
+
+
+SUMS = {"1 + 1?": "2", "2 + 3?": "5"}
+
+
+def sums(**columns: list) -> Dataset:
+    """One row for each of the two sums, in chat form, with further columns."""
+    rows = [{"prompt": [{"role": "user", "content": task}], "answer": answer} for task, answer in SUMS.items()]
+    return Dataset.from_list([{**row, **{k: v[i] for k, v in columns.items()}} for i, row in enumerate(rows)])
+
+
+def right(completions: list, answer: list, **kwargs: Any) -> list[float]:
+    """1 where a completion ends in the answer."""
+    texts = [one if isinstance(one, str) else one[-1]["content"] for one in completions]
+    return [float(text.endswith(wanted)) for text, wanted in zip(texts, answer, strict=True)]
+
+
+def writing(*texts: list[str], end: str = "<|im_end|>") -> Callable[..., dict[str, Any]]:
+    """
+    A `rollout_func` under which the first prompt of a batch is answered by the first list of texts, one for each of its
+    rollouts, the second one by the second, and so on.
+    """
+
+    def rollout(prompts: list, trainer: Any) -> dict[str, Any]:
+        tokenizer, seen = trainer.processing_class, Counter()
+        order = list(dict.fromkeys(map(str, prompts)))
+        ids = []
+        for prompt in map(str, prompts):
+            text = texts[order.index(prompt)][seen[prompt]]
+            seen[prompt] += 1
+            ids.append(tokenizer(text + end)["input_ids"])
+        return {
+            "prompt_ids": trainer._tokenize_prompts(prompts)[0],
+            "completion_ids": ids,
+            "logprobs": [[0.0] * len(one) for one in ids],
+        }
+
+    return rollout

@@ -1,0 +1,283 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""Whether a training is worth it, before it: the teacher's and the student's score, divergence, lengths and time."""
+
+import copy
+import itertools
+import math
+import random
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import DistributedType
+from accelerate.utils import gather_object
+from datasets import Dataset
+from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
+
+from trl_opsd.checks import check_datasets
+from trl_opsd.collecting import ViewCollector
+from trl_opsd.diagnostics.preflight_report import PreflightReport, ViewReport
+from trl_opsd.diagnostics.scoring import Score, Scorer
+from trl_opsd.diagnostics.untouched import untouched
+from trl_opsd.metrics import PREFIX
+from trl_opsd.views import PrivilegedSource
+
+
+if TYPE_CHECKING:
+    from trl_opsd.trainer import OPSDTrainer
+
+OWN = "own"  # name of the trainer's source in the report
+
+
+def preflight(
+    trainer: "OPSDTrainer",
+    rows: int = 32,
+    *,
+    sources: Mapping[str, PrivilegedSource] | None = None,
+    score: Score | None = None,
+    temperature: float | None = None,
+) -> PreflightReport:
+    """
+    Measure on a few rows what a training starts from, and say whether it is worth it.
+
+    The student samples as in training; the teacher scores these rollouts, and writes answers of its own with the
+    context in view, with transformers also where the student samples with vLLM. Both are scored: the final gain was
+    seen to be linear in the gap ([A Predictive Law for On-Policy Self-Distillation From World
+    Feedback](https://huggingface.co/papers/2605.30070)). No weight changes, and a training after it is the one without.
+
+    A collective: every process calls it.
+
+    Args:
+        trainer ([`OPSDTrainer`]): Before or after its training, in one process or several under DDP.
+        rows (`int`, *optional*, defaults to `32`): Dataset rows to draw, rounded up to whole generation batches.
+        sources (`Mapping[str, PrivilegedSource]`, *optional*): Further sources by name, to compare with the trainer's
+            (`"own"`) on the same rollouts.
+        score (`Callable`, *optional*): From completions and their rows to floats, the higher the better. `None` means
+            the trainer's rewards by their weights; without these, nothing is scored or predicted.
+        temperature (`float`, *optional*): Of the answers that are scored, on both sides: that of your evaluation, `0.0`
+            for greedy answers. `None` means that of training. A small model can be good at the one and bad at the
+            other.
+
+    Returns:
+        [`PreflightReport`]: The figures; printed, a table and a verdict.
+
+    Raises:
+        ValueError: If the trainer does not distil, shards its weights, or has too few rows.
+    """
+    _check(trainer, rows, sources or {}, temperature)
+    with untouched(trainer):
+        return _Measurement(trainer, sources or {}, score, temperature).report(rows)
+
+
+def _check(
+    trainer: "OPSDTrainer", rows: int, sources: Mapping[str, PrivilegedSource], temperature: float | None
+) -> None:
+    if not trainer._distills:
+        raise ValueError("`preflight` compares teacher and student; this trainer has no teacher (see its `args`).")
+    if trainer.accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
+        raise ValueError(
+            "`preflight` runs before DeepSpeed or FSDP take the model, which they do when training begins. Run it in "
+            "one process or under DDP, with a smaller model of the family if this one does not fit."
+        )
+    if temperature is not None and temperature < 0:
+        raise ValueError(f"`temperature` must not be negative, got {temperature}.")
+    if rows < 1:
+        raise ValueError(f"`rows` must be at least 1, got {rows}.")
+    if OWN in sources:
+        raise ValueError(f"`sources` must not be named {OWN!r}: that is the trainer's own source.")
+
+
+@dataclass
+class _Tally:
+    """What is known of one view: local rows as `(has it, tokens read, student's score, teacher's score)`."""
+
+    rows: list[tuple[bool, int, float, float]] = field(default_factory=list)
+    divergences: list[float] = field(default_factory=list)
+    log_ratios: list[float] = field(default_factory=list)
+    dropped: int = 0
+    shortened: int = 0
+
+
+class _Measurement:
+    def __init__(
+        self,
+        trainer: "OPSDTrainer",
+        sources: Mapping[str, PrivilegedSource],
+        score: Score | None,
+        temperature: float | None,
+    ):
+        self.trainer, self.accelerator = trainer, trainer.accelerator
+        self.notes: dict[str, None] = {}  # each once, in order
+        self.scorer = Scorer(trainer, score, temperature, self._note)
+        if self.scorer.scores and temperature is not None:
+            self._note(f"scores are of answers at temperature {temperature:g}, all else of {trainer.temperature:g}.")
+        own = trainer.collector
+        args, encoder = copy.copy(trainer.args), copy.copy(own.encoder)
+        args.log_privileged_context = False  # those files are of training
+        if encoder.overlong == "error":
+            encoder.overlong = "drop_view"  # to be counted and reported
+        everyone = {OWN: trainer.privileged, **sources}
+        self.collectors = {
+            name: ViewCollector(args, source, encoder, self.accelerator) for name, source in everyone.items()
+        }
+        for name, source in sources.items():
+            check_datasets(source, trainer.train_dataset, None)
+            self.collectors[name].setup(own.run)
+        trainer.collector = self.collectors[OWN]
+        self.tallies: dict[tuple[str, str], _Tally] = {}
+        self.rollouts: list[tuple[float, int, bool]] = []  # local: the student's score, tokens, truncated
+        self.seconds: list[float] = []
+
+    def report(self, rows: int) -> PreflightReport:
+        trainer, args = self.trainer, self.trainer.args
+        batches = self._batches(rows)
+        for batch in batches:
+            output = self._batch(batch)
+        steps = args.steps_per_generation * args.num_iterations / args.gradient_accumulation_steps
+        seconds = torch.tensor([statistics.mean(self.seconds), self._loss_seconds(output) * args.num_iterations])
+        slowest = self.accelerator.gather(seconds.to(self.accelerator.device).unsqueeze(0)).amax(0) / steps
+        scores, lengths, truncated = zip(*gather_object(self.rollouts), strict=True)
+        views = [_view_report(*names, self.tallies[names], len(scores)) for names in sorted(self.tallies)]
+        if args.teacher_overlong == "error" and any(view.dropped for view in views):
+            self._note("training stops at a view that is too long: shorten the contexts or set `teacher_overlong`.")
+        return PreflightReport(
+            prompts=len(scores) // trainer.num_generations,
+            rollouts=len(scores),
+            student_score=_mean([score for score in scores if not math.isnan(score)]),
+            completion_length=statistics.mean(lengths),
+            truncated=sum(truncated) / len(truncated),
+            length_limit=trainer.collector.encoder.max_length,
+            sampling_seconds=slowest[0].item(),
+            loss_seconds=slowest[1].item(),
+            max_steps=max(args.max_steps, 0),
+            views=views,
+            notes=list(self.notes),
+        )
+
+    # Rows
+
+    def _batches(self, rows: int) -> list[list[dict[str, Any]]]:
+        """The local part of each generation batch: each row as often as it is sampled, groups side by side."""
+        trainer, dataset = self.trainer, self.trainer.train_dataset
+        size = trainer.args.generation_batch_size // trainer.num_generations
+        wanted = -(-rows // size) * size
+        if isinstance(dataset, Dataset):
+            dataset = trainer._remove_unused_columns(dataset, description="training")
+            places = random.Random(trainer.args.seed).sample(range(len(dataset)), min(wanted, len(dataset)))
+            chosen = [dataset[place] for place in places]
+        else:
+            chosen = list(itertools.islice(dataset, wanted))
+        if len(chosen) < size:
+            raise ValueError(
+                f"`train_dataset` has {len(chosen)} rows, and one generation batch takes {size}: it could not be "
+                "trained on either. Lower `per_device_train_batch_size` or `steps_per_generation`."
+            )
+        if len(chosen) < wanted:
+            self._note(f"the dataset has {len(chosen)} rows, fewer than were asked for.")
+        local = trainer.args.generation_batch_size // self.accelerator.num_processes
+        first = self.accelerator.process_index * local
+        batches = []
+        for start in range(0, len(chosen) - size + 1, size):
+            batch = [row for row in chosen[start : start + size] for _ in range(trainer.num_generations)]
+            batches.append(batch[first : first + local])
+        return batches
+
+    # One generation batch
+
+    def _batch(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Measure one generation batch, and return it as it would be trained on."""
+        trainer = self.trainer
+        start = _now()
+        output = trainer._generate_and_score_completions(rows)
+        self.seconds.append(_now() - start)
+        rollouts = trainer.collector.rollouts
+        tools, encoded = trainer._tools_of_rows(len(rollouts)), {}
+        for name, collector in self.collectors.items():
+            if name != OWN:
+                collector.collect(rollouts, trainer.num_generations)
+            skipped = sum(gather_object([collector.asker.skipped]))
+            if skipped:
+                self._note(f"the source {name!r} failed on {skipped} rollouts of a batch, which have no views.")
+            encoded |= {(name, view): one for view, one in collector.encode(tools).items()}
+        bare = {name: value for name, value in output.items() if "/" not in name}  # the keys of views have one
+        for names, one in encoded.items():
+            self._compare(self.tallies.setdefault(names, _Tally()), trainer._with_views(bare, {names[1]: one}))
+        student = self.scorer.students(rollouts)  # from here on, environments are not in their final state any more
+        self.rollouts += [(s, len(r.completion_ids), r.truncated) for s, r in zip(student, rollouts, strict=True)]
+        for names, one in encoded.items():
+            teacher = self.scorer.teachers(rollouts, one)
+            tally = self.tallies[names]
+            tally.dropped += one.dropped
+            tally.shortened += one.shortened
+            lengths = [len(ids) for ids in one.prompt_ids]
+            tally.rows += zip([weight > 0 for weight in one.weights], lengths, student, teacher, strict=True)
+        return output
+
+    def _compare(self, tally: _Tally, output: dict[str, Any]) -> None:
+        """Teacher and student on the student's own tokens."""
+        metrics = self.trainer._metrics["train"]
+        metrics.clear()
+        with torch.no_grad():
+            for batch in self._micro_batches(output):
+                self._loss(batch)
+        tally.divergences += metrics[f"{PREFIX}divergence"]
+        tally.log_ratios += metrics[f"{PREFIX}gap/mean"]
+
+    def _loss_seconds(self, output: dict[str, Any]) -> float:
+        """Time of the teacher's forwards and the student's forwards and backwards over a generation batch."""
+        batches, start = self._micro_batches(output), _now()
+        for batch in batches:
+            self._loss(batch).backward()
+        if self.trainer.args.gradient_checkpointing:
+            self._note("the time is without gradient checkpointing, which begins with the training and costs more.")
+        return _now() - start
+
+    def _micro_batches(self, output: dict[str, Any]) -> list[dict[str, Any]]:
+        parts = split_tensor_dict(split_pixel_values_by_grid(output), self.trainer.args.steps_per_generation)
+        return self.trainer._lean([unsplit_pixel_values_by_grid(part) for part in parts])
+
+    def _loss(self, batch: dict[str, Any]) -> torch.Tensor:
+        with self.trainer.compute_loss_context_manager(), self.accelerator.autocast():
+            return self.trainer.compute_loss(self.trainer.model, batch)
+
+    def _note(self, text: str) -> None:
+        self.notes[text] = None
+
+
+def _view_report(source: str, view: str, tally: _Tally, rollouts: int) -> ViewReport:
+    """Of all processes. A collective."""
+    rows = [row for row in gather_object(tally.rows) if row[0]]
+    pairs = [(student, teacher) for *_, student, teacher in rows if not math.isnan(student + teacher)]
+    gaps = [teacher - student for student, teacher in pairs]
+    lengths = [length for _, length, *_ in rows]
+    return ViewReport(
+        source=source,
+        view=view,
+        share=len(rows) / rollouts,
+        dropped=sum(gather_object([tally.dropped])),
+        shortened=sum(gather_object([tally.shortened])),
+        mean_length=_mean(lengths),
+        max_length=max(lengths, default=0),
+        divergence=_mean(tally.divergences),
+        log_ratio=_mean(tally.log_ratios),
+        scored=len(pairs),
+        student_score=_mean([student for student, _ in pairs]),
+        teacher_score=_mean([teacher for _, teacher in pairs]),
+        error=statistics.stdev(gaps) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.inf,
+        bounded=all(0 <= value <= 1 for pair in pairs for value in pair),
+    )
+
+
+def _mean(values: list[float]) -> float:
+    return statistics.mean(values) if values else math.nan
+
+
+def _now() -> float:
+    """Seconds, once the accelerator has done its work."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+    return time.perf_counter()

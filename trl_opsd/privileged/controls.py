@@ -1,0 +1,165 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""
+Contexts that should not help, or less: what a run with them learns is not what the true context teaches (OP2SD,
+2608.09228; What Does PI Add, 2609.20612; contrast with wrong hints: RLCSD, 2606.11709).
+"""
+
+from dataclasses import dataclass
+
+from datasets import Dataset, IterableDataset
+
+from trl_opsd.privileged.asking import rollouts_of
+from trl_opsd.privileged.base import Run, TextSource, chance
+from trl_opsd.privileged.checks import check_column
+from trl_opsd.privileged.rows import OtherRows, prompt_text
+from trl_opsd.privileged.transcripts import shown
+from trl_opsd.rollouts import Group, Rollout
+from trl_opsd.views import View, Views
+
+
+@dataclass
+class OtherRow(TextSource):
+    """
+    The context of another row, drawn anew for each rollout; never one of the same prompt.
+
+    Args:
+        column (`str`): Column with the contexts.
+        with_problem (`bool`): Whether the other row's problem is shown too: a worked example of another problem, which
+            keeps much of a context's gain (OP2SD).
+        count (`int`): Views, of different prompts. With more than one they are named `NAME-1`, `NAME-2`, ...
+        seed (`int`): Of the draw.
+    """
+
+    column: str = "privileged_context"
+    with_problem: bool = False
+    count: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.count < 1:
+            raise ValueError(f"`count` is at least 1, got {self.count}.")
+
+    @property
+    def columns(self) -> list[str]:
+        return [self.column]
+
+    def check(self, dataset: Dataset | IterableDataset, name: str) -> None:
+        if name == "train_dataset":  # the others come from there alone
+            check_column(self.column, dataset, name, "column")
+
+    def setup(self, run: Run) -> None:
+        self.rows = OtherRows(run.train_dataset, self.column, self)
+        prompts = len(set(self.rows.texts))
+        if self.count >= prompts:
+            raise ValueError(f"`count={self.count}` needs more prompts than the {prompts} of `train_dataset`.")
+        if self.with_problem and not all(isinstance(context, str) for context in self.rows.contexts):
+            raise ValueError(f"`with_problem` needs texts in the column `{self.column}`, and it holds messages.")
+
+    def __call__(self, groups: list[Group]) -> Views:
+        return [self._views(rollout) if rollout.wanted else [] for rollout in rollouts_of(groups)]
+
+    def _views(self, rollout: Rollout) -> list[View]:
+        draw = chance(rollout, self.seed, "other_row")
+        seen, views = {prompt_text(rollout.prompt)}, []
+        while len(views) < self.count:
+            row = draw.randrange(len(self.rows.texts))
+            if self.rows.texts[row] in seen:
+                continue
+            seen.add(self.rows.texts[row])
+            context = self.rows.contexts[row]
+            text = f"{self.rows.texts[row]}\n\n{context}" if self.with_problem else context
+            name = self.name if self.count == 1 else f"{self.name}-{len(views) + 1}"
+            views.append(self.view(text, name=name))
+        return views
+
+
+@dataclass
+class Shuffled(TextSource):
+    """
+    The words of the row's own context in random order: what it speaks of, without what it says.
+
+    Args:
+        column (`str`): Column with a text or `None`.
+        seed (`int`): Of the order.
+    """
+
+    column: str = "privileged_context"
+    seed: int = 0
+
+    @property
+    def columns(self) -> list[str]:
+        return [self.column]
+
+    def check(self, dataset: Dataset | IterableDataset, name: str) -> None:
+        check_column(self.column, dataset, name, "column")
+
+    def __call__(self, groups: list[Group]) -> Views:
+        return [self._views(rollout) for rollout in rollouts_of(groups)]
+
+    def _views(self, rollout: Rollout) -> list[View]:
+        context = rollout.row.get(self.column)
+        if context is None:
+            return []
+        if not isinstance(context, str):
+            raise ValueError(f"Shuffled needs a text in the column `{self.column}`, got {context!r}, {rollout.where}.")
+        words = context.split()
+        chance(rollout, self.seed, "shuffled").shuffle(words)
+        return [self.view(" ".join(words))]
+
+
+@dataclass
+class Empty(TextSource):
+    """The template around nothing: what is learnt with it comes from the template's own words. Without any, the teacher
+    reads the student's prompt, and a teacher of the same weights teaches nothing."""
+
+    def __call__(self, groups: list[Group]) -> Views:
+        words = self.view("").text.strip()
+        view = self.view(words, template="{privileged_context}") if words else View(name=self.name, weight=self.weight)
+        return [[view] for _ in rollouts_of(groups)]
+
+
+@dataclass
+class WrongDemonstration(TextSource):
+    """
+    Wrong answers to the same problem, for contrast: of failed rollouts of the group, or from a column.
+
+    Args:
+        column (`str`, *optional*): Column with a wrong answer. `None` means failed rollouts of the group, other than
+            the one that is taught.
+        count (`int`): Most views. With more than one allowed they are named `NAME-1`, `NAME-2`, ...
+        keep_thinking (`bool`): Whether thought blocks of a rollout are shown.
+        seed (`int`): Of the draw among failed rollouts.
+    """
+
+    column: str | None = None
+    count: int = 1
+    keep_thinking: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.count < 1 or (self.column is not None and self.count > 1):
+            raise ValueError(f"`count` is at least 1, and 1 with a column; got {self.count}.")
+
+    @property
+    def columns(self) -> list[str]:
+        return [] if self.column is None else [self.column]
+
+    def check(self, dataset: Dataset | IterableDataset, name: str) -> None:
+        for column in self.columns:
+            check_column(column, dataset, name, "column")
+
+    def __call__(self, groups: list[Group]) -> Views:
+        return [self._views(rollout, group) for group in groups for rollout in group]
+
+    def _views(self, rollout: Rollout, group: Group) -> list[View]:
+        if self.column is not None:
+            wrong = rollout.row.get(self.column)
+            return [] if wrong is None else [self.view(wrong)]
+        others = [one for one in group if one.index != rollout.index and one.total == one.total and not one.success]
+        chosen = chance(rollout, self.seed, "wrong").sample(others, min(self.count, len(others)))
+        texts = [text for one in chosen if (text := shown(one, thinking=self.keep_thinking, tools=True)).strip()]
+        names = [self.name] if self.count == 1 else [f"{self.name}-{i + 1}" for i in range(len(texts))]
+        return [self.view(text, name=name) for text, name in zip(texts, names, strict=False)]

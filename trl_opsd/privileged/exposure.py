@@ -1,0 +1,110 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""A solution of which the teacher reads a part."""
+
+import math
+import re
+from dataclasses import dataclass
+
+from datasets import Dataset, IterableDataset
+
+from trl_opsd.privileged.asking import rollouts_of
+from trl_opsd.privileged.base import TextSource, chance
+from trl_opsd.privileged.checks import check_column
+from trl_opsd.rollouts import Group, Rollout
+from trl_opsd.views import View, Views
+
+
+@dataclass
+class PartialExposure(TextSource):
+    r"""
+    The first floor(share * m) of a solution's m segments, and its answer (ATESD, 2605.11458). A row whose solution is
+    `None`, or of which nothing is left, has no view.
+
+    Args:
+        column (`str`): Column with the solution.
+        share (`float` or `str`): Share of the segments, from 0 to 1, or `"random"`, drawn evenly for each rollout.
+            `0.0` with an answer is the answer alone.
+        end_share (`float`, *optional*): Share at the end, which `share` moves to on a straight line.
+        steps (`int`, *optional*): Optimizer steps that it takes to get there.
+        separator (`str`): Regular expression between segments. The default is an empty line.
+        answer (`str`, *optional*): What is the answer: the name of a column, or a regular expression after `regex:`
+            whose last match in the solution it is (its first group, if it has one). With it the answer is always shown,
+            on a line of its own at the end, unless `hide_answer`.
+        hide_answer (`bool`): Whether the answer is taken out of what is shown, wherever it stands (the views of AVSD,
+            2605.20643).
+        seed (`int`): Of `"random"`.
+
+    Raises:
+        ValueError: For options that do not fit, and when asked, for a solution in which the answer can't be found.
+    """
+
+    column: str = "solution"
+    share: float | str = 1.0
+    end_share: float | None = None
+    steps: int | None = None
+    separator: str = r"\n\s*\n"
+    answer: str | None = None
+    hide_answer: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        shares = [share for share in (self.share, self.end_share) if share is not None and share != "random"]
+        if not all(isinstance(share, (int, float)) and 0 <= share <= 1 for share in shares):
+            raise ValueError(f"`share` and `end_share` lie between 0 and 1, or `share` is 'random'; got {shares}.")
+        if (self.end_share is None) != (self.steps is None) or (self.steps is not None and self.steps < 1):
+            raise ValueError("`end_share` and `steps` (at least 1) belong together: set both or none.")
+        if self.share == "random" and self.end_share is not None:
+            raise ValueError("`share='random'` has no `end_share`: leave it out.")
+        if self.hide_answer and self.answer is None:
+            raise ValueError("`hide_answer` needs `answer`, which says what the answer is.")
+        self._between = re.compile(self.separator)
+        is_pattern = self.answer is not None and self.answer.startswith("regex:")
+        self._pattern = re.compile(self.answer.removeprefix("regex:")) if is_pattern else None
+
+    @property
+    def columns(self) -> list[str]:
+        return [self.column, *([self.answer] if self.answer is not None and self._pattern is None else [])]
+
+    def check(self, dataset: Dataset | IterableDataset, name: str) -> None:
+        for option, column in zip(("column", "answer"), self.columns, strict=False):
+            check_column(column, dataset, name, option)
+
+    def __call__(self, groups: list[Group]) -> Views:
+        return [self._views(rollout) if rollout.wanted else [] for rollout in rollouts_of(groups)]
+
+    def _views(self, rollout: Rollout) -> list[View]:
+        solution = rollout.row.get(self.column)
+        if solution is None:
+            return []
+        answer = self._answer(rollout, solution)
+        cuts = [match.span() for match in self._between.finditer(solution.strip())]
+        ends = [start for start, _ in cuts] + [len(solution.strip())]
+        count = math.floor(self._share(rollout) * len(ends) + 1e-9)  # 0.3 * 10 is 2.9999999999999996
+        text = solution.strip()[: ends[count - 1]] if count else ""
+        if answer is not None and self.hide_answer:
+            text = text.replace(answer, "...")
+        elif answer is not None and answer not in text:
+            text = f"{text}\n\nAnswer: {answer}".strip()
+        return [self.view(text)] if text.strip() else []
+
+    def _share(self, rollout: Rollout) -> float:
+        if self.share == "random":
+            return chance(rollout, self.seed, "exposure").random()
+        if self.end_share is None:
+            return self.share
+        return self.share + (self.end_share - self.share) * min(rollout.step / self.steps, 1.0)
+
+    def _answer(self, rollout: Rollout, solution: str) -> str | None:
+        if self.answer is None:
+            return None
+        if self._pattern is None:
+            return None if rollout.row.get(self.answer) is None else str(rollout.row[self.answer])
+        matches = list(self._pattern.finditer(solution))
+        if not matches:
+            raise ValueError(
+                f"`answer` ({self.answer!r}) matches nothing in the column `{self.column}` of {rollout.where}: "
+                f"{solution[-80:]!r}. Correct the expression, or name a column with the answer."
+            )
+        return matches[-1].group(1 if self._pattern.groups else 0)

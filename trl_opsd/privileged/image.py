@@ -1,0 +1,132 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""Sources for vision-language models: the teacher reads as text what the student sees, or sees other pictures."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset, IterableDataset
+
+from trl_opsd.images import decoded, images_of
+from trl_opsd.privileged.asking import rollouts_of
+from trl_opsd.privileged.base import TextSource
+from trl_opsd.privileged.checks import check_context
+from trl_opsd.privileged.prompts import teacher_prompt
+from trl_opsd.rollouts import Group, Messages, Rollout
+from trl_opsd.views import PROMPT_PLACES, View, Views
+
+
+def without_images(prompt: Messages) -> Messages:
+    """A prompt's messages without their images."""
+    return [
+        {**message, "content": [block for block in message["content"] if block.get("type") != "image"]}
+        if isinstance(message.get("content"), list)
+        else message
+        for message in prompt
+    ]
+
+
+def with_images(prompt: Messages, images: list[Any], keep: bool = False) -> Messages:
+    """
+    A prompt's messages with these images where its own are, or before the text of the first user message.
+
+    Args:
+        prompt (`list[dict]`): Chat messages.
+        images (`list`): Images.
+        keep (`bool`): Whether its own stay, before these.
+
+    Raises:
+        ValueError: If there is no message for them to stand in.
+    """
+    places = [i for i, message in enumerate(prompt) if images_of([message])]
+    places += [i for i, message in enumerate(prompt) if message["role"] == "user"]
+    if not places:
+        raise ValueError("The prompt has no user message for the images to stand in.")
+    content = prompt[places[0]]["content"]
+    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    own = [i for i, block in enumerate(blocks) if block.get("type") == "image"]
+    at = 0 if not own else own[-1] + 1 if keep else own[0]
+    if not keep:
+        prompt = without_images(prompt)
+    before, after = ([b for b in part if keep or b.get("type") != "image"] for part in (blocks[:at], blocks[at:]))
+    added = [{"type": "image", "image": decoded(image)} for image in images]
+    message = {**prompt[places[0]], "content": [*before, *added, *after]}
+    return [*prompt[: places[0]], message, *prompt[places[0] + 1 :]]
+
+
+@dataclass
+class ImageView(TextSource):
+    """
+    The student's prompt with other images, with a text about them, or both.
+
+    Rows whose columns are all `None` (or an empty list of images) have no view.
+
+    Args:
+        text_column (`str`, *optional*): Column with a text, such as a transcription of the image. It goes to `place`,
+            one of those in the prompt.
+        image_column (`str`, *optional*): Column with an image, or a list of them, such as a crop or a larger scan.
+        keep_images (`bool`): Whether the teacher sees the student's images too. Else it sees those of `image_column`
+            alone, or none.
+    """
+
+    text_column: str | None = None
+    image_column: str | None = None
+    keep_images: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.columns:
+            raise ValueError("ImageView needs a `text_column`, an `image_column`, or both.")
+        if self.keep_images and self.image_column is None:
+            raise ValueError(
+                "ImageView with `keep_images` and without an `image_column` is the source 'column': use that one."
+            )
+        if self.place not in PROMPT_PLACES:
+            raise ValueError(
+                f"ImageView has place {self.place!r}: its text stands in the prompt, at one of {list(PROMPT_PLACES)}."
+            )
+
+    @property
+    def columns(self) -> list[str]:
+        return [column for column in (self.text_column, self.image_column) if column is not None]
+
+    def __call__(self, groups: list[Group]) -> Views:
+        return [self._views(rollout) for rollout in rollouts_of(groups)]
+
+    def _views(self, rollout: Rollout) -> list[View]:
+        row, here = rollout.row, f"the row with prompt {repr(rollout.prompt)[:80]}"
+        self._check_columns(list(row), here)
+        text = row[self.text_column] if self.text_column is not None else None
+        images = row[self.image_column] if self.image_column is not None else None
+        images = images if isinstance(images, list) else [] if images is None else [images]
+        if text is None and not images:
+            return []
+        if isinstance(rollout.prompt, str):
+            raise ValueError(f"ImageView needs chat messages as prompt, and {here} has text.")
+        prompt = with_images(rollout.prompt, images, self.keep_images)
+        if text is not None:
+            check_context(text, f"The column `{self.text_column}` of {here}")
+            prompt = teacher_prompt(prompt, text, self.template, self.place)
+        return [self.view(text, prompt=prompt)]
+
+    def check(self, dataset: Dataset | IterableDataset, name: str) -> None:
+        """
+        Look for the columns before training.
+
+        Args:
+            dataset (`Dataset` or `IterableDataset`): Rows.
+            name (`str`): What to call the data set in an error.
+
+        Raises:
+            ValueError: If a column is missing.
+        """
+        if dataset.column_names is not None:
+            self._check_columns(dataset.column_names, f"`{name}`")
+
+    def _check_columns(self, have: list[str], where: str) -> None:
+        for column in self.columns:
+            if column not in have:
+                raise ValueError(
+                    f"The source 'image_view' reads the column `{column}`, and {where} has {have}. Add the column, "
+                    "with None for rows without."
+                )

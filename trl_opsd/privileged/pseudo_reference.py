@@ -1,0 +1,96 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""A reference that nobody gave: what most rollouts of a group agree on."""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+
+from trl_opsd.privileged.base import TextSource, imported
+from trl_opsd.privileged.transcripts import shown
+from trl_opsd.rollouts import Group, Rollout
+from trl_opsd.views import Views
+
+
+SHOW = ("answer", "shortest", "longest_other")
+NUMBER = r"[-+]?\d+(?:[.,]\d+)*"
+
+
+@dataclass
+class PseudoReference(TextSource):
+    """
+    The answer that most rollouts of the group give, without a label or a verifier (U-OPSD, 2608.06296).
+
+    An answer is read from each rollout; one without an answer has no vote. Two answers with as many votes are no
+    majority, and neither is one with too few: the group then has no views.
+
+    Args:
+        answer (`str` or `Callable[[str], str | None]`): How an answer is read from a rollout's text: a regular
+            expression, whose last match counts (its first group, if it has one), or a function, in a recipe by its
+            dotted path after `function:`. The default takes the last number.
+        least_share (`float`): Share of the group's rollouts that must give the answer.
+        show (`str`): What the teacher reads: `"answer"` the answer alone, `"shortest"` the shortest rollout that gives
+            it (SSOPD, 2605.17497), `"longest_other"` the longest one that gives another answer, as a wrong example for
+            contrast; a group of one mind then has no views.
+        keep_thinking (`bool`): Whether thought blocks of a shown rollout are kept.
+    """
+
+    answer: str | Callable[[str], str | None] = NUMBER
+    least_share: float = 0.5
+    show: str = "answer"
+    keep_thinking: bool = False
+    _: KW_ONLY
+    template: str = "The answer is probably this:\n\n{privileged_context}\n\nCheck it as you answer."
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.show not in SHOW:
+            raise ValueError(f"`show` must be one of {list(SHOW)}, got {self.show!r}.")
+        if not 0 < self.least_share <= 1:
+            raise ValueError(f"`least_share` lies above 0 and is at most 1, got {self.least_share}.")
+        if callable(self.answer):
+            self._read = self.answer
+        elif self.answer.startswith("function:"):
+            self._read = imported(self.answer.removeprefix("function:"), "answer")
+        else:
+            try:
+                pattern = re.compile(self.answer)
+            except re.error as error:
+                raise ValueError(f"`answer` is no regular expression: {error}.") from None
+            self._read = lambda text: _last_match(pattern, text)
+
+    def __call__(self, groups: list[Group]) -> Views:
+        return [views for group in groups for views in self._of_group(group)]
+
+    def _of_group(self, group: Group) -> Views:
+        answers = [self._read(rollout.text) for rollout in group]
+        votes = Counter(answer for answer in answers if answer is not None).most_common(2)
+        tied = len(votes) == 2 and votes[0][1] == votes[1][1]
+        if not votes or tied or votes[0][1] < self.least_share * len(group):
+            return [[] for _ in group]
+        text = self._shown(votes[0][0], dict(zip(range(len(group)), answers, strict=True)), group)
+        return [[self.view(text)] if text.strip() else [] for _ in group]
+
+    def _shown(self, answer: str, answers: dict[int, str | None], group: Group) -> str:
+        if self.show == "answer":
+            return answer
+
+        def length(rollout: Rollout) -> int:
+            return len(rollout.completion_ids)
+
+        if self.show == "shortest":
+            chosen = min((one for i, one in enumerate(group) if answers[i] == answer), key=length)
+        else:
+            others = [one for i, one in enumerate(group) if answers[i] not in (answer, None)]
+            if not others:
+                return ""
+            chosen = max(others, key=length)
+        return shown(chosen, thinking=self.keep_thinking, tools=True)
+
+
+def _last_match(pattern: re.Pattern[str], text: str) -> str | None:
+    matches = list(pattern.finditer(text))
+    if not matches:
+        return None
+    return matches[-1].group(1 if pattern.groups else 0)

@@ -1,0 +1,155 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""Reflection on wrong rollouts: the first error is quoted and explained, and what comes from there on is taught."""
+
+from dataclasses import KW_ONLY, dataclass, field
+
+from datasets import Dataset, IterableDataset
+
+from trl_opsd.privileged.asking import rollouts_of
+from trl_opsd.privileged.authors import WrittenSource, tagged, task_text, transcript
+from trl_opsd.privileged.checks import check_column
+from trl_opsd.privileged.conditions import has_reward
+from trl_opsd.privileged.locate import locate
+from trl_opsd.rollouts import Group, Messages, Rollout
+from trl_opsd.views import View, Views
+
+
+TAGS = ("Quote", "Explanation")
+INSTRUCTION = (
+    "You read a problem and a wrong solution. Find the first error in the wrong solution. Reply with two lines. The "
+    "first line is `Quote: ` and the words of the wrong solution that hold its first error, copied exactly. The second "
+    "line is `Explanation: ` and what is wrong there and how to do it right."
+)
+EXAMPLES = [
+    {
+        "role": "user",
+        "content": "Problem:\nTom has 3 boxes of 4 pens. He gives away 5 pens. How many are left?\n\n"
+        "Correct solution:\n3 * 4 = 12. 12 - 5 = 7. He has 7 pens left.\n\n"
+        "Wrong solution:\nTom has 3 + 4 = 7 pens at first. 7 - 5 = 2. He has 2 pens left.",
+    },
+    {
+        "role": "assistant",
+        "content": "Quote: Tom has 3 + 4 = 7 pens at first.\n"
+        "Explanation: The 3 boxes hold 4 pens each, so he has 3 * 4 = 12 pens, not 3 + 4. Then 12 - 5 = 7 are left.",
+    },
+]
+
+
+@dataclass
+class Reflection(WrittenSource):
+    """
+    A reflector reads the problem, a correct solution and a wrong rollout, quotes the first error and explains it
+    (ROSD, 2605.28014). The teacher reads the solution and the explanation, and teaches the tokens from the quote on.
+
+    A wrong rollout has no view if the reflector's answer is not of the form `Quote: ...`, new line, `Explanation: ...`
+    (counted in `reflection_malformed`), or if its quote is not found (`reflection_unmatched`). A rollout without a
+    reward has none either.
+
+    Args:
+        reference (`str`, *optional*): Column with a correct solution. `None` means the first successful rollout of the
+            group, other than the one that is taught.
+        threshold (`float`): Least similarity of the quote and a part of the rollout, as in [`find_quote`]. `1.0` takes
+            exact quotes only, but for white space.
+        with_solution (`bool`): Whether the teacher reads the solution before the explanation.
+        teach_correct (`bool`): Whether correct rollouts are taught too: in full, by the solution alone.
+        failed_groups (`bool`): Whether groups without a success are reflected on. Without `reference` the reflector
+            then reads no solution.
+        solved_groups (`bool`): Whether groups of successes alone are taught.
+    """
+
+    reference: str | None = None
+    threshold: float = 0.8
+    with_solution: bool = True
+    teach_correct: bool = True
+    failed_groups: bool = False
+    solved_groups: bool = False
+    _: KW_ONLY
+    instruction: str = INSTRUCTION
+    examples: Messages = field(default_factory=lambda: list(EXAMPLES))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"`threshold` lies between 0 and 1, got {self.threshold}.")
+        self.counts = dict.fromkeys(("reflection_asked", "reflection_malformed", "reflection_unmatched"), 0)
+
+    @property
+    def columns(self) -> list[str]:
+        return [] if self.reference is None else [self.reference]
+
+    def check(self, dataset: Dataset | IterableDataset, name: str) -> None:
+        """Look for the column before training."""
+        for column in self.columns:
+            check_column(column, dataset, name, "reference")
+
+    def __call__(self, groups: list[Group]) -> Views:
+        self.counts = dict.fromkeys(self.counts, 0)
+        wrong, solutions, requests = self.together(lambda: self._wrong(groups))
+        self.counts["reflection_asked"] = len(wrong)
+        answers = self.ask(requests, wrong)
+        views = {
+            rollout.index: self._reflected(rollout, solution, answer)
+            for rollout, solution, answer in zip(wrong, solutions, answers, strict=True)
+        }
+        for group in groups:
+            views |= {one.index: self._in_full(one, group) for one in group if one.index not in views}
+        return [views[rollout.index] for rollout in rollouts_of(groups)]
+
+    def _wrong(self, groups: list[Group]) -> tuple[list[Rollout], list[str | None], list[str]]:
+        """Wrong rollouts to reflect on, their solutions, and what the reflector reads."""
+        if any(not rollout.rewards for rollout in rollouts_of(groups)):
+            raise ValueError("Reflection must know which rollouts are correct: give a reward function.")
+        pairs = [
+            (rollout, self._solution(rollout, group))
+            for group in groups
+            for rollout in group
+            if rollout.wanted and has_reward(rollout) and not rollout.success and self._taught(group)
+        ]
+        return [one for one, _ in pairs], [text for _, text in pairs], [self._request(*pair) for pair in pairs]
+
+    def _taught(self, group: Group) -> bool:
+        successes = [rollout.success for rollout in group]
+        return (any(successes) or self.failed_groups) and (not all(successes) or self.solved_groups)
+
+    def _solution(self, rollout: Rollout, group: Group) -> str | None:
+        if self.reference is not None:
+            text = rollout.row[self.reference]
+            if text is not None and not isinstance(text, str):
+                raise ValueError(f"The column `{self.reference}` of {rollout.where} must be text, got {text!r}.")
+            return text
+        others = (other for other in group if other.success and other.index != rollout.index)
+        sibling = next(others, None)
+        return None if sibling is None else transcript(self.run.tokenizer, sibling)
+
+    def _request(self, rollout: Rollout, solution: str | None) -> str:
+        parts = [f"Problem:\n{task_text(rollout)}"]
+        parts += [] if solution is None else [f"Correct solution:\n{solution}"]
+        return "\n\n".join([*parts, f"Wrong solution:\n{transcript(self.run.tokenizer, rollout)}"])
+
+    def _reflected(self, rollout: Rollout, solution: str | None, answer: str) -> list[View]:
+        parts = tagged(answer, TAGS)
+        if parts is None:
+            self.counts["reflection_malformed"] += 1
+            return []
+        quote = parts["Quote"]
+        if quote[0] + quote[-1] in ('""', "''", "``", "“”"):
+            quote = quote[1:-1]
+        found = locate(self.run.tokenizer, rollout, quote, self.threshold)
+        if found is None:
+            self.counts["reflection_unmatched"] += 1
+            return []
+        text = f"Reflection: {parts['Explanation']}"
+        if solution is not None and self.with_solution:
+            text = f"{_solved(solution)}\n\n{text}"
+        return [self.view(text, span=(found[0], len(rollout.completion_ids)))]
+
+    def _in_full(self, rollout: Rollout, group: Group) -> list[View]:
+        if not (rollout.wanted and rollout.success and self.teach_correct and self._taught(group)):
+            return []
+        solution = self._solution(rollout, group)
+        return [] if solution is None else [self.view(_solved(solution))]
+
+
+def _solved(solution: str) -> str:
+    return f"Correct solution:\n{solution}"

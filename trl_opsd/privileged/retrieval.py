@@ -1,0 +1,117 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""Worked examples from the training data that resemble the rollout's problem."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import Dataset, IterableDataset
+
+from trl_opsd.privileged.asking import rollouts_of
+from trl_opsd.privileged.base import Run, TextSource, imported
+from trl_opsd.privileged.checks import check_column
+from trl_opsd.privileged.rows import OtherRows, prompt_text
+from trl_opsd.rollouts import Group, Rollout
+from trl_opsd.views import View, Views
+
+
+Embed = Callable[[list[str]], "np.ndarray"]
+
+
+@dataclass
+class Retrieval(TextSource):
+    """
+    The k rows of the training data whose prompts are most like the rollout's, as demonstrations (UniSD, 2605.06597).
+    Never the row itself, nor one with the same prompt. A rollout for which none is similar enough has no view.
+
+    Args:
+        column (`str`): Column with the demonstrations' answers: text, or the messages of a whole turn.
+        k (`int`): Number of demonstrations. They stand from the least to the most similar.
+        by (`str` or `Callable`): `"bm25"` compares words (`pip install 'trl-opsd[retrieval]'`). Or a function, in a
+            recipe by its dotted path, from a list of texts to an array of shape `(texts, dimensions)`, compared by
+            the cosine.
+        least_score (`float`, *optional*): Least BM25 score or cosine of a demonstration.
+        as_turns (`bool`): Whether demonstrations are turns of user and assistant before the prompt's own messages (of a
+            chat), or one text for `place`.
+    """
+
+    column: str = "solution"
+    k: int = 1
+    by: str | Embed = "bm25"
+    least_score: float | None = None
+    as_turns: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.k < 1:
+            raise ValueError(f"`k` is at least 1, got {self.k}.")
+        if isinstance(self.by, str) and self.by != "bm25":
+            self.by = imported(self.by, "by")
+
+    @property
+    def columns(self) -> list[str]:
+        return [self.column]
+
+    def check(self, dataset: Dataset | IterableDataset, name: str) -> None:
+        if name == "train_dataset":  # demonstrations come from there alone
+            check_column(self.column, dataset, name, "column")
+
+    def setup(self, run: Run) -> None:
+        self.rows = OtherRows(run.train_dataset, self.column, self)
+        self.scores = _word_scores(self.rows.texts) if self.by == "bm25" else _cosines(self.rows.texts, self.by)
+
+    def __call__(self, groups: list[Group]) -> Views:
+        found = {group[0].group: self._best(prompt_text(group[0].prompt)) for group in groups}
+        return [self._views(rollout, found[rollout.group]) for rollout in rollouts_of(groups)]
+
+    def _best(self, text: str) -> list[int]:
+        """Rows of other prompts, the most similar last, no prompt twice."""
+        scores = self.scores(text)
+        best: dict[str, int] = {}
+        for row in np.argsort(-scores, kind="stable"):
+            if len(best) == self.k or (self.least_score is not None and scores[row] < self.least_score):
+                break
+            if self.rows.texts[row] != text:
+                best.setdefault(self.rows.texts[row], int(row))
+        return list(best.values())[::-1]
+
+    def _views(self, rollout: Rollout, found: list[int]) -> list[View]:
+        if not found:
+            return []
+        shown = [(self.rows.texts[row], self.rows.contexts[row]) for row in found]
+        if self.as_turns and not isinstance(rollout.prompt, str):
+            return [self.view([message for question, answer in shown for message in _turns(question, answer)])]
+        return [self.view("\n\n".join(f"{question}\n{answer}" for question, answer in shown))]
+
+
+def _turns(question: str, answer: str | list[dict]) -> list[dict]:
+    if isinstance(answer, str):
+        answer = [{"role": "assistant", "content": answer}]
+    return [{"role": "user", "content": question}, *answer]
+
+
+def _word_scores(texts: list[str]) -> Callable[[str], np.ndarray]:
+    try:
+        import bm25s
+    except ImportError:
+        raise ValueError("`by='bm25'` needs bm25s: `pip install 'trl-opsd[retrieval]'`.") from None
+
+    def words(texts: list[str]) -> list[list[str]]:
+        # Numbers and single letters count too, which the library's own pattern leaves out
+        return bm25s.tokenize(texts, token_pattern=r"(?u)\w+", stopwords=None, return_ids=False, show_progress=False)
+
+    index = bm25s.BM25()
+    index.index(words(texts), show_progress=False)
+    return lambda text: index.get_scores(words([text])[0])
+
+
+def _cosines(texts: list[str], embed: Embed) -> Callable[[str], np.ndarray]:
+    def unit(texts: list[str]) -> np.ndarray:
+        vectors = np.asarray(embed(texts), dtype=np.float64)
+        if vectors.ndim != 2 or len(vectors) != len(texts):
+            raise ValueError(f"`by` must give one vector for each of {len(texts)} texts, got shape {vectors.shape}.")
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
+
+    known = unit(texts)
+    return lambda text: known @ unit([text])[0]

@@ -1,0 +1,189 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""Skills: what finished trajectories taught is summarised, kept, and read by the teacher of later ones."""
+
+import math
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
+
+from datasets import Dataset, IterableDataset
+
+from trl_opsd.privileged.asking import rollouts_of
+from trl_opsd.privileged.authors import WrittenSource, tagged, task_text, transcript
+from trl_opsd.privileged.base import imported
+from trl_opsd.privileged.checks import check_column
+from trl_opsd.privileged.skill_store import Skill, SkillStore
+from trl_opsd.rollouts import Group, Messages, Rollout
+from trl_opsd.views import View, Views
+
+
+TAGS = ("Success", "Mistakes", "Workflow")
+INSTRUCTION = (
+    "You read a task and attempts at it. Write down what helps with such tasks, in three lines. The first line is "
+    "`Success: ` and what worked. The second line is `Mistakes: ` and what went wrong, or what to watch out for. The "
+    "third line is `Workflow: ` and the best steps, in order."
+)
+EXAMPLES = [
+    {
+        "role": "user",
+        "content": "Task:\nTom has 3 boxes of 4 pens. He gives away 5 pens. How many are left?\n\n"
+        "Best attempt, reward 1:\n3 * 4 = 12. 12 - 5 = 7. He has 7 pens left.\n\n"
+        "Worst attempt, reward 0:\nTom has 3 + 4 = 7 pens at first. 7 - 5 = 2. He has 2 pens left.",
+    },
+    {
+        "role": "assistant",
+        "content": "Success: The boxes were multiplied by what each holds, then what was given away was subtracted.\n"
+        "Mistakes: The boxes were added to the pens in a box.\n"
+        "Workflow: 1. Multiply the boxes by the pens in each. 2. Subtract what is given away. 3. State the number.",
+    },
+]
+
+
+@dataclass
+class Skills(WrittenSource):
+    """
+    Summaries of finished trajectories as contexts (Skill-SD, 2604.10674).
+
+    Every `refresh_steps` steps one skill is written for each group of rollouts, from its best finished one and, if it
+    has another reward, its worst: what worked, the mistakes and a workflow. Then each rollout, also of these groups, is
+    given the `k` best skills of its key. A task keeps one skill: a newer one takes the place of an older one unless its
+    reward is lower. Evaluations read the store and leave it as it is. All processes hold the same store; it is saved
+    with each checkpoint.
+
+    An answer that is not of the form `Success: ...`, `Mistakes: ...`, `Workflow: ...` in three lines is not kept
+    (counted in `skills_malformed`).
+
+    Args:
+        key (`str` or `Callable`, *optional*): What skills are kept by: a column, or a function of a rollout, in a
+            recipe by its dotted path. A rollout whose key is `None` has no skills. Without it they are found by the
+            words that the tasks have in common.
+        k (`int`): Most skills that a rollout is given, best first: of the highest reward, then the newest; without a
+            key, those of the most similar tasks.
+        refresh_steps (`int`): Optimizer steps from one writing to the next.
+        size (`int`): Most skills that are kept. Beyond it the one of the lowest reward leaves, of several the oldest.
+
+    Raises:
+        ValueError: If an option is out of range.
+    """
+
+    key: str | Callable[[Rollout], Any] | None = None
+    k: int = 1
+    refresh_steps: int = 1
+    size: int = 1024
+    _: KW_ONLY
+    instruction: str = INSTRUCTION
+    examples: Messages = field(default_factory=lambda: list(EXAMPLES))
+
+    uses_model = True  # whoever writes: the processes gather what was written, and none may be late for that
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("k", "refresh_steps", "size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if isinstance(self.key, str) and "." in self.key:
+            self.key = imported(self.key, "key")
+        self.store = SkillStore(self.size)
+        self.refreshed: int | None = None
+        names = ("written", "malformed", "evicted", "stored", "missing")
+        self.counts = dict.fromkeys((f"skills_{name}" for name in names), 0)
+
+    @property
+    def columns(self) -> list[str]:
+        return [self.key] if isinstance(self.key, str) else []
+
+    def check(self, dataset: Dataset | IterableDataset, name: str) -> None:
+        """Look for the column before training."""
+        for column in self.columns:
+            check_column(column, dataset, name, "key")
+
+    def __call__(self, groups: list[Group]) -> Views:
+        self.counts = dict.fromkeys(self.counts, 0)
+        rollouts = rollouts_of(groups)
+        step = rollouts[0].step
+        due = self.refreshed is None or step >= self.refreshed + self.refresh_steps
+        if rollouts[0].training and due:  # the same on every process
+            self._refresh(groups)
+            self.refreshed = step
+        if self.run.process_index == 0:
+            self.counts["skills_stored"] = len(self.store.skills)
+        return self.together(lambda: [self._views(rollout) if rollout.wanted else [] for rollout in rollouts])
+
+    # Writing
+
+    def _refresh(self, groups: list[Group]) -> None:
+        """Write skills about the groups, each on one process, and add all of them in one order."""
+        index = self.run.process_index
+        owners: dict[int, int] = {}
+        for process, group in sorted(self.run.gather([(index, group[0].group) for group in groups])):
+            owners.setdefault(group, process)
+        own = [group for group in groups if owners[group[0].group] == index]
+        keys, requests, best = self.together(lambda: self._requests(own))
+        answers = self.together(lambda: self.ask(requests, best)) if callable(self.author) else self.ask(requests, best)
+        told = [self._skill(*parts) for parts in zip(keys, best, answers, strict=True)]
+        written = [(rollout.group, skill) for rollout, skill in zip(best, told, strict=True) if skill is not None]
+        self.counts["skills_written"] = len(written)
+        self.counts["skills_malformed"] = len(told) - len(written)
+        evicted = [self.store.add(skill) for _, skill in sorted(self.run.gather(written), key=lambda pair: pair[0])]
+        self.counts["skills_evicted"] = sum(evicted) if index == 0 else 0
+
+    def _requests(self, groups: list[Group]) -> tuple[list[str], list[str], list[Rollout]]:
+        """Keys, what the author reads, and the best rollouts of those groups that have a finished one and a key."""
+        found = []
+        for group in groups:
+            finished = sorted((one for one in group if not one.truncated), key=_order)
+            key = self._key(finished[-1]) if finished else None
+            if key is not None:
+                found.append((key, self._request(finished[-1], finished[0]), finished[-1]))
+        return [key for key, _, _ in found], [text for _, text, _ in found], [best for _, _, best in found]
+
+    def _key(self, rollout: Rollout) -> str | None:
+        if self.key is None:
+            return ""
+        key = self.key(rollout) if callable(self.key) else rollout.row[self.key]
+        return None if key is None else str(key)
+
+    def _request(self, best: Rollout, worst: Rollout) -> str:
+        attempts = [("Best attempt" if worst.total < best.total else "Attempt", best)]
+        attempts += [("Worst attempt", worst)] if worst.total < best.total else []
+        parts = [f"Task:\n{task_text(best)}"]
+        for name, one in attempts:
+            reward = "" if math.isnan(one.total) else f", reward {one.total:g}"
+            parts.append(f"{name}{reward}:\n{transcript(self.run.tokenizer, one)}")
+        return "\n\n".join(parts)
+
+    def _skill(self, key: str, best: Rollout, answer: str) -> Skill | None:
+        parts = tagged(answer, TAGS)
+        if parts is None:
+            return None
+        reward = None if math.isnan(best.total) else best.total
+        return Skill(key, task_text(best), *(parts[tag] for tag in TAGS), reward, best.step)
+
+    # Reading
+
+    def _views(self, rollout: Rollout) -> list[View]:
+        key = self._key(rollout)
+        skills = []
+        if key is not None:
+            task = task_text(rollout)
+            skills = self.store.alike(task, self.k) if self.key is None else self.store.of_key(key, self.k)
+        self.counts["skills_missing"] += not skills
+        return [self.view("\n\n".join(map(_shown, skills)))] if skills else []
+
+    # Restarts
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"refreshed": self.refreshed, "skills": self.store.state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.refreshed = state["refreshed"]
+        self.store.load(state["skills"])
+
+
+def _order(rollout: Rollout) -> float:
+    return -math.inf if math.isnan(rollout.total) else rollout.total
+
+
+def _shown(skill: Skill) -> str:
+    return f"What worked: {skill.success}\nMistakes: {skill.mistakes}\nWorkflow: {skill.workflow}"

@@ -1,0 +1,49 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""A rollout shown to somebody as text."""
+
+import json
+import re
+from typing import Any
+
+from trl_opsd.rollouts import Rollout, Turn, message_text
+
+
+# A block that is still open belongs to it up to the end: nothing after it was meant as the answer
+_THINKING = re.compile(r"<think>.*?(?:</think>|\Z)|\[THINK\].*?(?:\[/THINK\]|\Z)", re.DOTALL)
+_CLOSED_ONLY = re.compile(r"\A.*?(?:</think>|\[/THINK\])", re.DOTALL)  # the prompt has opened it
+
+
+def without_thinking(text: str) -> str:
+    """The text without its thought blocks."""
+    text = _THINKING.sub("", text)
+    return _CLOSED_ONLY.sub("", text).strip()
+
+
+def shown(rollout: Rollout, *, thinking: bool, tools: bool) -> str:
+    """
+    A rollout's turns as one text.
+
+    Args:
+        rollout ([`Rollout`]): The rollout.
+        thinking (`bool`): Whether to keep thought blocks and reasoning.
+        tools (`bool`): Whether to show tool calls and their results.
+    """
+    return "\n".join(part for turn in rollout.turns for part in _parts(turn, thinking, tools) if part)
+
+
+def _parts(turn: Turn, thinking: bool, tools: bool) -> list[str]:
+    reasoning = turn.message.get("reasoning_content") or "" if thinking else ""
+    parts = [reasoning.strip(), turn.text.strip() if thinking else without_thinking(turn.text)]
+    if not tools:
+        return parts
+    parts += [f"Call: {call_text(call)}" for call in turn.message.get("tool_calls") or []]
+    return parts + [f"Result: {message_text(result)}" for result in turn.results]
+
+
+def call_text(call: dict[str, Any]) -> str:
+    """A tool call as text, such as `add({"a": 1})`."""
+    function = call.get("function", call)
+    arguments = function.get("arguments", {})
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    return f"{function.get('name')}({text})"
