@@ -73,7 +73,7 @@ class Case:
         return Task(
             head=self.head(),
             teacher_hidden=self.teacher_hidden,
-            teacher_head=Head(self.teacher_weight, self.teacher_bias, **self.teacher_transform),
+            teacher_heads=[Head(self.teacher_weight, self.teacher_bias, **self.teacher_transform)] * len(self.weights),
             labels=self.labels,
             weights=self.weights,
             spec=spec,

@@ -129,7 +129,7 @@ def test_views_add_up(name):
 @pytest.mark.parametrize("mixture", MIXTURES)
 @pytest.mark.parametrize("name", [name for name in SPECS if name not in MIXTURES])
 def test_mixture(name, mixture):
-    spec = replace(SPECS[name], mixture=mixture)
+    spec = replace(SPECS[name], target=mixture)
     check(make(k=3, seed=5, chunk_size=4), spec)
     # Of one view, it is the view
     case = make(k=1, seed=5)
@@ -140,7 +140,7 @@ def test_mixture(name, mixture):
 
 @pytest.mark.parametrize("mixture", MIXTURES)
 def test_mixture_of_views_without_share(mixture):
-    case, spec = make(k=3, seed=5), replace(SPECS["reverse"], mixture=mixture)
+    case, spec = make(k=3, seed=5), replace(SPECS["reverse"], target=mixture)
     case.weights[:, 0] = torch.tensor([0.0, 0.3, 0.0])
     case.weights[:, 3] = torch.tensor([0.2, 0.0, 0.6])
     check(case, spec)
@@ -362,7 +362,9 @@ def test_cut(bias):
     torch.testing.assert_close(part, whole[:, : V - 3], **DOUBLE)
     # Gradients reach the rows that are left, and only those
     teacher = Head(case.teacher_weight, case.teacher_bias).cut(V - 3)
-    task = replace(case.task(SPECS["forward"]), head=cut, teacher_head=teacher, labels=case.labels % (V - 3))
+    task = replace(
+        case.task(SPECS["forward"]), head=cut, teacher_heads=[teacher] * len(case.weights), labels=case.labels % (V - 3)
+    )
     linear_divergence(case.hidden, task)[0].backward()
     for leaf in case.leaves()[1:]:
         assert (leaf.grad[V - 3 :] == 0).all() and (leaf.grad[: V - 3] != 0).all()

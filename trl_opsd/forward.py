@@ -13,7 +13,7 @@ the teacher reads, H hidden size, K views.
 
 import functools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +30,9 @@ from trl_opsd.kernels import Head, PolicyTerm, Task, label_scores, linear_diverg
 from trl_opsd.losses import DivergenceSpec
 from trl_opsd.prefix import hidden_after_prefix
 from trl_opsd.teacher_batch import TeacherBatch
+
+
+HiddenTerm = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass
@@ -109,9 +112,13 @@ class StudentPass:
         teacher_hidden (`torch.Tensor` of shape `(K, M, H')`): Hidden states of each view there.
         teacher_head (`Callable`): Gives the teacher's [`~trl_opsd.kernels.Head`], or `None` for the student's own, when
             called inside the forward.
+        live (`Sequence[bool]` of length K, *optional*): Views that the student's own weights read, with its own head.
         weights (`torch.Tensor` of shape `(K, M)`): Factor on each token's loss under each view.
         completion_length (`int`): C.
         old_logps (`torch.Tensor` of shape `(M,)`, *optional*): Log-probabilities at sampling time.
+        places (`torch.Tensor` of shape `(M,)`, *optional*): As in [`~trl_opsd.losses.TokenStats`].
+        hidden_term (`HiddenTerm`, *optional*): A loss of hidden states, with gradient to the student's `(M, H)`, from
+            those of the teacher, `(K, M, H)`, and `weights`.
         policy (`Callable[[FusedCausalLMOutput], torch.Tensor]`, *optional*): Gives the policy loss from TRL's output,
             with `log_probs` and `entropy` of shape `(B, C)` in it. It runs inside the forward: its gradient passes the
             head together with that of the distillation loss.
@@ -127,6 +134,9 @@ class StudentPass:
     teacher_head: Callable[[], Head | None]
     weights: torch.Tensor
     completion_length: int
+    live: Sequence[bool] = ()
+    places: torch.Tensor | None = None
+    hidden_term: HiddenTerm | None = None
     old_logps: torch.Tensor | None = None
     policy: Callable[[FusedCausalLMOutput], torch.Tensor] | None = None
     temperature: float = 1.0
@@ -178,16 +188,24 @@ class StudentPass:
             task = Task(
                 head=own.cut(vocabulary),
                 teacher_hidden=self.teacher_hidden.to(device),
-                teacher_head=other.cut(vocabulary),
+                teacher_heads=self._heads(own.cut(vocabulary), other.cut(vocabulary)),
                 labels=labels[index],
                 weights=self.weights.to(device),
                 spec=self.spec,
                 old_logps=None if self.old_logps is None else self.old_logps.to(device),
+                places=None if self.places is None else self.places.to(device),
+                rows=torch.div(first, shape[1], rounding_mode="floor"),
                 policy=None if self.policy is None else self._policy_term(index, shape, aux_loss),
                 chunk_size=self.chunk_size,
             )
-            loss, stats = linear_divergence(hidden.to(device).flatten(0, 1)[index], task)
+            chosen = hidden.to(device).flatten(0, 1)[index]
+            loss, stats = linear_divergence(chosen, task)
+        if self.hidden_term is not None:
+            loss = loss + self.hidden_term(chosen[: len(first)], task.teacher_hidden, task.weights)
         return loss, {name: _scatter(value, first, shape) for name, value in stats.items()}
+
+    def _heads(self, own: Head, other: Head) -> list[Head]:
+        return [own if live else other for live in self.live or [False] * len(self.weights)]
 
     def _policy_term(self, index: torch.Tensor, shape: torch.Size, aux_loss: torch.Tensor | None) -> PolicyTerm:
         def loss(logps: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:

@@ -142,7 +142,7 @@ def fused_linear_divergence(
         Task(
             head=head,
             teacher_hidden=views.detach(),
-            teacher_head=teacher,
+            teacher_heads=[teacher] * len(views),
             labels=student_hidden.new_zeros(len(student_hidden), dtype=torch.long) if labels is None else labels,
             weights=_weights(student_hidden, views, token_weight, view_weight),
             spec=spec,

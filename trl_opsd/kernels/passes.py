@@ -10,10 +10,10 @@ student, q teacher.
 import torch
 
 from trl_opsd.kernels.chunks import chunks, tiles
-from trl_opsd.kernels.policy import Scored, logit_gradient, score
+from trl_opsd.kernels.policy import Scored, label_scores, logit_gradient, score
 from trl_opsd.kernels.sums import Sums
 from trl_opsd.kernels.task import Task
-from trl_opsd.losses import DivergenceSpec, Pair, Target, TokenLoss, TokenStats, one_target, token_loss
+from trl_opsd.losses import DivergenceSpec, Pair, Target, Tile, TokenLoss, TokenStats, one_target, token_loss
 from trl_opsd.losses.divergences import LOG_ZERO, reported
 
 
@@ -34,8 +34,11 @@ class Pass:
     def __init__(self, hidden: torch.Tensor, task: Task, sums: Sums):
         self.hidden, self.task, self.sums = hidden, task, sums
         self.student = task.head.prepared(hidden)
-        # Cast once where it is one head
-        self.teacher = self.student if task.teacher_head is task.head else task.teacher_head.prepared(hidden)
+        prepared = {id(task.head): self.student}  # each head is cast once
+        for one in task.teacher_heads:
+            if id(one) not in prepared:
+                prepared[id(one)] = one.prepared(hidden)
+        self.teachers = [prepared[id(one)] for one in task.teacher_heads]
         new, (k, m) = task.weights.new_zeros, task.weights.shape
         # Whole from the start: small tensors that outlive a tile, made between large ones that do not, would fragment
         # the heap, and every tile would land on new pages
@@ -52,10 +55,12 @@ class Pass:
             self.scored = score(task.policy, self.student, self.hidden, task.labels, task.chunk_size, grad)
             self.total += self.scored.loss
         self.unit = self._unit()
+        at_once = task.spec.weigh is not None and task.spec.weigh_at_once
+        self.factors = task.spec.weigh(self._all_scores()) if at_once else None
         cut = self._chunks(m, k + 1)
         # Made once: on the CPU, new memory of this size costs a tenth of the products
         block = self._block(cut)
-        blocks = [self.teacher.empty(cut[0].stop) for _ in range(k)] if cut else []
+        blocks = [teacher.empty(cut[0].stop) for teacher in self.teachers] if cut else []
         for rows in cut:
             self._distilled_chunk(rows, block, blocks)
         if self.scored is not None and grad:
@@ -95,8 +100,8 @@ class Pass:
 
     def _distilled_chunk(self, rows: slice, block: torch.Tensor | None, blocks: list[torch.Tensor]) -> None:
         raw = self._raw(rows, block)
-        views = zip(self.task.teacher_hidden, blocks, strict=True)
-        teachers = [self.teacher.project(view[rows], block) for view, block in views]
+        views = zip(self.teachers, self.task.teacher_hidden, blocks, strict=True)
+        teachers = [head.project(view[rows], block) for head, view, block in views]
         for tile in tiles(*raw.shape, raw.device):
             place = slice(rows.start + tile.start, rows.start + tile.stop)
             gradient = self._tile(raw[tile], [teacher[tile] for teacher in teachers], place)
@@ -119,13 +124,15 @@ class Pass:
         student_logps = log_p.gather(-1, labels).squeeze(-1)
         self.stats["student_logps"][rows] = reported(student_logps)
         self.stats["student_entropy"][rows] = -(p * log_p).sum(-1)
-        weights = self.task.weights[:, rows] * self._importance(student_logps, rows)  # (K, t)
-        targets = [_distribution(self.teacher.transform(teacher), spec) for teacher in teachers]
+        plain = weights = self.task.weights[:, rows] * self._importance(student_logps, rows)  # (K, t)
+        views = zip(self.teachers, teachers, strict=True)
+        targets = [_distribution(head.transform(teacher), spec) for head, teacher in views]
         for view, (log_q, q) in enumerate(targets):
             self.stats["teacher_logps"][view, rows] = reported(log_q.gather(-1, labels).squeeze(-1))
             self.stats["teacher_entropy"][view, rows] = -(q * log_q).sum(-1)
         if spec.weigh is not None:
-            weights = weights * spec.weigh(TokenStats(**{name: self.stats[name][..., rows] for name in TOKEN_STATS}))
+            weights = weights * self._factors(rows)
+        log_qs = [log_q for log_q, _ in targets]
         if spec.target is not None:
             targets, weights = _one_target(log_p, targets, weights, spec.target)
 
@@ -139,11 +146,47 @@ class Pass:
             if self.sums.wanted():
                 part = result.gradient.mul_((weights[view] / (self.unit * spec.temperature)).unsqueeze(-1))
                 gradient = part if gradient is None else gradient.add_(part)
+        if spec.extra is not None:
+            gradient = self._extra(Tile(log_p, p, log_qs, labels.squeeze(-1), *self._of(rows)), plain.sum(0), gradient)
         if gradient is None:
             return None
         if self.scored is not None:
             gradient.add_(self._policy_gradient(raw, rows))
         return self._to_raw(gradient, raw)
+
+    def _of(self, rows: slice) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Log-probabilities at sampling time, `(t,)`, and which views teach, `(K, t)`."""
+        old = self.task.old_logps
+        return None if old is None else old[rows], self.task.weights[:, rows] != 0
+
+    def _extra(self, tile: Tile, weights: torch.Tensor, gradient: torch.Tensor | None) -> torch.Tensor | None:
+        """Add the loss beside the divergence; returns the gradient with its own."""
+        loss, part = self.task.spec.extra(tile)
+        self.total += torch.where(weights != 0, loss * weights, 0.0).sum()
+        if not self.sums.wanted():
+            return gradient
+        return gradient.add_(part * (weights / (self.unit * self.task.spec.temperature)).unsqueeze(-1))
+
+    def _factors(self, rows: slice) -> torch.Tensor:
+        """The method's factor on each token, `(t,)` or `(K, t)`."""
+        if self.factors is not None:
+            return self.factors[..., rows]
+        known = {name: self.stats[name][..., rows] for name in TOKEN_STATS}
+        return self.task.spec.weigh(self._token_stats(known, rows))
+
+    def _token_stats(self, known: dict[str, torch.Tensor], rows: slice) -> TokenStats:
+        task = self.task
+        return TokenStats(**known, places=task.places[rows], rows=task.rows[rows], taught=task.weights[:, rows] != 0)
+
+    def _all_scores(self) -> TokenStats:
+        """Of all distilled tokens at once, before the pass."""
+        task, m = self.task, self.task.weights.shape[1]
+        labels, temperature = task.labels[:m], task.spec.temperature
+        student = label_scores(self.student, self.hidden[:m], labels, temperature)
+        views = zip(self.teachers, task.teacher_hidden, strict=True)
+        teachers = [label_scores(head, view, labels, temperature) for head, view in views]
+        values = (*(torch.stack(both) for both in zip(*teachers, strict=True)), *student)
+        return self._token_stats(dict(zip(TOKEN_STATS, values, strict=True)), slice(None))
 
     def _policy_gradient(self, raw: torch.Tensor, rows: slice) -> torch.Tensor:
         task = self.task

@@ -6,6 +6,7 @@ What the fused loss is asked for.
 Legend: N tokens, the first M <= N of them distilled, H hidden size, V vocabulary, K views.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,22 +24,26 @@ class Task:
     Args:
         head ([`Head`]): Student head; gradient flows to its weight and bias where they require it.
         teacher_hidden (`torch.Tensor` of shape `(K, M, H')`): Teacher hidden states of each view, constant.
-        teacher_head ([`Head`]): Teacher head, constant.
+        teacher_heads (`Sequence[Head]` of length K): Teacher head of each view, constant.
         labels (`torch.Tensor` of shape `(N,)`): Sampled tokens.
         weights (`torch.Tensor` of shape `(K, M)`): Factor on the loss of each token under each view.
         spec ([`DivergenceSpec`]): What is compared and how.
         old_logps (`torch.Tensor` of shape `(M,)`, *optional*): Log-probabilities of `labels` when they were sampled,
             for `spec.is_clip`; `nan` where the sampler could not give one.
+        places, rows (`torch.Tensor` of shape `(M,)`, *optional*): As in [`~trl_opsd.losses.TokenStats`], for
+            `spec.weigh`.
         policy ([`PolicyTerm`], *optional*): A loss of the log-probabilities of all N labels, to be trained with it.
         chunk_size (`int`, *optional*): Most tokens of a chunk, instead of what the memory budget gives.
     """
 
     head: Head
     teacher_hidden: torch.Tensor
-    teacher_head: Head
+    teacher_heads: Sequence[Head]
     labels: torch.Tensor
     weights: torch.Tensor
     spec: DivergenceSpec
     old_logps: torch.Tensor | None = None
+    places: torch.Tensor | None = None
+    rows: torch.Tensor | None = None
     policy: PolicyTerm | None = None
     chunk_size: int | None = None

@@ -15,16 +15,18 @@ from trl_opsd.losses.divergences import (
 from trl_opsd.losses.reductions import distillation_mask, token_weights, view_shares
 from trl_opsd.losses.targets import TARGETS, Target, one_target
 from trl_opsd.losses.token_loss import TokenLoss, token_loss
-from trl_opsd.losses.weighing import TokenStats, Weigh
+from trl_opsd.losses.weighing import Extra, Tile, TokenStats, Weigh
 
 
 __all__ = [
     "KINDS",
     "TARGETS",
     "DivergenceSpec",
+    "Extra",
     "Pair",
     "Target",
     "Terms",
+    "Tile",
     "TokenLoss",
     "TokenStats",
     "Weigh",
