@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
@@ -60,6 +61,7 @@ class ViewCollector:
         self.asker = Asker(source, args.privileged_on_error, args.privileged_timeout)
         self.rollouts: list[Rollout] = []
         self.views: list[list[View]] = []
+        self.group_success: dict[int, bool] = {}
 
     def setup(self, run: Run) -> None:
         """Give the source what it may need, before training."""
@@ -83,19 +85,34 @@ class ViewCollector:
         self.rollouts = rollouts
         step = rollouts[0].step
         with raised_everywhere(self.accelerator, "the privileged source", step):
-            self.views = self.asker(whole_groups(rollouts, group_size, self.accelerator))
+            groups = whole_groups(rollouts, group_size, self.accelerator)
+            self.group_success = {group[0].group: any(one.success for one in group) for group in groups}
+            self.views = self.asker(groups)
         if self.args.log_privileged_context:
             self._write_down(step)
 
     def encode(self, tools: list[Tools]) -> dict[str, EncodedView]:
         """Views of the local batch by name. Every rank has the same names, also those that none of its rows has."""
-        names = sorted(set(gather_object([view.name for views in self.views for view in views]))) or ["privileged"]
+        given = {(view.name, view.reader) for views in self.views for view in views}
+        readers = sorted(set(gather_object(list(given)))) or [("privileged", "teacher")]
         with raised_everywhere(self.accelerator, "the teacher's prompts", self.rollouts[0].step):
+            if len(dict(readers)) < len(readers):
+                raise ValueError(f"Views of one name have two readers: {readers}. Give them names of their own.")
             try:
-                return {name: self.encoder.encode(name, self.rollouts, self.views, tools) for name in names}
+                return {
+                    name: self.encoder.encode(name, self.rollouts, self.views, tools, live=reader == "live")
+                    for name, reader in readers
+                }
             finally:
                 if self.encoder.tokenizer.images is not None:
                     self.encoder.tokenizer.images.forget()
+
+    def successes(self, device: torch.device) -> dict[str, torch.Tensor]:
+        """Batch keys `(B,)`: whether the rollout, and any of its group, had success, as 0 or 1."""
+        own = [one.success for one in self.rollouts]
+        groups = [self.group_success[one.group] for one in self.rollouts]
+        pairs = (("rollout_success", own), ("group_success", groups))
+        return {name: torch.tensor(values, dtype=torch.float32, device=device) for name, values in pairs}
 
     def without_policy(self, encoded: dict[str, EncodedView]) -> list[bool]:
         """Whether a view of each rollout, one that was not dropped for its length, takes the advantage's place."""

@@ -7,7 +7,8 @@ from typing import Any
 
 from trl import GRPOConfig
 
-from trl_opsd.config_checks import CHOICES, check_combinations, check_policy_weight, check_values
+from trl_opsd.config_checks import CHOICES, check_combinations, check_method, check_policy_weight, check_values
+from trl_opsd.methods.defaults import takes_method_defaults
 from trl_opsd.privileged.named import outline
 from trl_opsd.views import PLACEHOLDER
 
@@ -21,6 +22,7 @@ class _SingleGeneration(int):
 
 
 # docstyle-ignore
+@takes_method_defaults
 @dataclass
 class OPSDConfig(GRPOConfig):
     r"""
@@ -31,6 +33,15 @@ class OPSDConfig(GRPOConfig):
     off.
 
     Parameters:
+        > Parameters that control the method
+
+        method (`str`, *optional*):
+            A published method: its values take the place of the defaults below, and of those of [`~trl.GRPOConfig`],
+            where none is given, and its functions become part of the loss. `python -m trl_opsd.methods` lists them,
+            docs/methods.md describes them. Or the dotted path of a [`~trl_opsd.methods.Method`] of your own.
+        method_options (`dict[str, Any]`, *optional*):
+            The method's own options, where they differ from its defaults.
+
         > Parameters that control the loss
 
         policy_weight (`float`, *optional*):
@@ -54,6 +65,12 @@ class OPSDConfig(GRPOConfig):
         distillation_add_tail (`bool`, *optional*, defaults to `False`):
             Whether to add the rest of the vocabulary as one more class. Otherwise both sides are renormalised over the
             set.
+        distillation_stop_gradient (`bool`, *optional*, defaults to `False`):
+            Whether to leave both sides of the top-k set as they are and hold log(p/q) constant: sum over the set of p
+            sg(log(p/q)), for the reverse KL (Many Faces of On-Policy Distillation, section 3 of docs/methods.md).
+        distillation_target (`str`, *optional*):
+            One target made of the views of a rollout, by their weights: their `"arithmetic"` or `"geometric"` mean.
+            `None` means the mean of the divergences to each view.
         distillation_entry_clip (`float`, *optional*):
             Upper bound on the divergence of each vocabulary entry, before the sum over the vocabulary. Read the
             warnings in docs/defaults.md first.
@@ -74,7 +91,8 @@ class OPSDConfig(GRPOConfig):
             Temperature of both distributions. `None` means the sampling `temperature`.
         distillation_reduction (`str`, *optional*, defaults to `"token_mean"`):
             `"token_mean"` averages over all distilled tokens of the global batch, `"sequence_mean"` over the tokens of
-            each completion and then over the completions that have a view.
+            each completion and then over the completions that have a view, `"joint_token_mean"` divides by all tokens
+            of the global batch, distilled or not, as the policy term does.
         num_loss_tokens_to_skip (`int`, *optional*, defaults to `0`):
             Number of model tokens at the start of each completion that are not distilled.
         distillation_chunk_size (`int`, *optional*):
@@ -144,11 +162,16 @@ class OPSDConfig(GRPOConfig):
 
     _VALID_DICT_FIELDS = [
         *GRPOConfig._VALID_DICT_FIELDS,
+        "method_options",
         "teacher_model_init_kwargs",
         "privileged_source",
         "student_chat_template_kwargs",
         "teacher_chat_template_kwargs",
     ]
+
+    # Parameters that control the method
+    method: str | None = field(default=None, metadata={"help": "A published method, or the path of one's own."})
+    method_options: dict[str, Any] | str | None = field(default=None, metadata={"help": "The method's own options."})
 
     # Parameters that control the loss
     policy_weight: float | None = field(
@@ -179,6 +202,16 @@ class OPSDConfig(GRPOConfig):
     )
     distillation_add_tail: bool = field(
         default=False, metadata={"help": "Add the rest of the vocabulary as one more class of the top-k set."}
+    )
+    distillation_stop_gradient: bool = field(
+        default=False, metadata={"help": "Hold log(p/q) constant on the top-k set, which is not renormalised."}
+    )
+    distillation_target: str | None = field(
+        default=None,
+        metadata={
+            "help": "One target made of the views, instead of the mean of the divergences.",
+            "choices": list(CHOICES["distillation_target"][1:]),
+        },
     )
     distillation_entry_clip: float | None = field(
         default=None, metadata={"help": "Upper bound on each vocabulary entry of the divergence, before the sum."}
@@ -302,6 +335,7 @@ class OPSDConfig(GRPOConfig):
         if single:
             self.num_generations = 1
         check_values(self)
+        check_method(self)
         check_combinations(self)
         if self.policy_weight is not None:
             check_policy_weight(self, self.policy_weight)

@@ -5,6 +5,8 @@
 import math
 from typing import Any
 
+from trl_opsd.losses import TARGETS
+from trl_opsd.methods.registry import method_of, options_of
 from trl_opsd.privileged.named import build_source
 from trl_opsd.views import PLACEHOLDER, PROMPT_PLACES
 
@@ -14,7 +16,8 @@ CHOICES = {
     "distillation_topk_source": ("student", "teacher", "union"),
     "distillation_entry_clip_mode": ("signed", "non_negative"),
     "distillation_token_clip_mode": ("hard", "scale"),
-    "distillation_reduction": ("token_mean", "sequence_mean"),
+    "distillation_reduction": ("token_mean", "sequence_mean", "joint_token_mean"),
+    "distillation_target": (None, *TARGETS),
     "teacher_model_kind": ("base", "live", "ema", "snapshot", "checkpoint"),
     "teacher_overlong": ("error", "drop_view", "shorten"),
     "teacher_generation_prompt": ("student", "own"),
@@ -28,6 +31,8 @@ DEPENDENT = (
     ("distillation_topk", None, "distillation_mode", ("topk_logits",)),
     ("distillation_topk_source", "student", "distillation_mode", ("topk_logits",)),
     ("distillation_add_tail", False, "distillation_mode", ("topk_logits",)),
+    ("distillation_stop_gradient", False, "distillation_mode", ("topk_logits",)),
+    ("distillation_target", None, "distillation_mode", ("full_logits", "topk_logits")),
     ("distillation_entry_clip", None, "distillation_mode", ("full_logits", "topk_logits")),
     ("distillation_token_clip", None, "distillation_mode", ("full_logits", "topk_logits")),
     ("distillation_temperature", None, "distillation_mode", ("full_logits", "topk_logits")),
@@ -47,6 +52,39 @@ COLUMN_OPTIONS = (
 )
 
 
+# What a method adds to a divergence over the vocabulary
+VOCABULARY_PARTS = ("target", "weigh", "extra", "hidden")
+
+
+def check_method(config: Any) -> None:
+    """Refuse a method that the other options leave without its place."""
+    if config.method is None:
+        if config.method_options:
+            raise ValueError("`method_options` belong to a `method`: name one, or leave them out.")
+        return
+    method = method_of(config.method)
+    options_of(method, config.method, config.method_options)
+    sampled = config.distillation_mode == "sampled_token"
+    if method.advantages is not None and not sampled:
+        raise ValueError(
+            f"The method {config.method!r} makes advantages of the tokens, for which `distillation_mode` must be "
+            f"'sampled_token', not {config.distillation_mode!r}."
+        )
+    parts = [name for name in VOCABULARY_PARTS if getattr(method, name) is not None]
+    if parts and sampled:
+        raise ValueError(
+            f"The method {config.method!r} changes a divergence over the vocabulary ({', '.join(parts)}), for which "
+            "`distillation_mode` must be 'full_logits' or 'topk_logits', not 'sampled_token'."
+        )
+    if method.target is not None and config.distillation_target is not None:
+        raise ValueError(f"The method {config.method!r} has its own target: leave `distillation_target` out.")
+    if method.refresh is not None and config.teacher_model_kind != "snapshot":
+        raise ValueError(
+            f"The method {config.method!r} says when a snapshot is renewed: `teacher_model_kind` must be 'snapshot', "
+            f"not {config.teacher_model_kind!r}."
+        )
+
+
 def check_policy_weight(config: Any, policy_weight: float) -> None:
     """
     Check the options that depend on the resolved weight of the policy term.
@@ -56,6 +94,10 @@ def check_policy_weight(config: Any, policy_weight: float) -> None:
         policy_weight (`float`):
             `policy_weight`, or what `None` stands for once it is known whether there is a reward.
     """
+    if policy_weight == 0 and config.method is not None and method_of(config.method).needs_reward:
+        raise ValueError(
+            f"The method {config.method!r} learns from rewards: pass `reward_funcs`, and leave `policy_weight` above 0."
+        )
     if policy_weight == 0 and config.distillation_weight == 0:
         raise ValueError(
             "`policy_weight` and `distillation_weight` are both 0 (`policy_weight=None` counts as 0 without reward "
@@ -124,7 +166,8 @@ def check_combinations(config: Any) -> None:
             )
     if config.distillation_mode == "topk_logits" and config.distillation_topk is None:
         raise ValueError("`distillation_mode='topk_logits'` needs `distillation_topk`, the size of the set.")
-    if config.teacher_model_kind == "snapshot" and config.teacher_sync_steps == 1:
+    refreshed = config.method is not None and method_of(config.method).refresh is not None
+    if config.teacher_model_kind == "snapshot" and config.teacher_sync_steps == 1 and not refreshed:
         raise ValueError(
             "`teacher_model_kind='snapshot'` with `teacher_sync_steps=1` is the live teacher. Set "
             "`teacher_sync_steps` above 1, or use `teacher_model_kind='live'`."
@@ -135,9 +178,16 @@ def check_combinations(config: Any) -> None:
             f"`distillation_is_clip` compares probabilities at the sampling `temperature` ({config.temperature}), so "
             f"it can't be combined with `distillation_temperature={temperature}`. Leave one of them out."
         )
+    stops = config.distillation_stop_gradient
+    if stops and (config.distillation_alpha != 1.0 or config.distillation_add_tail or config.distillation_entry_clip):
+        raise ValueError(
+            "`distillation_stop_gradient` is a form of the reverse KL on a top-k set: it needs "
+            "`distillation_alpha=1.0` and allows neither `distillation_add_tail` nor `distillation_entry_clip`."
+        )
     if (
         config.distillation_topk == 1
         and not config.distillation_add_tail
+        and not stops
         and config.distillation_topk_source != "union"
     ):
         raise ValueError(

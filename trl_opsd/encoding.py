@@ -42,6 +42,7 @@ class EncodedView:
         spans (`list[tuple[int, int]]` of length B): Tokens of the completion that the view may teach.
         pixels (`list[dict[str, torch.Tensor] | None]` of length B): Pixel tensors that the teacher reads, empty where
             it reads no image. `None` for the student's own images.
+        live (`bool`): Whether the student's own weights read it.
         dropped, shortened (`int`): Views that were too long.
     """
 
@@ -50,6 +51,7 @@ class EncodedView:
     starts: list[int] = field(default_factory=list)
     spans: list[tuple[int, int]] = field(default_factory=list)
     pixels: list[Pixels | None] = field(default_factory=list)
+    live: bool = False
     dropped: int = 0
     shortened: int = 0
 
@@ -87,6 +89,7 @@ class EncodedView:
             f"teacher_prompt_mask/{name}": pad(mask, padding_value=0, **how).to(device),
             f"teacher_weight/{name}": torch.tensor(self.weights, dtype=torch.float32, device=device),
             f"teacher_start/{name}": torch.tensor(self.starts, device=device),
+            f"teacher_live/{name}": torch.tensor(self.live),
             f"taught_tokens/{name}": taught.to(device),
         }
 
@@ -110,7 +113,14 @@ class ViewEncoder:
     overlong: str
     _warned: bool = False
 
-    def encode(self, name: str, rollouts: list[Rollout], views: list[list[View]], tools: list[Tools]) -> EncodedView:
+    def encode(
+        self,
+        name: str,
+        rollouts: list[Rollout],
+        views: list[list[View]],
+        tools: list[Tools],
+        live: bool = False,
+    ) -> EncodedView:
         """
         Encode the views called `name`, one row after the other.
 
@@ -119,13 +129,14 @@ class ViewEncoder:
             rollouts (`list[Rollout]`): The local generation batch.
             views (`list[list[View]]`): Views of each rollout.
             tools (`list`): Tools of each row.
+            live (`bool`): Whether the student's own weights read it.
 
         Raises:
             ValueError: If a view can't be placed, or is too long and `overlong` is `"error"`.
         """
         if self.tokenizer.images is not None:
             self.tokenizer.images.check_rows([len(images_of(rollout.prompt)) for rollout in rollouts])
-        encoded = EncodedView()
+        encoded = EncodedView(live=live)
         for rollout, row_views, row_tools in zip(rollouts, views, tools, strict=True):
             view = next((view for view in row_views if view.name == name), None)
             ids = None if view is None else self.teacher_ids(view, rollout, row_tools)

@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 from trl import GRPOConfig
 
 from trl_opsd.config import OPSDConfig
+from trl_opsd.methods.registry import method_of
 
 
 PAPER = {
@@ -34,6 +35,14 @@ _TEACHERS = {
     "snapshot": "a periodic copy of the weights",
     "checkpoint": "other weights with the same vocabulary",
 }
+
+
+def paper_of(args: OPSDConfig) -> dict[str, str]:
+    """The paper that a model's card cites: that of its method."""
+    if args.method is None:
+        return PAPER
+    method = method_of(args.method)
+    return {"title": method.title, "id": method.paper if method.on_arxiv else None, "citation": method.bibtex}
 
 
 def settings_section(args: OPSDConfig, policy_weight: float) -> str:

@@ -171,13 +171,21 @@ def _refusal(folder: Path, problem: str) -> str:
 
 
 class TeacherFollows(TrainerCallback):
-    """Moves the teacher after each optimizer step, before a checkpoint of that step is written."""
+    """Moves the teacher after each optimizer step, if it may, before a checkpoint of that step is written."""
 
-    def __init__(self, teacher: Teacher):
-        self.teacher = teacher
+    def __init__(self, teacher: Teacher, may_move: Callable[[], bool]):
+        self.teacher, self.may_move = teacher, may_move
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.teacher.follow(state.global_step)
+        if self.may_move():
+            self.teacher.follow(state.global_step)
+
+
+@contextmanager
+def reading_alone(model: nn.Module) -> Iterator[nn.Module]:
+    """The student as a reader, in the teacher's way: without gradient and without dropout."""
+    with torch.no_grad(), without_dropout(model):
+        yield model
 
 
 @contextmanager

@@ -32,6 +32,11 @@ def view_names(inputs: Batch) -> list[str]:
     return [key.split("/", 1)[1] for key in inputs if key.startswith("teacher_weight/")]
 
 
+def is_live(inputs: Batch, view: str) -> bool:
+    """Whether the student's own weights read a view."""
+    return bool(inputs[f"teacher_live/{view}"])
+
+
 def view_weights(inputs: Batch) -> torch.Tensor:
     """Weight of each view at each token, `(K, B, C)`, 0 where it may not teach the token."""
     names = view_names(inputs)
@@ -57,6 +62,7 @@ class TeacherBatch:
         tokens (`torch.Tensor` of shape `(T,)`): Distilled tokens, counted along the R rows, never none.
         pixels (`list[dict[str, torch.Tensor]]` of length R): Pixel tensors of each row, empty for a row without image.
         images ([`~trl_opsd.images.ImageInputs`], *optional*): What joins them.
+        live (`bool`): Whether the student's own weights read it.
         share_prefix (`bool`): Whether distinct prompts are read once, then the completions.
         answer (`Any`): What the teacher said, kept for as long as its weights stand still, with their version.
     """
@@ -73,6 +79,7 @@ class TeacherBatch:
     tokens: torch.Tensor
     pixels: list[Pixels]
     images: ImageInputs | None = None
+    live: bool = False
     share_prefix: bool = False
     answer: tuple[Any, Any] | None = field(default=None, repr=False)
 
@@ -171,17 +178,18 @@ def _teacher_batch(inputs: Batch, views: list[str], images: ImageInputs | None) 
         tokens=tokens if len(tokens) else tokens.new_zeros(1),
         pixels=[seen[view][row] for view, row in needed.nonzero().tolist()] if seen else [],
         images=images,
+        live=is_live(inputs, views[0]),
     )
 
 
-def _packs(names: list[str], widths: list[int]) -> list[list[str]]:
-    """Views that are read in one forward: few enough, and of like lengths, so that padding is little."""
+def _packs(names: list[str], widths: list[int], live: list[bool]) -> list[list[str]]:
+    """Views that are read in one forward: of one reader, few enough, and of like lengths, so that padding is little."""
     packs: list[list[str]] = []
-    widest = 0
-    for width, name in sorted(zip(widths, names, strict=True), reverse=True):
-        if not packs or len(packs[-1]) == _MOST_VIEWS or width < _ALIKE * widest:
+    widest, reader = 0, None
+    for is_live, width, name in sorted(zip(live, widths, names, strict=True), reverse=True):
+        if not packs or len(packs[-1]) == _MOST_VIEWS or width < _ALIKE * widest or is_live != reader:
             packs.append([])
-            widest = width
+            widest, reader = width, is_live
         packs[-1].append(name)
     return packs
 
@@ -204,8 +212,9 @@ def add_teacher_batches(
         device=accelerator.device,
     )
     widths = accelerator.gather(local).view(-1, len(names)).amax(0).tolist()
+    packs = _packs(names, widths, [is_live(batches[0], name) for name in names])
     for batch in batches:
-        batch["teacher_batches"] = [_teacher_batch(batch, views, images) for views in _packs(names, widths)]
+        batch["teacher_batches"] = [_teacher_batch(batch, views, images) for views in packs]
     if images is not None:
         students = [any(rows_of_pixels(batch)) for batch in batches]
         check_ranks(

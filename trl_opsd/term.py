@@ -16,9 +16,12 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from trl_opsd.config import OPSDConfig
 from trl_opsd.forward import StudentPass, TeacherPass
-from trl_opsd.losses import DivergenceSpec, distillation_mask, token_weights, view_shares
-from trl_opsd.teacher import Teacher
-from trl_opsd.teacher_batch import TeacherBatch, view_names, view_weights
+from trl_opsd.kernels import TOKEN_STATS
+from trl_opsd.losses import DivergenceSpec, distillation_mask, places, token_weights, view_shares
+from trl_opsd.methods.base import Signals
+from trl_opsd.methods.run import MethodRun
+from trl_opsd.teacher import Teacher, reading_alone
+from trl_opsd.teacher_batch import TeacherBatch, is_live, view_names, view_weights
 
 
 Batch = dict[str, Any]
@@ -43,6 +46,8 @@ def divergence_spec(args: OPSDConfig) -> DivergenceSpec:
         token_clip=args.distillation_token_clip,
         token_clip_mode=args.distillation_token_clip_mode,
         is_clip=args.distillation_is_clip,
+        stop_gradient=args.distillation_stop_gradient,
+        target=args.distillation_target,
     )
 
 
@@ -57,16 +62,22 @@ def batch_keys(inputs: Batch, tokens_to_skip: int, accelerator: Accelerator) -> 
         tokens_to_skip (`int`): `num_loss_tokens_to_skip`.
         accelerator (`Accelerator`): Reduces over ranks.
     """
-    loss_mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)  # TRL pads `tool_mask` with 1
+    loss_mask = loss_mask_of(inputs)
     mask = distillation_mask(loss_mask, view_weights(inputs).sum(0) > 0, tokens_to_skip)
-    counts = torch.stack([mask.sum(), mask.any(1).sum(), loss_mask.any(1).sum()]).float()
-    tokens, rows, all_rows = accelerator.reduce(counts, reduction="sum")
+    counts = torch.stack([mask.sum(), mask.any(1).sum(), loss_mask.any(1).sum(), loss_mask.sum()]).float()
+    tokens, rows, all_rows, all_tokens = accelerator.reduce(counts, reduction="sum")
     return {
         "distillation_mask": mask,
         "distillation_tokens": tokens,
         "distillation_rows": rows,
         "rollout_rows": all_rows,
+        "rollout_tokens": all_tokens,
     }
+
+
+def loss_mask_of(inputs: Batch) -> torch.Tensor:
+    """1 at the tokens that the model wrote, `(B, C)`."""
+    return inputs["completion_mask"] * inputs.get("tool_mask", 1)  # TRL pads `tool_mask` with 1
 
 
 def sampler_logps(inputs: Batch) -> torch.Tensor | None:
@@ -88,10 +99,11 @@ class DistillationTerm:
         args ([`OPSDConfig`]): Options of the loss.
         teacher ([`Teacher`]): Whose weights answer.
         accelerator (`Accelerator`): For autocast and the number of processes.
+        method ([`~trl_opsd.methods.run.MethodRun`]): What changes the loss.
     """
 
-    def __init__(self, args: OPSDConfig, teacher: Teacher, accelerator: Accelerator):
-        self.args, self.teacher, self.accelerator = args, teacher, accelerator
+    def __init__(self, args: OPSDConfig, teacher: Teacher, accelerator: Accelerator, method: MethodRun):
+        self.args, self.teacher, self.accelerator, self.method = args, teacher, accelerator, method
         self.spec = divergence_spec(args)
 
     def vocabulary_pass(
@@ -107,16 +119,19 @@ class DistillationTerm:
             policy (`Callable`): Gives the policy loss from TRL's output. It does not run at weight 0.
             policy_weight (`float`): Its weight.
         """
-        mask = inputs["distillation_mask"]
+        mask, views = inputs["distillation_mask"], view_names(inputs)
         index = mask.flatten().nonzero().squeeze(1)
         old_logps = sampler_logps(inputs)
         return StudentPass(
-            spec=self.spec,
+            spec=self.method.spec(self.spec, views),
             index=index,
             teacher_hidden=self._answers(model, inputs, index)[0],
             teacher_head=self.teacher.head,
             weights=self.weights(inputs, windows).flatten(1)[:, index],
+            live=[is_live(inputs, view) for view in views],
+            places=places(loss_mask_of(inputs)).flatten()[index],
             old_logps=None if old_logps is None else old_logps.flatten()[index],
+            hidden_term=self.method.hidden_term(views),
             policy=None if policy_weight == 0 else lambda output: policy_weight * policy(output),
             **self._shared_arguments(mask),
         )
@@ -137,7 +152,7 @@ class DistillationTerm:
         def loss(output: FusedCausalLMOutput) -> torch.Tensor:
             stats["student_logps"], stats["student_entropy"] = output.log_probs.detach(), output.entropy.detach()
             stats["loss"] = stats["divergence"] = stats["student_logps"] - logps  # of the reverse KL, by its one sample
-            inputs["advantages"] = self.sampled_advantages(inputs, logps, stats["student_logps"], policy_weight)
+            inputs["advantages"] = self.sampled_advantages(inputs, stats, policy_weight)
             return policy(output)
 
         return StudentPass(
@@ -171,36 +186,51 @@ class DistillationTerm:
         DDP and its kin average gradients over ranks, hence the division by their number.
         """
         per_window = windows * self.accelerator.num_processes
-        tokens = inputs["distillation_tokens"] / per_window
+        joint = self.args.distillation_reduction == "joint_token_mean"
+        tokens = inputs["rollout_tokens" if joint else "distillation_tokens"] / per_window
         rows = inputs["distillation_rows"] / per_window
         mask = inputs["distillation_mask"]
         per_token = token_weights(mask, self.args.distillation_reduction, tokens, rows)
         ratio = inputs.get("importance_sampling_ratio", 1.0)  # (B, C), or (B, 1) of whole completions; no gradient
         return self.args.distillation_weight * self.shares(inputs) * per_token * ratio
 
-    def sampled_advantages(
-        self, inputs: Batch, teacher_logps: torch.Tensor, student_logps: torch.Tensor, policy_weight: float
-    ) -> torch.Tensor:
+    def sampled_advantages(self, inputs: Batch, stats: dict[str, torch.Tensor], policy_weight: float) -> torch.Tensor:
         """
         Advantages of shape `(B, C)` of `distillation_mode="sampled_token"`: the verifier's plus the teacher's gap
-        log q(y_t) - log p(y_t), whose policy gradient is that of the reverse KL.
+        log q(y_t) - log p(y_t), whose policy gradient is that of the reverse KL; or what the method makes of both.
 
         TRL divides by the number of all tokens (or rows); the gap is scaled by that number over the distilled ones, so
         that each term is a mean over its own.
 
         Args:
             inputs (`dict`): The micro-batch.
-            teacher_logps (`torch.Tensor` of shape `(K, B, C)`): Log-probabilities of the sampled tokens.
-            student_logps (`torch.Tensor` of shape `(B, C)`): The same under the student, without gradient.
+            stats (`dict[str, torch.Tensor]`): Log-probabilities of the sampled tokens and entropies, without gradient.
             policy_weight (`float`): Weight of the verifier's advantages.
         """
-        gap = (self.shares(inputs) * (teacher_logps - student_logps)).sum(0)
+        signals = self.signals(inputs, stats, policy_weight)
+        if self.method.method.advantages is not None:
+            return self.method.method.advantages(signals)
+        return signals.advantages + signals.scale * signals.gap
+
+    def signals(self, inputs: Batch, stats: dict[str, torch.Tensor], policy_weight: float) -> Signals:
+        """What a method may look at: see [`Signals`]."""
         if self.args.loss_type in _SEQUENCE_LOSS_TYPES:
             dilution = inputs["rollout_rows"] / inputs["distillation_rows"].clamp(min=1.0)
         else:
             dilution = inputs["num_items_in_batch"] / inputs["distillation_tokens"].clamp(min=1.0)
-        advantages = policy_weight * inputs["advantages"].unsqueeze(1)
-        return advantages + self.args.distillation_weight * dilution * gap
+        known = {name: stats[name] for name in TOKEN_STATS}
+        return Signals(
+            moment=self.method.moment(view_names(inputs)),
+            **known,
+            old_logps=sampler_logps(inputs),
+            shares=self.shares(inputs),
+            mask=inputs["distillation_mask"],
+            loss_mask=loss_mask_of(inputs),
+            advantages=policy_weight * inputs["verifier_advantages"].unsqueeze(1),
+            success=inputs["rollout_success"].unsqueeze(1),
+            group_success=inputs["group_success"].unsqueeze(1),
+            scale=self.args.distillation_weight * dilution,
+        )
 
     def _scores(self, model: nn.Module, inputs: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities of the completion's tokens and entropies under each view's teacher, `(K, B, C)`, at the
@@ -238,11 +268,12 @@ class DistillationTerm:
         self, model: nn.Module, batch: TeacherBatch, score_temperature: float | None
     ) -> tuple[torch.Tensor, ...]:
         """One teacher forward, or what it gave the last time if the teacher has not moved since."""
-        version = self.teacher.version
+        version = None if batch.live else self.teacher.version
         if batch.answer is not None and batch.answer[0] == version:
             return batch.answer[1]
         request = TeacherPass(batch, score_temperature, self.args.cast_lm_head_to_fp32)
-        with self.teacher.answering(model) as teacher, self.accelerator.autocast():
+        reader = reading_alone(model) if batch.live else self.teacher.answering(model)
+        with reader as teacher, self.accelerator.autocast():
             values = teacher(**request.model_inputs(), distillation=request).answer
         if version is not None and self.args.num_iterations > 1:
             batch.answer = version, values

@@ -33,8 +33,9 @@ from trl_opsd.diagnostics import SignalMonitor
 from trl_opsd.encoding import EncodedView, ViewEncoder, alignment_error
 from trl_opsd.forward import ObservedForward, add_distillation_forward
 from trl_opsd.images import MODALITIES, ImageInputs, with_empty_lists
-from trl_opsd.metrics import PREFIX, generation_metrics, mean_gaps, token_metrics
-from trl_opsd.model_card import PAPER, add_settings
+from trl_opsd.methods.run import MethodRun
+from trl_opsd.metrics import PREFIX, generation_metrics, mean_gaps, method_metrics, token_metrics
+from trl_opsd.model_card import PAPER, add_settings, paper_of
 from trl_opsd.prefix import can_share_prefix
 from trl_opsd.privileged import DatasetColumn, Run
 from trl_opsd.restarts import RestartableTrainer
@@ -125,6 +126,7 @@ class OPSDTrainer(RestartableTrainer):
         else:
             if not self._has_reward:
                 reward_funcs, reward_processing_classes = [no_reward], None
+            self._paper = paper_of(args)
             self.privileged = source_of(args, privileged)
             check_datasets(self.privileged, train_dataset, eval_dataset)
         self.policy_weight = 1.0
@@ -154,8 +156,10 @@ class OPSDTrainer(RestartableTrainer):
         add_distillation_forward(core.get_base_model() if isinstance(core, PeftModel) else core)
         self.teacher = Teacher(args, core, self.accelerator, self._tokenizer, self._patch_teacher)
         check_model(args, self.model, self.teacher.model)
-        self.add_callback(TeacherFollows(self.teacher))
-        self.term = DistillationTerm(args, self.teacher, self.accelerator)
+        self.method = MethodRun(args.method, args.method_options, self.accelerator)
+        self.add_callback(self.method)  # before the teacher, which may ask it
+        self.add_callback(TeacherFollows(self.teacher, self.method.may_refresh))
+        self.term = DistillationTerm(args, self.teacher, self.accelerator, self.method)
         self.monitor = SignalMonitor()
         self._may_share_prefix = args.teacher_share_prefix and can_share_prefix(self.teacher.model)
         is_processor = isinstance(self.processing_class, ProcessorMixin)
@@ -269,6 +273,8 @@ class OPSDTrainer(RestartableTrainer):
         rollouts = self.collector.rollouts
         if error := alignment_error(rollouts, output["completion_ids"]):
             raise RuntimeError(error)
+        if self.model.training:
+            self.method.saw_rollouts(rollouts)
         encoded = self.collector.encode(self._tools_of_rows(len(rollouts)))
         mode = "train" if self.model.training else "eval"
         completions = [rollout.completion_ids for rollout in rollouts]
@@ -293,6 +299,7 @@ class OPSDTrainer(RestartableTrainer):
         output["rollout_generation"] = torch.tensor(self._generation)
         output["rollout_count"] = torch.tensor(len(rollouts) * self.accelerator.num_processes)
         output["rollout_index"] = torch.tensor([r.index for r in rollouts], device=self.accelerator.device)
+        output |= self.collector.successes(self.accelerator.device)
         return output
 
     def _tools_of_rows(self, count: int) -> list[Any]:
@@ -329,7 +336,8 @@ class OPSDTrainer(RestartableTrainer):
         if not self._distills:
             loss = super()._compute_loss(model, inputs)
             return loss if self.policy_weight == 1.0 else self.policy_weight * loss
-        inputs, sampled = dict(inputs), self.args.distillation_mode == "sampled_token"
+        sampled = self.args.distillation_mode == "sampled_token"
+        inputs = inputs | {"verifier_advantages": inputs["advantages"]}  # TRL's loss is given others
         compute = super()._compute_loss
 
         def policy(output: Any) -> torch.Tensor:
@@ -382,6 +390,11 @@ class OPSDTrainer(RestartableTrainer):
         if values and self.policy_weight == 0 and self.args.distillation_mode != "sampled_token":
             # TRL logs it beside the policy loss; here the policy loss does not run
             values["entropy"] = values[f"{PREFIX}student_entropy"]
+        if self.method.method.metrics is not None:
+            signals = self.term.signals(inputs, stats, self.policy_weight)
+            values |= method_metrics(self.accelerator, self.method.metrics(signals), inputs["distillation_mask"])
+        if self.model.training:
+            self.method.saw_loss((shares * stats["loss"]).sum(), inputs["distillation_mask"].sum())
         for name, value in values.items():
             metrics[name].append(value)
         if self.log_completions:
@@ -429,10 +442,12 @@ class OPSDTrainer(RestartableTrainer):
     def save_own_state(self, folder: Path) -> None:
         self.teacher.save(folder)
         self.collector.save(folder, self.accelerator.is_main_process)
+        self.method.save(folder, self.accelerator.is_main_process)
 
     def load_own_state(self, folder: Path) -> None:
         self.teacher.load(folder)
         self.collector.load(folder)
+        self.method.load(folder)
         self.monitor.recall(self.state.log_history)
         if self._buffered_inputs is not None:
             add_teacher_batches(self._buffered_inputs, self.accelerator, self._may_share_prefix, self.images)

@@ -15,6 +15,7 @@ PLACEHOLDER = "{privileged_context}"
 PROMPT_PLACES = ("system", "before_user", "after_user", "user_turn")
 TOKEN_PLACES = ("prepend", "prefill", "before_turn", "before_token")
 PLACES = PROMPT_PLACES + TOKEN_PLACES
+READERS = ("teacher", "live")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,9 @@ class View:
         prompt (`str` or `list[dict]`, *optional*):
             The whole prompt that the teacher reads, of the same kind as the student's (text or chat messages), where no
             place will do. `context` is then only what of it is privileged: its text never acts as control tokens.
+        reader (`str`, *optional*, defaults to `"teacher"`):
+            Whose weights read it: the `"teacher"`'s (`teacher_model_kind`), or `"live"`, the student's as they are. All
+            views of one name have one reader.
         policy (`bool`, *optional*, defaults to `True`):
             Whether the rollout's GRPO advantage still counts. With `False` the rollout learns from its views alone; the
             advantages of its group stay as they are.
@@ -67,6 +71,7 @@ class View:
     weight: float = 1.0
     chat_template_kwargs: dict[str, Any] | None = None
     prompt: str | Messages | None = None
+    reader: str = "teacher"
     policy: bool = True
 
     @property

@@ -5,11 +5,13 @@
 from trl_opsd.kernels.fused import DivergenceStats, fused_linear_divergence
 from trl_opsd.kernels.head import Head
 from trl_opsd.kernels.linear_divergence import linear_divergence
+from trl_opsd.kernels.passes import TOKEN_STATS
 from trl_opsd.kernels.policy import PolicyTerm, label_scores
 from trl_opsd.kernels.task import Task
 
 
 __all__ = [
+    "TOKEN_STATS",
     "DivergenceStats",
     "Head",
     "PolicyTerm",

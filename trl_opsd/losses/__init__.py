@@ -12,7 +12,7 @@ from trl_opsd.losses.divergences import (
     reverse_kl,
     skew_kl,
 )
-from trl_opsd.losses.reductions import distillation_mask, token_weights, view_shares
+from trl_opsd.losses.reductions import distillation_mask, places, token_weights, view_shares
 from trl_opsd.losses.targets import TARGETS, Target, one_target
 from trl_opsd.losses.token_loss import TokenLoss, token_loss
 from trl_opsd.losses.weighing import Extra, Tile, TokenStats, Weigh
@@ -34,6 +34,7 @@ __all__ = [
     "forward_kl",
     "generalized_jsd",
     "one_target",
+    "places",
     "reverse_kl",
     "skew_kl",
     "token_loss",

@@ -28,14 +28,24 @@ def token_weights(mask: torch.Tensor, reduction: str, tokens: torch.Tensor, rows
 
     Args:
         mask (`torch.Tensor` of shape `(B, C)`): From [`distillation_mask`].
-        reduction (`str`): `"token_mean"` or `"sequence_mean"`.
-        tokens (`torch.Tensor`, 0-d): Number of distilled tokens to divide by, for `"token_mean"`.
+        reduction (`str`): `"token_mean"`, `"joint_token_mean"` or `"sequence_mean"`.
+        tokens (`torch.Tensor`, 0-d): Number of tokens to divide by, for the first two.
         rows (`torch.Tensor`, 0-d): Number of rows with distilled tokens to divide by, for `"sequence_mean"`.
     """
     mask = mask.float()
-    if reduction == "token_mean":
+    if reduction != "sequence_mean":
         return mask / tokens.clamp(min=1.0)
     return mask / mask.sum(1, keepdim=True).clamp(min=1.0) / rows.clamp(min=1.0)
+
+
+def places(loss_mask: torch.Tensor) -> torch.Tensor:
+    """
+    Where each model token stands among those of its row, of shape `(B, C)`: (i - 0.5) / n for the i-th of n.
+
+    Args:
+        loss_mask (`torch.Tensor` of shape `(B, C)`): 1 at model tokens.
+    """
+    return (loss_mask.cumsum(1) - 0.5) / loss_mask.sum(1, keepdim=True).clamp(min=1)
 
 
 def view_shares(weights: torch.Tensor) -> torch.Tensor:

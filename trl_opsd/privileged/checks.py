@@ -9,7 +9,7 @@ from datasets import Dataset, IterableDataset
 
 from trl_opsd.images import images_of
 from trl_opsd.rollouts import Rollout, message_text
-from trl_opsd.views import PLACES, PROMPT_PLACES, View
+from trl_opsd.views import PLACES, PROMPT_PLACES, READERS, View
 
 
 def check_context(context: Any, where: str) -> None:
@@ -109,6 +109,8 @@ def check_view(view: View, rollout: Rollout) -> None:
         raise ValueError(
             f"{here} has weight {view.weight}: weights are above 0 and finite; leave out a view that should not count."
         )
+    if view.reader not in READERS:
+        raise ValueError(f"{here} has the reader {view.reader!r}: it must be one of {list(READERS)}.")
     if view.place not in PLACES:
         raise ValueError(f"{here} has place {view.place!r}: it must be one of {list(PLACES)}.")
     if view.context is not None:
