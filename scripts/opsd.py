@@ -125,14 +125,14 @@ class OPSDScriptArguments(ScriptArguments):
 
 
 def make_parser(subparsers: "argparse._SubParsersAction | None" = None, prog: str | None = None) -> "TrlParser":
-    from trl import DatasetMixtureConfig, ModelConfig, TrlParser
+    from trl import DatasetMixtureConfig, ModelConfig
 
-    from trl_opsd import OPSDConfig
+    from trl_opsd import OPSDConfig, OPSDParser
 
     dataclass_types = (OPSDScriptArguments, OPSDConfig, ModelConfig, DatasetMixtureConfig)
     if subparsers is not None:
         return subparsers.add_parser("opsd", help="Run on-policy self-distillation", dataclass_types=dataclass_types)
-    return TrlParser(dataclass_types, prog=prog)
+    return OPSDParser(dataclass_types, prog=prog)
 
 
 def parse(args: Sequence[str] | None = None) -> "Parsed":

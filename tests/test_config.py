@@ -16,7 +16,7 @@ from trl.chat_template_utils import qwen3_chat_template
 
 import tiny
 from conftest import length_reward
-from trl_opsd import OPSDConfig
+from trl_opsd import OPSDConfig, OPSDParser
 from trl_opsd.config_checks import CHOICES, DEPENDENT
 
 
@@ -24,6 +24,8 @@ OWN = [item for item in fields(OPSDConfig) if item.name not in {inherited.name f
 every_option = pytest.mark.parametrize("option", OWN, ids=lambda item: item.name)
 
 DEFAULTS = {
+    "method": None,
+    "method_options": None,
     "policy_weight": None,
     "distillation_weight": 1.0,
     "distillation_alpha": 0.0,
@@ -31,6 +33,8 @@ DEFAULTS = {
     "distillation_topk": None,
     "distillation_topk_source": "student",
     "distillation_add_tail": False,
+    "distillation_stop_gradient": False,
+    "distillation_target": None,
     "distillation_entry_clip": None,
     "distillation_entry_clip_mode": "signed",
     "distillation_token_clip": None,
@@ -169,6 +173,8 @@ SET = {
     "distillation_topk": (5, {}),
     "distillation_topk_source": ("teacher", {"distillation_topk": 5}),
     "distillation_add_tail": (True, {"distillation_topk": 5}),
+    "distillation_stop_gradient": (True, {"distillation_topk": 5, "distillation_alpha": 1.0}),
+    "distillation_target": ("geometric", {}),
     "distillation_entry_clip": (0.1, {}),
     "distillation_token_clip": (0.1, {}),
     "distillation_temperature": (2.0, {}),
@@ -205,6 +211,10 @@ def test_an_option_that_its_owner_does_not_read(config, name, owner, owner_value
 
 COMBINATIONS = [
     ({"distillation_mode": "topk_logits"}, ["`distillation_mode='topk_logits'`", "`distillation_topk`"]),
+    (
+        {**TOPK, "distillation_stop_gradient": True},
+        ["`distillation_stop_gradient`", "`distillation_alpha=1.0`", "`distillation_add_tail`"],
+    ),
     ({**TOPK, "distillation_topk": 1}, ["`distillation_topk=1`", "distillation_add_tail=True", "larger"]),
     ({"teacher_model_kind": "snapshot"}, ["`teacher_model_kind='snapshot'`", "`teacher_sync_steps`", "'live'"]),
     (
@@ -354,6 +364,10 @@ def test_an_environment_reward_counts_without_distillation_too(make_trainer, rew
 # On the command line and in recipes
 
 SAMPLE_VALUES = {
+    "method": "rlsd",
+    "method_options": {"share": 0.25},
+    "distillation_stop_gradient": True,
+    "distillation_target": "arithmetic",
     "policy_weight": 0.5,
     "distillation_weight": 0.5,
     "distillation_alpha": 0.25,
@@ -396,6 +410,9 @@ NEEDS = {
     "distillation_topk": TOPK,
     "distillation_topk_source": TOPK,
     "distillation_add_tail": TOPK,
+    "distillation_stop_gradient": {**TOPK, "distillation_alpha": 1.0},
+    "method_options": {"method": "rlsd", "num_generations": 2},
+    "method": {"num_generations": 2},
     "distillation_entry_clip_mode": {"distillation_entry_clip": 0.05},
     "distillation_token_clip_mode": {"distillation_token_clip": 0.1},
     "teacher_update_rate": {"teacher_model_kind": "ema"},
@@ -410,7 +427,8 @@ BASE = {"num_generations": 1, "bf16": False, "report_to": "none"}
 @every_option
 def test_every_option_is_explained(option):
     assert option.metadata["help"].endswith("."), "help of the command line"
-    assert option.metadata.get("choices") == (list(CHOICES[option.name]) if option.name in CHOICES else None)
+    choices = [choice for choice in CHOICES.get(option.name, ()) if choice is not None]
+    assert option.metadata.get("choices", []) == choices
     doc = inspect.getdoc(OPSDConfig)
     entry = re.search(rf"^    {option.name} \(`.+\):$", doc, re.MULTILINE)
     assert entry, "docstring"
@@ -435,7 +453,7 @@ def test_every_option_parses_on_the_command_line(tmp_path, option):
     for name, argument in arguments.items():
         text = json.dumps(argument) if isinstance(argument, (dict, bool)) else str(argument)
         line += [f"--{name}", text]
-    (built,) = TrlParser((OPSDConfig,)).parse_args_and_config(line)
+    (built,) = OPSDParser((OPSDConfig,)).parse_args_and_config(line)
     assert getattr(built, option.name) == value and type(getattr(built, option.name)) is type(value)
     assert type(built.num_generations) is int
 
@@ -448,7 +466,7 @@ def test_every_option_parses_in_a_recipe(tmp_path, option, as_json):
     recipe = BASE | NEEDS.get(option.name, {}) | {option.name: written}
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
-    (built,) = TrlParser((OPSDConfig,)).parse_args_and_config(["--config", str(path), "--output_dir", str(tmp_path)])
+    (built,) = OPSDParser((OPSDConfig,)).parse_args_and_config(["--config", str(path), "--output_dir", str(tmp_path)])
     assert getattr(built, option.name) == value and type(getattr(built, option.name)) is type(value)
 
 

@@ -4,6 +4,7 @@
 
 from trl_opsd.config import OPSDConfig
 from trl_opsd.diagnostics import PreflightReport, preflight
+from trl_opsd.methods import Method, OPSDParser
 from trl_opsd.privileged import DatasetColumn
 from trl_opsd.rollouts import Rollout, Turn
 from trl_opsd.trainer import OPSDTrainer
@@ -12,7 +13,9 @@ from trl_opsd.views import PrivilegedSource, View
 
 __all__ = [
     "DatasetColumn",
+    "Method",
     "OPSDConfig",
+    "OPSDParser",
     "OPSDTrainer",
     "PreflightReport",
     "PrivilegedSource",
