@@ -38,7 +38,6 @@ METHOD = Method(
         "distillation_alpha": 1.0,
         "teacher_model_kind": "snapshot",
         "teacher_sync_steps": 10,
-        "epsilon": 0.2,
         "epsilon_high": 0.28,
     },
     options={"share": 0.5, "steps": 50, "clip": 0.2},
