@@ -2,6 +2,7 @@
 
 """`OPSDConfig`: every option of on-policy self-distillation, checked when the config is built."""
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -306,9 +307,18 @@ class OPSDConfig(GRPOConfig):
         if self.policy_weight is not None:
             check_policy_weight(self, self.policy_weight)
 
-    def to_dict(self) -> dict[str, Any]:
-        """For trackers and files that others read: a privileged source is named there, its texts are not."""
-        values = super().to_dict()
+    def public(self) -> "OPSDConfig":
+        """A copy for files and trackers that others read: it names the privileged source, without its texts, and shows
+        `[...]` for those of `privileged_template`."""
+        shown = copy.copy(self)
         if self.privileged_source is not None:
-            values["privileged_source"] = outline(self.privileged_source)
-        return values
+            shown.privileged_source = outline(self.privileged_source)
+        shown.privileged_template = PLACEHOLDER.join(
+            "[...]" if text else "" for text in self.privileged_template.split(PLACEHOLDER)
+        )
+        return shown
+
+    def to_dict(self) -> dict[str, Any]:
+        """Of what is public: see [`public`]."""
+        public = self.public()
+        return super().to_dict() | {name: getattr(public, name) for name in ("privileged_source", "privileged_template")}

@@ -5,6 +5,8 @@
 import math
 from typing import Any
 
+from transformers.trainer_utils import HubStrategy
+
 from trl_opsd.privileged.named import build_source
 from trl_opsd.views import PLACEHOLDER, PROMPT_PLACES
 
@@ -154,6 +156,13 @@ def check_combinations(config: Any) -> None:
             raise ValueError(f"`{clip}_mode` is set, but `{clip}` is None: set both.")
     if config.teacher_model_kind == "checkpoint" and config.teacher_model_name_or_path is None:
         raise ValueError("`teacher_model_kind='checkpoint'` needs `teacher_model_name_or_path`.")
+    whole = config.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
+    if config.push_to_hub and whole and not config.hub_private_repo and config.distillation_weight != 0:
+        raise ValueError(
+            f"`hub_strategy={config.hub_strategy.value!r}` pushes whole checkpoints, in which `_run_state_*.pt` and "
+            "`_privileged_source.json` hold what the teacher reads. Use `hub_strategy='every_save'`, or set "
+            "`hub_private_repo=True` if the repository is a private one."
+        )
     if config.privileged_source is not None:
         build_source(config.privileged_source)
         for name, default in COLUMN_OPTIONS:
