@@ -136,6 +136,13 @@ class OPSDConfig(GRPOConfig):
         log_privileged_context (`bool`, *optional*, defaults to `False`):
             Whether to write down what the teacher reads: in the completions table (`log_completions`), and in
             `_privileged/*.jsonl` under `output_dir`, a folder that is not pushed to the Hub.
+        leak_ngram_size (`int`, *optional*, defaults to `8`):
+            Words in a row of the context, in a completion, that count as a quote (`self_distillation/leak/quotes`) where
+            the student has not read them. A Chinese character, a kana or a Thai letter counts as a word. `0` looks for
+            no quotes.
+        leak_phrases (`list[str]`, *optional*):
+            Phrases with which a completion gives the context away (`self_distillation/leak/phrases`): whole words, in
+            any case, that the student has not read. `None` means [`~trl_opsd.leaks.LEAK_PHRASES`], an empty list none.
         student_chat_template_kwargs (`dict[str, Any]`, *optional*):
             Chat template arguments of the student alone, on top of `chat_template_kwargs`.
         teacher_chat_template_kwargs (`dict[str, Any]`, *optional*):
@@ -285,6 +292,12 @@ class OPSDConfig(GRPOConfig):
     )
     log_privileged_context: bool = field(
         default=False, metadata={"help": "Write down what the teacher reads, in the table and in JSONL files."}
+    )
+    leak_ngram_size: int = field(
+        default=8, metadata={"help": "Words in a row of the context that make a quote. 0 looks for none."}
+    )
+    leak_phrases: list[str] | None = field(
+        default=None, metadata={"help": "Phrases with which a completion gives the context away."}
     )
     student_chat_template_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Chat template arguments of the student alone."}

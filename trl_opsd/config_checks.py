@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers.trainer_utils import HubStrategy
 
+from trl_opsd.leaks import Phrases
 from trl_opsd.privileged.named import build_source
 from trl_opsd.views import PLACEHOLDER, PROMPT_PLACES
 
@@ -82,7 +83,7 @@ def check_values(config: Any) -> None:
     for name, choices in CHOICES.items():
         if getattr(config, name) not in choices:
             raise ValueError(f"`{name}` must be one of {list(choices)}, got {getattr(config, name)!r}.")
-    at_least_zero = ("policy_weight", "distillation_weight", "num_loss_tokens_to_skip")
+    at_least_zero = ("policy_weight", "distillation_weight", "num_loss_tokens_to_skip", "leak_ngram_size")
     counts = ("distillation_topk", "distillation_chunk_size", "teacher_sync_steps", "teacher_max_length")
     above_zero = (
         "distillation_entry_clip",
@@ -100,7 +101,7 @@ def check_values(config: Any) -> None:
         if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= low):
             bound = "at least 0" if name in at_least_zero else "above 0"
             raise ValueError(f"`{name}` must be a finite number {bound}, got {value!r}.")
-    for name in (*counts, "num_loss_tokens_to_skip"):
+    for name in (*counts, "num_loss_tokens_to_skip", "leak_ngram_size"):
         value = getattr(config, name)
         if value is not None and value != int(value):
             raise ValueError(f"`{name}` counts things, so it must be a whole number, got {value!r}.")
@@ -109,6 +110,13 @@ def check_values(config: Any) -> None:
             raise ValueError(f"`{name}` must lie between 0 and 1, got {getattr(config, name)!r}.")
     if config.teacher_update_rate == 0.0:
         raise ValueError("`teacher_update_rate=0` never moves the teacher. Use `teacher_model_kind='base'` for that.")
+    if config.leak_phrases is not None:
+        if not isinstance(config.leak_phrases, list):
+            raise ValueError(f"`leak_phrases` must be a list of texts, got {config.leak_phrases!r}.")
+        try:
+            Phrases(config.leak_phrases)
+        except ValueError as error:
+            raise ValueError(f"`leak_phrases`: {error} Leave it out.") from None
     if PLACEHOLDER not in config.privileged_template:
         raise ValueError(
             f"`privileged_template` must contain the placeholder {PLACEHOLDER}, or the teacher would never see the "

@@ -221,6 +221,7 @@ class OPSDTrainer(RestartableTrainer):
             if self.args.log_privileged_context:
                 shown = [shown_context(views) for views in self.collector.views]
                 self._log_completion_extra("privileged_context", shown)
+            self._log_completion_extra("leak", [leak.shown for leak in self.collector.leaks])
             self._log_completion_extra("mean_gap", [torch.nan] * len(rollouts))
         return rewards
 
@@ -269,8 +270,8 @@ class OPSDTrainer(RestartableTrainer):
         mode = "train" if self.model.training else "eval"
         completions = [rollout.completion_ids for rollout in rollouts]
         without_policy = self.collector.without_policy(encoded)
-        skipped = self.collector.asker.skipped
-        metrics = generation_metrics(self.accelerator, encoded, completions, skipped, sum(without_policy))
+        skipped, leaks = self.collector.asker.skipped, self.collector.leaks
+        metrics = generation_metrics(self.accelerator, encoded, completions, skipped, sum(without_policy), leaks)
         for name, value in metrics.items():
             self._metrics[mode][name].append(value)
         return self._with_views(output, encoded, without_policy)
