@@ -25,7 +25,7 @@ from trl_opsd.rewards import leak_penalty, make_leak_penalty
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
-import opsd  # noqa: E402
+import opsd
 
 
 QUOTES, PHRASES = "self_distillation/leak/quotes", "self_distillation/leak/phrases"
@@ -242,7 +242,7 @@ def test_penalties_of_ones_own():
     assert mine.__name__ == "leak_penalty"
     with pytest.raises(ValueError, match=r"text with a word in it, got '\.'"):
         make_leak_penalty(["."])
-    with pytest.raises(ValueError, match="`penalty` is taken off the reward, so it is at least 0; got -0.1"):
+    with pytest.raises(ValueError, match="`penalty` is taken off the reward, so it is at least 0"):
         make_leak_penalty(penalty=-0.1)
 
 

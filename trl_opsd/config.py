@@ -137,7 +137,7 @@ class OPSDConfig(GRPOConfig):
             Whether to write down what the teacher reads: in the completions table (`log_completions`), and in
             `_privileged/*.jsonl` under `output_dir`, a folder that is not pushed to the Hub.
         leak_ngram_size (`int`, *optional*, defaults to `8`):
-            Words in a row of the context, in a completion, that count as a quote (`self_distillation/leak/quotes`) where
+            Words in a row of the context that make a completion's quote of it (`self_distillation/leak/quotes`), where
             the student has not read them. A Chinese character, a kana or a Thai letter counts as a word. `0` looks for
             no quotes.
         leak_phrases (`list[str]`, *optional*):
@@ -333,5 +333,5 @@ class OPSDConfig(GRPOConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """Of what is public: see [`public`]."""
-        public = self.public()
-        return super().to_dict() | {name: getattr(public, name) for name in ("privileged_source", "privileged_template")}
+        shown, names = self.public(), ("privileged_source", "privileged_template")
+        return super().to_dict() | {name: getattr(shown, name) for name in names}

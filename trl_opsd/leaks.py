@@ -16,7 +16,10 @@ from trl_opsd.views import View
 LEAK_PHRASES = ("hint", "privileged", "provided solution", "reference", "secret", "solution above")
 
 # Scripts that set no spaces between words: Thai and Lao, Burmese, Khmer, kana, Chinese characters
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 
 
@@ -69,7 +72,7 @@ class Phrases:
         self._pattern = re.compile(f"(?<= )(?:{'|'.join(longest_first)})(?= )") if spaced else None
 
     def hits(self, written: list[str], read: str) -> list[str]:
-        """Every occurrence among the words that were written, of phrases that do not stand in the text that was read."""
+        """Every occurrence among the words that were written, of phrases that the text that was read lacks."""
         found = self._pattern.findall(_spaced(written)) if self._pattern else []
         known = _spaced(words(read)) if found else ""
         return [phrase for phrase in found if f" {phrase} " not in known]
@@ -108,7 +111,8 @@ def find_leaks(rollouts: list[Rollout], views: list[list[View]], n: int, phrases
         n (`int`): Words in a row that make a quote. 0 looks for none.
         phrases ([`Phrases`]): What gives a context away by itself, also where there is none.
     """
-    grams_of: Any = functools.cache(lambda text: frozenset(_grams(words(text), n)))  # rows of a group often share a context
+    # Rows of a group often share a context
+    grams_of: Any = functools.cache(lambda text: frozenset(_grams(words(text), n)))
     leaks = []
     for rollout, row in zip(rollouts, views, strict=True):
         text, read = written_and_read(rollout.prompt, rollout.completion)

@@ -44,8 +44,8 @@ def generation_metrics(
 ) -> dict[str, float]:
     """
     Metrics of a generation batch: share of rows with a view, views that were dropped, shortened or missed for an error
-    of their source, teacher prompt lengths, repetition, share of rows whose advantage a view switches off, shares of rows
-    that give the context away.
+    of their source, teacher prompt lengths, repetition, share of rows whose advantage a view switches off, and
+    shares of rows that give the context away.
 
     Args:
         accelerator (`Accelerator`): Reduces over ranks.
