@@ -62,6 +62,7 @@ class ViewCollector:
         self.rollouts: list[Rollout] = []
         self.views: list[list[View]] = []
         self.leaks: list[Leak] = []
+        self._written: set[Path] = set()
         self._phrases = Phrases(LEAK_PHRASES if args.leak_phrases is None else args.leak_phrases)
 
     def setup(self, run: Run) -> None:
@@ -107,7 +108,9 @@ class ViewCollector:
         folder.mkdir(parents=True, exist_ok=True)
         mode = "train" if self.rollouts[0].training else "eval"
         path = folder / f"{mode}-{step:06d}-{self.accelerator.process_index}.jsonl"
-        with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
+        # A step may have several generation batches; what a run wrote that was resumed before this step is replaced
+        with open(path, "a" if path in self._written else "w", encoding="utf-8", errors="backslashreplace") as file:
+            self._written.add(path)
             for rollout, views, leak in zip(self.rollouts, self.views, self.leaks, strict=True):
                 shown = {name: getattr(rollout, name) for name in ("index", "group", "prompt", "completion", "rewards")}
                 shown["views"] = [{k: v for k, v in asdict(view).items() if v is not None} for view in views]
@@ -119,7 +122,7 @@ class ViewCollector:
     def save(self, folder: Path, is_main: bool) -> None:
         """Write the source's state, if it has one, into a checkpoint."""
         if is_main and hasattr(self.source, "state_dict"):
-            text = json.dumps(self.source.state_dict(), ensure_ascii=False)
+            text = json.dumps(self.source.state_dict())  # in ASCII, which takes lone surrogates too
             (folder / f"{NOT_PUSHED}privileged_source.json").write_text(text, encoding="utf-8")
 
     def load(self, folder: Path) -> None:

@@ -131,6 +131,7 @@ class ViewEncoder:
     def teacher_ids(self, view: View, rollout: Rollout, tools: Tools) -> list[int]:
         """All that the teacher reads before the tokens it scores: they follow it as they stand in `completion_ids`."""
         try:
+            self.tokenizer.check_characters(view.context)
             if view.prompt is not None or view.context is None or view.place in PROMPT_PLACES:
                 return self._prompt_ids(view, rollout, tools)
             return self._between_tokens(view, rollout, tools)

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
-from trl_opsd.literal import control_tokens, encode_literally, special_tokens
+from trl_opsd.literal import control_tokens, encode_literally, special_tokens, strings
 from trl_opsd.rollouts import Messages
 
 
@@ -34,6 +34,7 @@ class PromptTokenizer:
     ):
         self.processing_class, self.tokenizer, self.chat_template = processing_class, tokenizer, chat_template
         self._beginnings: dict[str, str] = {}
+        self._known: set[str] = set()
 
     def prompt(
         self, prompt: str | Messages, tools: Tools, kwargs: dict[str, Any], context: str | Messages | None = None
@@ -59,6 +60,29 @@ class PromptTokenizer:
             return list(self._template([prompt], tools, kwargs, tokenize=True, return_dict=True)["input_ids"][0])
         except TemplateError as error:
             raise ValueError(f"The chat template refuses its messages ({error}). Choose another place.") from error
+
+    def check_characters(self, context: str | Messages | None) -> None:
+        """
+        Refuse a context of which the teacher would not read every character.
+
+        Args:
+            context (`str` or `list[dict]`, *optional*): The context.
+
+        Raises:
+            ValueError: If the tokenizer has no token for one, and leaves it out. SmolLM2's does so with a few control
+                characters.
+        """
+        for character in sorted(set("".join(strings(context))) - self._known):
+            alone, between = (
+                self.tokenizer.decode(self.tokenizer(f"a{text}a", add_special_tokens=False)["input_ids"])
+                for text in ("", character)
+            )
+            if alone == between:
+                raise ValueError(
+                    f"the tokenizer has no token for the character {character!r} of the privileged context, so the "
+                    "teacher would not read it. Take it out of the text."
+                )
+            self._known.add(character)
 
     @property
     def bos(self) -> list[int]:

@@ -19,6 +19,7 @@ from trl.trainer.utils import add_fused_lm_head, get_config_model_id
 
 from trl_opsd.batches import lean
 from trl_opsd.checks import (
+    check_dataset_characters,
     check_dataset_lengths,
     check_datasets,
     check_model,
@@ -186,6 +187,7 @@ class OPSDTrainer(RestartableTrainer):
         for name, dataset in (("train_dataset", self.train_dataset), ("eval_dataset", self.eval_dataset)):
             check_student_lengths(name, dataset, lambda prompts: self._tokenize_prompts(prompts)[0], args)
             if isinstance(self.privileged, DatasetColumn):
+                check_dataset_characters(name, dataset, self.privileged, self.collector.encoder.tokenizer)
                 check_dataset_lengths(name, dataset, self.privileged, self.collector.encoder, args, self.tools)
 
     def _patch_teacher(self, model: PreTrainedModel) -> None:
