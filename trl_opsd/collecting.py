@@ -11,6 +11,7 @@ from accelerate.utils import gather_object
 
 from trl_opsd.config import OPSDConfig
 from trl_opsd.encoding import EncodedView, ViewEncoder
+from trl_opsd.leaks import LEAK_PHRASES, Leak, Phrases, find_leaks
 from trl_opsd.privileged import Asker, DatasetColumn, Run, build_source
 from trl_opsd.restarts import raised_everywhere
 from trl_opsd.rollouts import Rollout, whole_groups
@@ -60,6 +61,9 @@ class ViewCollector:
         self.asker = Asker(source, args.privileged_on_error, args.privileged_timeout)
         self.rollouts: list[Rollout] = []
         self.views: list[list[View]] = []
+        self.leaks: list[Leak] = []
+        self._written: set[Path] = set()
+        self._phrases = Phrases(LEAK_PHRASES if args.leak_phrases is None else args.leak_phrases)
 
     def setup(self, run: Run) -> None:
         """Give the source what it may need, before training."""
@@ -84,6 +88,7 @@ class ViewCollector:
         step = rollouts[0].step
         with raised_everywhere(self.accelerator, "the privileged source", step):
             self.views = self.asker(whole_groups(rollouts, group_size, self.accelerator))
+        self.leaks = find_leaks(rollouts, self.views, self.args.leak_ngram_size, self._phrases)
         if self.args.log_privileged_context:
             self._write_down(step)
 
@@ -107,10 +112,13 @@ class ViewCollector:
         folder.mkdir(parents=True, exist_ok=True)
         mode = "train" if self.rollouts[0].training else "eval"
         path = folder / f"{mode}-{step:06d}-{self.accelerator.process_index}.jsonl"
-        with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
-            for rollout, views in zip(self.rollouts, self.views, strict=True):
+        # A step may have several generation batches; what a run wrote that was resumed before this step is replaced
+        with open(path, "a" if path in self._written else "w", encoding="utf-8", errors="backslashreplace") as file:
+            self._written.add(path)
+            for rollout, views, leak in zip(self.rollouts, self.views, self.leaks, strict=True):
                 shown = {name: getattr(rollout, name) for name in ("index", "group", "prompt", "completion", "rewards")}
                 shown["views"] = [{k: v for k, v in asdict(view).items() if v is not None} for view in views]
+                shown["leak"] = leak.shown
                 file.write(json.dumps(shown, ensure_ascii=False, default=repr) + "\n")
 
     # Restarts
@@ -118,7 +126,7 @@ class ViewCollector:
     def save(self, folder: Path, is_main: bool) -> None:
         """Write the source's state, if it has one, into a checkpoint."""
         if is_main and hasattr(self.source, "state_dict"):
-            text = json.dumps(self.source.state_dict(), ensure_ascii=False)
+            text = json.dumps(self.source.state_dict())  # in ASCII, which takes lone surrogates too
             (folder / f"{NOT_PUSHED}privileged_source.json").write_text(text, encoding="utf-8")
 
     def load(self, folder: Path) -> None:

@@ -19,6 +19,7 @@ from trl.trainer.utils import add_fused_lm_head, get_config_model_id
 
 from trl_opsd.batches import lean
 from trl_opsd.checks import (
+    check_dataset_characters,
     check_dataset_lengths,
     check_datasets,
     check_model,
@@ -189,6 +190,7 @@ class OPSDTrainer(RestartableTrainer):
         for name, dataset in (("train_dataset", self.train_dataset), ("eval_dataset", self.eval_dataset)):
             check_student_lengths(name, dataset, lambda prompts: self._tokenize_prompts(prompts)[0], args)
             if isinstance(self.privileged, DatasetColumn):
+                check_dataset_characters(name, dataset, self.privileged, self.collector.encoder.tokenizer)
                 check_dataset_lengths(name, dataset, self.privileged, self.collector.encoder, args, self.tools)
 
     def _patch_teacher(self, model: PreTrainedModel) -> None:
@@ -225,6 +227,7 @@ class OPSDTrainer(RestartableTrainer):
             if self.args.log_privileged_context:
                 shown = [shown_context(views) for views in self.collector.views]
                 self._log_completion_extra("privileged_context", shown)
+            self._log_completion_extra("leak", [leak.shown for leak in self.collector.leaks])
             self._log_completion_extra("mean_gap", [torch.nan] * len(rollouts))
         return rewards
 
@@ -273,8 +276,8 @@ class OPSDTrainer(RestartableTrainer):
         mode = "train" if self.model.training else "eval"
         completions = [rollout.completion_ids for rollout in rollouts]
         without_policy = self.collector.without_policy(encoded)
-        skipped = self.collector.asker.skipped
-        metrics = generation_metrics(self.accelerator, encoded, completions, skipped, sum(without_policy))
+        skipped, leaks = self.collector.asker.skipped, self.collector.leaks
+        metrics = generation_metrics(self.accelerator, encoded, completions, skipped, sum(without_policy), leaks)
         for name, value in metrics.items():
             self._metrics[mode][name].append(value)
         off = torch.tensor(without_policy, device=self.accelerator.device)

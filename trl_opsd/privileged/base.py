@@ -3,6 +3,7 @@
 """What sources share: options of a text's view, what a run offers them, and chance that a restart repeats."""
 
 import importlib
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from trl_opsd.rollouts import Messages, Rollout
-from trl_opsd.views import PLACEHOLDER, View
+from trl_opsd.views import PLACEHOLDER, PLACES, View
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,13 @@ class TextSource:
     chat_template_kwargs: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if PLACEHOLDER not in self.template:
+        if self.place not in PLACES:
+            raise ValueError(f"`place` must be one of {list(PLACES)}, got {self.place!r}.")
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(f"`name` must be text, got {self.name!r}.")
+        if not isinstance(self.weight, (int, float)) or not 0 < self.weight < math.inf:
+            raise ValueError(f"`weight` must be above 0 and finite, got {self.weight!r}.")
+        if not isinstance(self.template, str) or PLACEHOLDER not in self.template:
             raise ValueError(
                 f"`template` must contain the placeholder {PLACEHOLDER}, or the teacher would never see the privileged "
                 f"context; got {self.template!r}."
@@ -99,5 +106,5 @@ def imported(name: str, where: str) -> Any:
     module, _, attribute = name.rpartition(".")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two of two dots in a row
         raise ValueError(f"`{where}`: {name} can't be imported: {error}") from error

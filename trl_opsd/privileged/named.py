@@ -3,6 +3,7 @@
 """Sources and conditions by name, so that a recipe needs no Python."""
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -130,6 +131,8 @@ def _made(name: str, arguments: Any, known: dict[str, Callable[..., Any]], where
             raise ValueError(f"`{where}`: there is no {name!r}. The names are {names}; one with a dot is imported.")
         makers = {name: imported(name, where)}
     maker = makers[name]
+    if not callable(maker):
+        raise ValueError(f"`{where}`: {name} is {maker!r}, and no function or class.")
     if name not in known and not isinstance(maker, type) and arguments == {}:
         return maker  # a function of the user's own is the source itself
     positional, named = ((), arguments) if isinstance(arguments, dict) else ((arguments,), {})
@@ -141,7 +144,7 @@ def _made(name: str, arguments: Any, known: dict[str, Callable[..., Any]], where
         raise ValueError(f"`{where}`: {error}. It takes {inspect.signature(maker)}.") from None
     try:
         return maker(*positional, **named)
-    except (ValueError, OSError) as error:
+    except (TypeError, ValueError, OSError, re.error) as error:
         raise ValueError(f"`{where}`: {error}") from error
 
 
