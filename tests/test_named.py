@@ -33,6 +33,7 @@ ARGUMENTS = {  # of sources that need some, and of conditions; the others are ma
     "column": {"column": ["a", "b"], "teach_bare_rows": True},
     "exposure": {"column": "a", "share": 0.5, "answer": "b"},
     "fixed": {"context": "Be brief."},
+    "image_view": {"text_column": "a"},
     "reflection": {"reference": "a", "threshold": 1.0},
     "sibling": {"choice": "shortest", "threshold": 0.5},
     "skills": {"k": 2, "size": 3},
