@@ -271,7 +271,7 @@ class OPSDTrainer(RestartableTrainer):
         without_policy = self.collector.without_policy(encoded)
         skipped = self.collector.asker.skipped
         metrics = generation_metrics(self.accelerator, encoded, completions, skipped, sum(without_policy))
-        for name, value in metrics.items():
+        for name, value in (metrics | self.collector.count_metrics()).items():
             self._metrics[mode][name].append(value)
         return self._with_views(output, encoded, without_policy)
 

@@ -11,6 +11,7 @@ from trl_opsd.privileged.base import imported
 from trl_opsd.privileged.column import DatasetColumn
 from trl_opsd.privileged.compose import AllOf, Cached, FirstOf, When
 from trl_opsd.privileged.controls import Empty, OtherRow, Shuffled, WrongDemonstration
+from trl_opsd.privileged.critic import Critic
 from trl_opsd.privileged.environment import EnvironmentFeedback
 from trl_opsd.privileged.exposure import PartialExposure
 from trl_opsd.privileged.feedback import VerifierFeedback
@@ -21,11 +22,13 @@ from trl_opsd.privileged.reflection import Reflection
 from trl_opsd.privileged.retrieval import Retrieval
 from trl_opsd.privileged.sibling import SiblingSuccess
 from trl_opsd.privileged.skills import Skills
+from trl_opsd.privileged.written import Written
 from trl_opsd.views import PrivilegedSource
 
 
 SOURCES: dict[str, Callable[..., PrivilegedSource]] = {
     "column": DatasetColumn,
+    "critic": Critic,
     "empty": Empty,
     "environment": EnvironmentFeedback,
     "exposure": PartialExposure,
@@ -39,6 +42,7 @@ SOURCES: dict[str, Callable[..., PrivilegedSource]] = {
     "sibling": SiblingSuccess,
     "skills": Skills,
     "turn_hint": TurnHint,
+    "written": Written,
     "wrong_demonstration": WrongDemonstration,
 }
 CONDITIONS: dict[str, Callable[..., conditions.Condition]] = {
