@@ -58,8 +58,8 @@ class Critic(WrittenSource):
     copies the steps before the first wrong one and rewrites that one alone, so that teacher and student part exactly
     where the rollout fails. The answer must be of the form `Kept: ...`, new line, `Corrected: ...`, either of which may
     be `none`. What is kept must be the beginning of the rollout, word for word but for white space, and the corrected
-    step must not be what the rollout goes on with anyway; if nothing is corrected, all of it must be kept. Else there is
-    no view (counted in `critic_unaligned`).
+    step must not be what the rollout goes on with anyway; if nothing is corrected, all of it must be kept. Else there
+    is no view (counted in `critic_unaligned`).
 
     An answer of another form, or none at all, gives no view either (`critic_malformed`).
 

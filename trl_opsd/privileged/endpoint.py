@@ -2,6 +2,7 @@
 
 """A model behind an OpenAI-compatible endpoint that writes contexts: retries, a limit on failures, and a disk cache."""
 
+import logging
 import os
 import random
 import threading
@@ -11,20 +12,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from accelerate.logging import get_logger
-
 from trl_opsd.privileged.answer_cache import AnswerCache
 from trl_opsd.privileged.posting import PassingError, post_json
 from trl_opsd.rollouts import Messages
 
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 LONGEST_WAIT_SECONDS = 120.0
 
-
-class _StoppedError(Exception):
-    """Another request has failed for good."""
+_JITTER = random.Random()  # not the run's random numbers
 
 
 @dataclass
@@ -150,41 +147,46 @@ class EndpointAuthor:
         limit = self.max_failures * len(answers) if self.max_failures < 1 else self.max_failures
         if len(problems) > limit:
             raise RuntimeError(f"{told} `max_failures={self.max_failures}` allows {int(limit)}.")
-        logger.warning(told, main_process_only=False)
+        logger.warning(told)
 
     # One request, in a thread
 
     def _answer(self, body: dict[str, Any], key: str | None, stop: threading.Event) -> _Answer:
-        chat = "messages" in body
-        address = f"{self.url.rstrip('/')}/{'chat/completions' if chat else 'completions'}"
+        address = f"{self.url.rstrip('/')}/{'chat/completions' if 'messages' in body else 'completions'}"
         cache = None if self.cache_dir is None else AnswerCache(Path(self.cache_dir), address, body)
         if cache is not None and (text := cache.read()) is not None:
             return _Answer(text, cached=True)
-        problem = ""
-        for attempt in range(self.retries + 1):
-            if stop.is_set():
-                raise _StoppedError
+        try:
+            answer = self._attempts(address, body, key, stop)
+        except BaseException:
+            stop.set()
+            raise
+        if cache is not None and answer.text is not None:
+            cache.write(answer.text)
+        return answer
+
+    def _attempts(self, address: str, body: dict[str, Any], key: str | None, stop: threading.Event) -> _Answer:
+        problem, count = "", 0
+        while count <= self.retries and not stop.is_set():  # set where another one was refused, which is the error
+            count += 1
             try:
-                text = _text(post_json(address, body, key, self.timeout), chat)
+                return _Answer(_text(post_json(address, body, key, self.timeout)), requests=count)
             except PassingError as error:
-                problem = str(error)
-                wait = self.backoff * 2**attempt * random.uniform(0.5, 1.5) if error.wait is None else error.wait
-                if wait > LONGEST_WAIT_SECONDS and error.wait is not None:
-                    problem += f" It asks to wait for {wait:.0f} seconds, which is too long."
-                    return _Answer(problem=problem, requests=attempt + 1)
-                if attempt < self.retries:
-                    stop.wait(min(wait, LONGEST_WAIT_SECONDS))
-                continue
-            if cache is not None:
-                cache.write(text)
-            return _Answer(text, requests=attempt + 1)
-        return _Answer(problem=problem, requests=self.retries + 1)
+                problem, wait = str(error), error.wait
+            if wait is None:
+                wait = min(self.backoff * 2 ** (count - 1), LONGEST_WAIT_SECONDS / 1.5) * _JITTER.uniform(0.5, 1.5)
+            if wait > LONGEST_WAIT_SECONDS:
+                problem += f" It asks to wait for {wait:.0f} seconds, which is too long."
+                break
+            if count <= self.retries:
+                stop.wait(wait)
+        return _Answer(problem=problem, requests=count)
 
 
-def _text(answer: Any, chat: bool) -> str:
+def _text(answer: Any) -> str:
     try:
         choice = answer["choices"][0]
-        text = choice["message"]["content"] if chat else choice["text"]
+        text = choice["message"]["content"] if "message" in choice else choice["text"]
     except (KeyError, IndexError, TypeError):
         text = None
     if not isinstance(text, str):
