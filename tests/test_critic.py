@@ -2,7 +2,6 @@
 
 """The critic: words about each rollout, free ones or aligned with its steps."""
 
-import json
 import math
 from pathlib import Path
 
@@ -362,6 +361,11 @@ def test_a_reference_that_is_no_text(make_trainer):
 
 def test_the_recipes_sources_are_built():
     folder = Path(__file__).parent.parent / "recipes"
-    for name, schema in (("smollm2_critic", "critique"), ("qwen3_1.7b_critic_endpoint", "steps")):
-        source = build_source(yaml.safe_load((folder / f"{name}.yaml").read_text())["privileged_source"])
-        assert source.schema == schema and json.dumps(source.examples)
+    small, large = (
+        build_source(yaml.safe_load((folder / f"{name}.yaml").read_text())["privileged_source"])
+        for name in ("smollm2_critic", "qwen3_1.7b_critic_endpoint")
+    )
+    (critic,) = small.parts
+    assert (critic.author, critic.schema) == ("teacher", "critique")
+    assert [message["role"] for message in critic.examples] == ["user", "assistant"] * 3
+    assert (large.author.model, large.schema) == ("Qwen/QwQ-32B", "steps")
