@@ -3,6 +3,7 @@
 """From rollouts to encoded views: the source is asked, its views are encoded and, if wanted, written down."""
 
 import json
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from accelerate.utils import gather_object
 from trl_opsd.config import OPSDConfig
 from trl_opsd.encoding import EncodedView, ViewEncoder
 from trl_opsd.leaks import LEAK_PHRASES, Leak, Phrases, find_leaks
+from trl_opsd.metrics import PREFIX
 from trl_opsd.privileged import Asker, DatasetColumn, Run, build_source
+from trl_opsd.privileged.base import source_name
 from trl_opsd.restarts import raised_everywhere
 from trl_opsd.rollouts import Rollout, whole_groups
 from trl_opsd.tokenizing import Tools
@@ -64,6 +67,7 @@ class ViewCollector:
         self.leaks: list[Leak] = []
         self._written: set[Path] = set()
         self._phrases = Phrases(LEAK_PHRASES if args.leak_phrases is None else args.leak_phrases)
+        self.counts: dict[str, float] = {}
 
     def setup(self, run: Run) -> None:
         """Give the source what it may need, before training."""
@@ -88,9 +92,25 @@ class ViewCollector:
         step = rollouts[0].step
         with raised_everywhere(self.accelerator, "the privileged source", step):
             self.views = self.asker(whole_groups(rollouts, group_size, self.accelerator))
+            self.counts = self._counted()
         self.leaks = find_leaks(rollouts, self.views, self.args.leak_ngram_size, self._phrases)
         if self.args.log_privileged_context:
             self._write_down(step)
+
+    def _counted(self) -> dict[str, float]:
+        """What the source counted of this batch, on this process."""
+        counts = getattr(self.source, "counts", {})
+        if not isinstance(counts, dict) or not all(isinstance(value, (int, float)) for value in counts.values()):
+            raise ValueError(f"`counts` of {source_name(self.source)} must map names to numbers, got {counts!r}.")
+        # After an error some parts of a source may still hold those of the batch before
+        return dict.fromkeys(counts, 0) if self.asker.raised else dict(counts)
+
+    def count_metrics(self) -> dict[str, float]:
+        """The source's counts, summed over the processes. A collective."""
+        total: Counter[str] = Counter()
+        for counts in gather_object([self.counts]):
+            total.update(counts)
+        return {f"{PREFIX}{name}": value for name, value in total.items()}
 
     def encode(self, tools: list[Tools]) -> dict[str, EncodedView]:
         """Views of the local batch by name. Every rank has the same names, also those that none of its rows has."""

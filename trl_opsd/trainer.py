@@ -278,7 +278,7 @@ class OPSDTrainer(RestartableTrainer):
         without_policy = self.collector.without_policy(encoded)
         skipped, leaks = self.collector.asker.skipped, self.collector.leaks
         metrics = generation_metrics(self.accelerator, encoded, completions, skipped, sum(without_policy), leaks)
-        for name, value in metrics.items():
+        for name, value in (metrics | self.collector.count_metrics()).items():
             self._metrics[mode][name].append(value)
         off = torch.tensor(without_policy, device=self.accelerator.device)
         output = {**output, "advantages": output["advantages"].masked_fill(off, 0.0)}

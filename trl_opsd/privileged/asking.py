@@ -141,12 +141,14 @@ class Asker:
         on_error (`str`): `privileged_on_error`.
         timeout (`float`, *optional*): `privileged_timeout`.
         skipped (`int`): Rollouts of the last call that have no views because of an error.
+        raised (`bool`): Whether the source itself raised then.
     """
 
     source: PrivilegedSource
     on_error: str
     timeout: float | None
     skipped: int = field(default=0, init=False)
+    raised: bool = field(default=False, init=False)
 
     def __call__(self, groups: list[Group]) -> Views:
         """
@@ -156,7 +158,7 @@ class Asker:
             Exception: What the source raises, or a ValueError of what it returns.
         """
         wanted = [rollout for rollout in rollouts_of(groups) if rollout.wanted]
-        self.skipped = 0
+        self.skipped, self.raised = 0, False
         try:
             with _naming(self.source):
                 if self.timeout is None:
@@ -164,6 +166,7 @@ class Asker:
                 else:
                     views = in_thread(lambda: call(self.source, groups), self.timeout)
         except Exception as error:
+            self.raised = True
             self._skip(error, len(wanted))
             return [[] for _ in wanted]
         rows = zip(rollouts_of(groups), views, strict=True)

@@ -91,6 +91,44 @@ def chance(rollout: Rollout, seed: int, what: str) -> random.Random:
     return random.Random(f"{what} {seed} {rollout.training} {rollout.step} {rollout.index}")
 
 
+def set_up(run: Run | None, source: Any) -> Run:
+    """
+    The run of a source.
+
+    Raises:
+        ValueError: If it has none yet.
+    """
+    if run is None:
+        raise ValueError(f"{source_name(source)} was not set up: what stands around it must hand on `setup(run)`.")
+    return run
+
+
+def together(run: Run, work: Callable[[], Any], source: Any) -> Any:
+    """
+    The result of what may fail on one process. If it does, every process raises before the next collective, in which
+    the others would wait. A collective itself.
+
+    Args:
+        run ([`Run`]): Of the source.
+        work (`Callable`): What may fail.
+        source (`Any`): Whose work it is, for an error.
+
+    Raises:
+        Exception: What `work` raises; or a RuntimeError where another process failed.
+    """
+    result = failure = None
+    try:
+        result = work()
+    except Exception as error:
+        failure = error
+    told = run.gather([None if failure is None else f"{type(failure).__name__}: {failure}"])
+    if failure is not None:
+        raise failure
+    if any(told):
+        raise RuntimeError(f"{source_name(source)} failed on another process: {next(filter(None, told))}")
+    return result
+
+
 def source_name(source: Any) -> str:
     """How errors name a source."""
     return getattr(source, "__name__", type(source).__name__)

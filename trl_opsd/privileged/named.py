@@ -12,6 +12,7 @@ from trl_opsd.privileged.base import imported
 from trl_opsd.privileged.column import DatasetColumn
 from trl_opsd.privileged.compose import AllOf, Cached, FirstOf, When
 from trl_opsd.privileged.controls import Empty, OtherRow, Shuffled, WrongDemonstration
+from trl_opsd.privileged.critic import Critic
 from trl_opsd.privileged.environment import EnvironmentFeedback
 from trl_opsd.privileged.exposure import PartialExposure
 from trl_opsd.privileged.feedback import VerifierFeedback
@@ -23,11 +24,13 @@ from trl_opsd.privileged.reflection import Reflection
 from trl_opsd.privileged.retrieval import Retrieval
 from trl_opsd.privileged.sibling import SiblingSuccess
 from trl_opsd.privileged.skills import Skills
+from trl_opsd.privileged.written import Written
 from trl_opsd.views import PrivilegedSource
 
 
 SOURCES: dict[str, Callable[..., PrivilegedSource]] = {
     "column": DatasetColumn,
+    "critic": Critic,
     "empty": Empty,
     "environment": EnvironmentFeedback,
     "exposure": PartialExposure,
@@ -42,6 +45,7 @@ SOURCES: dict[str, Callable[..., PrivilegedSource]] = {
     "sibling": SiblingSuccess,
     "skills": Skills,
     "turn_hint": TurnHint,
+    "written": Written,
     "wrong_demonstration": WrongDemonstration,
 }
 CONDITIONS: dict[str, Callable[..., conditions.Condition]] = {
