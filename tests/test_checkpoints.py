@@ -75,7 +75,7 @@ def test_a_checkpoint_of_grpo_trainer(make_trainer, rows, caplog):
     make_trainer(trainer_class=GRPOTrainer, config=GRPOConfig, max_steps=3, **options).train()
     trainer = make_trainer(max_steps=4, **options)
     trainer.train(resume_from_checkpoint=True)
-    assert any("it holds no run_state_0.pt" in text for text in warnings(caplog))
+    assert any("it holds no _run_state_0.pt" in text for text in warnings(caplog))
     assert trainer._step == trainer.state.global_step == 4
 
 
@@ -163,7 +163,7 @@ def test_what_is_pushed_is_complete(make_trainer, monkeypatch):
     trainer.train()
     assert len(seen) == 2
     for files in seen:
-        assert {"teacher.safetensors", "run_state_0.pt", "optimizer.pt"} <= set(files) and MARKER not in files
+        assert {"teacher.safetensors", "_run_state_0.pt", "optimizer.pt"} <= set(files) and MARKER not in files
 
 
 def test_the_best_checkpoint_stays(make_trainer, rows, tmp_path):

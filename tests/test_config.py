@@ -58,6 +58,8 @@ DEFAULTS = {
     "privileged_on_error": "error",
     "privileged_timeout": None,
     "log_privileged_context": False,
+    "leak_ngram_size": 8,
+    "leak_phrases": None,
     "privileged_column": "privileged_context",
     "privileged_template": "{privileged_context}",
     "privileged_place": "after_user",
@@ -104,7 +106,7 @@ def test_a_choice_that_does_not_exist(config, name):
     assert all(repr(choice) in message for choice in CHOICES[name]), "the way out is one of the choices"
 
 
-AT_LEAST_ZERO = ["policy_weight", "distillation_weight", "num_loss_tokens_to_skip"]
+AT_LEAST_ZERO = ["policy_weight", "distillation_weight", "num_loss_tokens_to_skip", "leak_ngram_size"]
 ABOVE_ZERO = [
     "distillation_entry_clip",
     "distillation_token_clip",
@@ -146,6 +148,7 @@ INTEGERS = [
     "num_loss_tokens_to_skip",
     "teacher_sync_steps",
     "teacher_max_length",
+    "leak_ngram_size",
 ]
 
 
@@ -230,6 +233,14 @@ COMBINATIONS = [
     ({"policy_weight": 1.0}, ["`num_generations=1`", "at least 2", "policy_weight=0.0"]),
     ({"policy_weight": 0.0, "beta": 0.1}, ["`beta=0.1`", "`policy_weight`", "`beta=0.0`"]),
     ({"policy_weight": 0.0, "entropy_coef": 0.1}, ["`entropy_coef=0.1`", "`policy_weight`", "`entropy_coef=0.0`"]),
+    ({"leak_phrases": "hint"}, ["`leak_phrases`", "list of texts", "'hint'"]),
+    ({"leak_phrases": ["hint", "?!"]}, ["`leak_phrases`", "'?!'", "Leave it out"]),
+    ({"leak_phrases": ["hint", 3]}, ["`leak_phrases`", "got 3", "Leave it out"]),
+    (
+        {"push_to_hub": True, "hub_strategy": "checkpoint"},
+        ["`hub_strategy='checkpoint'`", "`hub_strategy='every_save'`", "`hub_private_repo=True`"],
+    ),
+    ({"push_to_hub": True, "hub_strategy": "all_checkpoints"}, ["`hub_strategy='all_checkpoints'`", "teacher reads"]),
 ]
 
 
@@ -248,6 +259,10 @@ GOOD = [
     {"distillation_entry_clip": 0.1, "distillation_entry_clip_mode": "non_negative"},
     {"distillation_token_clip": 0.1, "distillation_token_clip_mode": "scale"},
     {"policy_weight": 1.0, "num_generations": 2, "distillation_weight": 0.0},
+    {"leak_phrases": []},
+    {"push_to_hub": True, "hub_strategy": "checkpoint", "hub_private_repo": True},
+    {"push_to_hub": True, "hub_strategy": "checkpoint", "num_generations": 2, "distillation_weight": 0.0},
+    {"push_to_hub": True, "hub_strategy": "every_save"},
     CHECKPOINT,
 ]
 
@@ -277,6 +292,34 @@ def test_a_config_survives_its_own_dict(config):
     built = config(teacher_chat_template_kwargs={"enable_thinking": True}, **TOPK)
     again = OPSDConfig(**{item.name: getattr(built, item.name) for item in fields(OPSDConfig) if item.init} | REBUILD)
     assert again.to_dict() == built.to_dict()
+
+
+PLANTED = "XYZZY-4711"
+TEMPLATES = [
+    ("{privileged_context}", "{privileged_context}"),
+    (PLANTED + ": {privileged_context}", "[...]{privileged_context}"),
+    ("{privileged_context}" + PLANTED, "{privileged_context}[...]"),
+    ("{privileged_context}" + PLANTED + "{privileged_context}", "{privileged_context}[...]{privileged_context}"),
+]
+
+
+@pytest.mark.parametrize(("template", "shown"), TEMPLATES)
+def test_what_others_read_of_a_template(config, template, shown):
+    built = config(privileged_template=template)
+    assert built.to_dict()["privileged_template"] == built.public().privileged_template == shown
+    assert PLANTED not in built.to_json_string() and PLANTED not in str(built.to_sanitized_dict())
+    assert built.privileged_template == template, "of the copy alone"
+
+
+def test_what_others_read_of_a_source(config):
+    """Its names, and how it is composed; nothing of its arguments."""
+    hint = {"column": {"column": PLANTED, "template": PLANTED + "{privileged_context}"}}
+    source = {"first_of": [{"when": {"condition": {"probability": 0.5}, "source": hint}}, {"fixed": PLANTED}]}
+    built = config(privileged_source={"cached": {"all_of": [source, "column"]}})
+    expected = "cached(all_of(first_of(when(probability, column), fixed), column))"
+    assert built.to_dict()["privileged_source"] == built.public().privileged_source == expected
+    assert PLANTED not in built.to_json_string()
+    assert built.privileged_source["cached"]["all_of"][0] == source
 
 
 # TRL refuses a config that has both of two options, one of which it fills in from the other
@@ -398,6 +441,8 @@ SAMPLE_VALUES = {
     "privileged_on_error": "skip",
     "privileged_timeout": 2.5,
     "log_privileged_context": True,
+    "leak_ngram_size": 5,
+    "leak_phrases": ["the notes", "hint"],
     "privileged_column": "hint",
     "privileged_template": 'A "hint": {privileged_context}, 100 %',
     "privileged_place": "system",
@@ -451,8 +496,8 @@ def test_every_option_parses_on_the_command_line(tmp_path, option):
     arguments = {"output_dir": str(tmp_path)} | BASE | NEEDS.get(option.name, {}) | {option.name: value}
     line = []
     for name, argument in arguments.items():
-        text = json.dumps(argument) if isinstance(argument, (dict, bool)) else str(argument)
-        line += [f"--{name}", text]
+        texts = argument if isinstance(argument, list) else [argument]
+        line += [f"--{name}", *(json.dumps(one) if isinstance(one, (dict, bool)) else str(one) for one in texts)]
     (built,) = OPSDParser((OPSDConfig,)).parse_args_and_config(line)
     assert getattr(built, option.name) == value and type(getattr(built, option.name)) is type(value)
     assert type(built.num_generations) is int

@@ -148,7 +148,7 @@ def test_columns_of_any_kind(make_trainer, rows, tmp_path, step):
         "eval_strategy": "steps", "eval_steps": 2, "eval_dataset": Dataset.from_list(rows[:4]),
     }  # fmt: skip
     interrupted(make_trainer, step, max_steps=6, **options)
-    torch.load(tmp_path / "out" / f"checkpoint-{step}" / "run_state_0.pt", weights_only=True)
+    torch.load(tmp_path / "out" / f"checkpoint-{step}" / "_run_state_0.pt", weights_only=True)
     trainer = make_trainer(max_steps=6, **options)
     trainer.train(resume_from_checkpoint=True)
     assert all(log["seen"] == 2.0 for log in trainer.state.log_history if "seen" in log)
@@ -173,7 +173,7 @@ def test_other_settings_are_said_and_the_rest_is_sampled_anew(make_trainer, tmp_
 
 def test_only_weights_are_saved(make_trainer, tmp_path):
     make_trainer(max_steps=1, save_strategy="steps", save_steps=1, save_only_model=True).train()
-    assert not (tmp_path / "out" / "checkpoint-1" / "run_state_0.pt").exists()
+    assert not (tmp_path / "out" / "checkpoint-1" / "_run_state_0.pt").exists()
 
 
 def test_plain_grpo_resumes_as_grpo_trainer_does(make_trainer, tmp_path):
@@ -188,7 +188,7 @@ def test_plain_grpo_resumes_as_grpo_trainer_does(make_trainer, tmp_path):
         assert sorted(os.listdir(tmp_path / "out" / "checkpoint-3")) == sorted(
             os.listdir(tmp_path / "out" / "checkpoint-1")
         )
-        assert not list((tmp_path / "out").rglob("run_state*"))
+        assert not list((tmp_path / "out").rglob("*run_state*"))
         trainer = make_trainer(trainer_class=cls, **options)
         trainer.train(resume_from_checkpoint=True)
         runs.append(trainer)

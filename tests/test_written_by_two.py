@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Reflection and skills on two gloo processes: what one process gives, equal stores, and no hang."""
+"""Sources that somebody writes on two gloo processes: what one process gives, equal stores, sums of counts, no hang."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def both(tmp_path_factory):
     return [json.loads((folder / f"told-{rank}.json").read_text()) for rank in range(2)]
 
 
-@pytest.mark.parametrize("case", ["skills, two groups", "skills, a group of both", "reflection"])
+@pytest.mark.parametrize("case", ["skills, two groups", "skills, a group of both", "reflection", "critic"])
 def test_two_processes_are_as_one(tmp_path, both, case):
     one = written_worker.run(tmp_path, case, processes=1)
     left, right = (told[case] for told in both)
@@ -64,3 +64,51 @@ def test_the_model_writes(both):
         runs = [told[case] for told in both]
         assert [run["error"] for run in runs] == [None, None]
         assert [[call[1][name] for call in run["calls"]] for run in runs] == counts
+
+
+@pytest.mark.parametrize(
+    "case", ["skills, two groups", "reflection of the model", "critic", "critic of the model, about the first two"]
+)
+def test_counts_are_summed_in_the_log(both, case):
+    left, right = (told[case] for told in both)
+    assert [left["error"], right["error"]] == [None, None]
+    for logged, *calls in zip(left["logged"], left["calls"], right["calls"], strict=True):
+        assert logged == {name: sum(call[1][name] for call in calls) for name in calls[0][1]}
+    assert any(value for logged in left["logged"] for value in logged.values())
+    if case == "critic of the model, about the first two":
+        assert [call[1]["critic_asked"] for call in left["calls"]] == [2] * 4
+        assert [call[1]["critic_asked"] for call in right["calls"]] == [0] * 4
+
+
+FAILING = {
+    "critic before skills fails": "no critic today",
+    "critic first, then skills, fails": "no critic today",
+    "condition fails": "no condition today",
+    "endpoint fails": "404 Not Found: no answer",
+}
+
+
+@pytest.mark.parametrize("case", FAILING)
+def test_what_fails_on_one_process_ends_both(both, case):
+    """Also where the other one would go on to a source that both must ask together."""
+    left, right = (told[case]["error"] for told in both)
+    assert FAILING[case] in right and "Another process" not in right
+    assert FAILING[case] in left and "another process" in left.lower()
+
+
+def test_what_is_skipped_on_one_process_is_there_on_the_other(both):
+    left, right = (told["endpoint fails and is skipped"] for told in both)
+    assert [left["error"], right["error"]] == [None, None]
+    assert left["skipped"] == [2] * 4
+    assert [[bool(row) for row in call[2][:2]] for call in left["calls"]] == [[True, True]] * 4
+    assert right["calls"] == [] and left["logged"][0]["critic_asked"] == 2
+
+
+def test_one_text_of_a_prompt_on_both(both):
+    """Each process writes it for itself, and both write the same."""
+    left, right = (told["written by the model"] for told in both)
+    assert [left["error"], right["error"]] == [None, None]
+    for one, other in zip(left["calls"], right["calls"], strict=True):
+        assert one[1] == other[1] and one[1]["written_asked"] == 1
+        assert one[2][0] == one[2][1] == other[2][2] == other[2][3]
+    assert any(call[2][0] for call in left["calls"])

@@ -5,6 +5,7 @@
 import json
 import os
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from datasets import Dataset
 import conftest  # sets the environment before torch
 import scripted
 import tiny
+from endpoint_server import asked, says, sends, serving
 from trl_opsd import OPSDConfig, OPSDTrainer
-from trl_opsd.privileged import Reflection, Skills
+from trl_opsd.privileged import AllOf, Critic, FirstOf, Reflection, Skills, When, Written
 
 
 ROWS = [{"prompt": [{"role": "user", "content": f"{i} + 1?"}], "answer": str(i + 1)} for i in range(8)]
@@ -41,6 +43,32 @@ def reflection(prompts: list, rollouts: list) -> list[str]:
     return [f"Quote: {rollout.text}\nExplanation: It was number {rollout.index}." for rollout in rollouts]
 
 
+def critique(prompts: list, rollouts: list) -> list[str]:
+    """Of some rollouts."""
+    return ["" if rollout.index % 3 == 1 else f"Number {rollout.index}." for rollout in rollouts]
+
+
+def failing_critique(prompts: list, rollouts: list) -> list[str]:
+    """On the process that holds the last rollout."""
+    if any(rollout.index == 3 for rollout in rollouts):
+        raise OSError("no critic today")
+    return critique(prompts, rollouts)
+
+
+def failing_condition(rollout: Any, group: list) -> bool:
+    if rollout.wanted and rollout.index == 3:
+        raise KeyError("no condition today")
+    return True
+
+
+def endpoint() -> dict[str, Any]:
+    """A server of this process, which knows no answer to "It is 3", the words of the last rollout."""
+    server = SERVERS.enter_context(serving())
+    server.answer = lambda body: sends(404, "no answer") if asked(body).endswith("It is 3") else says("Well.")
+    return {"endpoint": {"url": server.url, "model": "m"}}
+
+
+SERVERS = ExitStack()
 SKILLS = {"size": 5, "k": 2, "max_new_tokens": 4, "examples": []}
 CASES: dict[str, Any] = {  # the source, and rollouts of a prompt
     "skills, two groups": (lambda: Skills(author=summary, **SKILLS), 2),
@@ -49,6 +77,23 @@ CASES: dict[str, Any] = {  # the source, and rollouts of a prompt
     "skills of the model": (lambda: Skills(**SKILLS), 4),
     "reflection": (lambda: Reflection(author=reflection), 4),
     "reflection of the model": (lambda: Reflection(max_new_tokens=4, examples=[]), 4),
+    "critic": (lambda: Critic(author=critique), 4),
+    "critic of the model, about the first two": (
+        lambda: When(lambda rollout, group: rollout.index < 2, Critic(max_new_tokens=4, examples=[])),
+        4,
+    ),
+    "critic before skills fails": (
+        lambda: AllOf(Critic(author=failing_critique), Skills(author=summary, name="skills", **SKILLS)),
+        4,
+    ),
+    "critic first, then skills, fails": (
+        lambda: FirstOf(Critic(author=failing_critique), Skills(author=summary, **SKILLS)),
+        4,
+    ),
+    "condition fails": (lambda: When(failing_condition, Skills(author=summary, **SKILLS)), 4),
+    "endpoint fails": (lambda: Critic(author=endpoint()), 4),
+    "endpoint fails and is skipped": (lambda: Critic(author=endpoint()), 4),
+    "written by the model": (lambda: Written(column="answer", author="live", max_new_tokens=4), 4),
 }
 
 
@@ -70,13 +115,15 @@ def run(folder: Path, case: str, processes: int) -> dict[str, Any]:
 
     def observed(groups: list) -> list:
         views = source(groups)
+        observed.counts = source.counts
         state = source.state_dict() if hasattr(source, "state_dict") else None
         told.append([state, source.counts, [[asdict(view) for view in row] for row in views]])
         return views
 
-    observed.setup, observed.uses_model = source.setup, True
+    observed.setup, observed.uses_model, observed.counts = source.setup, True, source.counts
     options = {"per_device_train_batch_size": 4 // processes, "num_generations": group, "max_steps": 4}
     options |= {"policy_weight": 0.0, "use_cpu": True, "shuffle_dataset": False}
+    options |= {"privileged_on_error": "skip"} if case.endswith("skipped") else {}
     trainer = OPSDTrainer(
         tiny.model(tokenizer),
         scripted.right,
@@ -91,7 +138,12 @@ def run(folder: Path, case: str, processes: int) -> dict[str, Any]:
         trainer.train()
     except Exception as caught:
         error = f"{type(caught).__name__}: {caught}"
-    return json.loads(json.dumps({"calls": told, "error": error}))
+    SERVERS.close()
+    logged = [
+        {name: log.get(f"self_distillation/{name}") for name in source.counts} for log in trainer.state.log_history
+    ]
+    errors = [log.get("self_distillation/source_errors") for log in trainer.state.log_history]
+    return json.loads(json.dumps({"calls": told, "error": error, "logged": logged[:4], "skipped": errors[:4]}))
 
 
 def main(folder: Path) -> None:

@@ -14,6 +14,7 @@ from trl_opsd.config import OPSDConfig
 from trl_opsd.config_checks import check_policy_weight
 from trl_opsd.encoding import ViewEncoder
 from trl_opsd.privileged import DatasetColumn
+from trl_opsd.tokenizing import PromptTokenizer
 
 
 def no_reward(prompts: list, **kwargs: Any) -> list[float]:
@@ -141,6 +142,33 @@ def check_dataset_lengths(
                     "the model's context allows. Shorten the privileged context, raise `teacher_max_length` if the "
                     "model can take it, or set `teacher_overlong='drop_view'` or `'shorten'`."
                 )
+
+
+def check_dataset_characters(name: str, dataset: Any, source: DatasetColumn, tokenizer: PromptTokenizer) -> None:
+    """
+    Find a context with a character that the tokenizer leaves out before training starts.
+
+    Args:
+        name (`str`): What to call the data set in the error.
+        dataset (`Any`): Checked if it is a `Dataset`, or a dict of them.
+        source ([`DatasetColumn`]): Where the contexts are.
+        tokenizer ([`PromptTokenizer`]): From text to token ids.
+
+    Raises:
+        ValueError: Naming the row.
+    """
+    if isinstance(dataset, dict):
+        for key, part in dataset.items():
+            check_dataset_characters(f"{name}[{key!r}]", part, source, tokenizer)
+        return
+    if not isinstance(dataset, Dataset):
+        return
+    for column in source.columns:
+        for number, context in enumerate(dataset[column] if column in dataset.column_names else ()):
+            try:
+                tokenizer.check_characters(context)
+            except ValueError as error:
+                raise ValueError(f"Row {number} of `{name}`: column `{column}`: {error}") from None
 
 
 def check_student_lengths(

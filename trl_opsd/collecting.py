@@ -3,6 +3,7 @@
 """From rollouts to encoded views: the source is asked, its views are encoded and, if wanted, written down."""
 
 import json
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,7 +13,10 @@ from accelerate.utils import gather_object
 
 from trl_opsd.config import OPSDConfig
 from trl_opsd.encoding import EncodedView, ViewEncoder
+from trl_opsd.leaks import LEAK_PHRASES, Leak, Phrases, find_leaks
+from trl_opsd.metrics import PREFIX
 from trl_opsd.privileged import Asker, DatasetColumn, Run, build_source
+from trl_opsd.privileged.base import source_name
 from trl_opsd.restarts import raised_everywhere
 from trl_opsd.rollouts import Rollout, whole_groups
 from trl_opsd.tokenizing import Tools
@@ -62,6 +66,10 @@ class ViewCollector:
         self.rollouts: list[Rollout] = []
         self.views: list[list[View]] = []
         self.group_success: dict[int, bool] = {}
+        self.leaks: list[Leak] = []
+        self._written: set[Path] = set()
+        self._phrases = Phrases(LEAK_PHRASES if args.leak_phrases is None else args.leak_phrases)
+        self.counts: dict[str, float] = {}
 
     def setup(self, run: Run) -> None:
         """Give the source what it may need, before training."""
@@ -88,8 +96,25 @@ class ViewCollector:
             groups = whole_groups(rollouts, group_size, self.accelerator)
             self.group_success = {group[0].group: any(one.success for one in group) for group in groups}
             self.views = self.asker(groups)
+            self.counts = self._counted()
+        self.leaks = find_leaks(rollouts, self.views, self.args.leak_ngram_size, self._phrases)
         if self.args.log_privileged_context:
             self._write_down(step)
+
+    def _counted(self) -> dict[str, float]:
+        """What the source counted of this batch, on this process."""
+        counts = getattr(self.source, "counts", {})
+        if not isinstance(counts, dict) or not all(isinstance(value, (int, float)) for value in counts.values()):
+            raise ValueError(f"`counts` of {source_name(self.source)} must map names to numbers, got {counts!r}.")
+        # After an error some parts of a source may still hold those of the batch before
+        return dict.fromkeys(counts, 0) if self.asker.raised else dict(counts)
+
+    def count_metrics(self) -> dict[str, float]:
+        """The source's counts, summed over the processes. A collective."""
+        total: Counter[str] = Counter()
+        for counts in gather_object([self.counts]):
+            total.update(counts)
+        return {f"{PREFIX}{name}": value for name, value in total.items()}
 
     def encode(self, tools: list[Tools]) -> dict[str, EncodedView]:
         """Views of the local batch by name. Every rank has the same names, also those that none of its rows has."""
@@ -124,10 +149,13 @@ class ViewCollector:
         folder.mkdir(parents=True, exist_ok=True)
         mode = "train" if self.rollouts[0].training else "eval"
         path = folder / f"{mode}-{step:06d}-{self.accelerator.process_index}.jsonl"
-        with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
-            for rollout, views in zip(self.rollouts, self.views, strict=True):
+        # A step may have several generation batches; what a run wrote that was resumed before this step is replaced
+        with open(path, "a" if path in self._written else "w", encoding="utf-8", errors="backslashreplace") as file:
+            self._written.add(path)
+            for rollout, views, leak in zip(self.rollouts, self.views, self.leaks, strict=True):
                 shown = {name: getattr(rollout, name) for name in ("index", "group", "prompt", "completion", "rewards")}
                 shown["views"] = [{k: v for k, v in asdict(view).items() if v is not None} for view in views]
+                shown["leak"] = leak.shown
                 file.write(json.dumps(shown, ensure_ascii=False, default=repr) + "\n")
 
     # Restarts
@@ -135,7 +163,7 @@ class ViewCollector:
     def save(self, folder: Path, is_main: bool) -> None:
         """Write the source's state, if it has one, into a checkpoint."""
         if is_main and hasattr(self.source, "state_dict"):
-            text = json.dumps(self.source.state_dict(), ensure_ascii=False)
+            text = json.dumps(self.source.state_dict())  # in ASCII, which takes lone surrogates too
             (folder / f"{NOT_PUSHED}privileged_source.json").write_text(text, encoding="utf-8")
 
     def load(self, folder: Path) -> None:

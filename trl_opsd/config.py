@@ -2,6 +2,7 @@
 
 """`OPSDConfig`: every option of on-policy self-distillation, checked when the config is built."""
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -153,6 +154,13 @@ class OPSDConfig(GRPOConfig):
         log_privileged_context (`bool`, *optional*, defaults to `False`):
             Whether to write down what the teacher reads: in the completions table (`log_completions`), and in
             `_privileged/*.jsonl` under `output_dir`, a folder that is not pushed to the Hub.
+        leak_ngram_size (`int`, *optional*, defaults to `8`):
+            Words in a row of the context that make a completion's quote of it (`self_distillation/leak/quotes`), where
+            the student has not read them. A Chinese character, a kana or a Thai letter counts as a word. `0` looks for
+            no quotes.
+        leak_phrases (`list[str]`, *optional*):
+            Phrases with which a completion gives the context away (`self_distillation/leak/phrases`): whole words, in
+            any case, that the student has not read. `None` means [`~trl_opsd.leaks.LEAK_PHRASES`], an empty list none.
         student_chat_template_kwargs (`dict[str, Any]`, *optional*):
             Chat template arguments of the student alone, on top of `chat_template_kwargs`.
         teacher_chat_template_kwargs (`dict[str, Any]`, *optional*):
@@ -318,6 +326,12 @@ class OPSDConfig(GRPOConfig):
     log_privileged_context: bool = field(
         default=False, metadata={"help": "Write down what the teacher reads, in the table and in JSONL files."}
     )
+    leak_ngram_size: int = field(
+        default=8, metadata={"help": "Words in a row of the context that make a quote. 0 looks for none."}
+    )
+    leak_phrases: list[str] | None = field(
+        default=None, metadata={"help": "Phrases with which a completion gives the context away."}
+    )
     student_chat_template_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Chat template arguments of the student alone."}
     )
@@ -340,9 +354,18 @@ class OPSDConfig(GRPOConfig):
         if self.policy_weight is not None:
             check_policy_weight(self, self.policy_weight)
 
-    def to_dict(self) -> dict[str, Any]:
-        """For trackers and files that others read: a privileged source is named there, its texts are not."""
-        values = super().to_dict()
+    def public(self) -> "OPSDConfig":
+        """A copy for files and trackers that others read: it names the privileged source, without its texts, and shows
+        `[...]` for those of `privileged_template`."""
+        shown = copy.copy(self)
         if self.privileged_source is not None:
-            values["privileged_source"] = outline(self.privileged_source)
-        return values
+            shown.privileged_source = outline(self.privileged_source)
+        shown.privileged_template = PLACEHOLDER.join(
+            "[...]" if text else "" for text in self.privileged_template.split(PLACEHOLDER)
+        )
+        return shown
+
+    def to_dict(self) -> dict[str, Any]:
+        """Of what is public: see [`public`]."""
+        shown, names = self.public(), ("privileged_source", "privileged_template")
+        return super().to_dict() | {name: getattr(shown, name) for name in names}

@@ -5,6 +5,9 @@
 import math
 from typing import Any
 
+from transformers.trainer_utils import HubStrategy
+
+from trl_opsd.leaks import Phrases
 from trl_opsd.losses import TARGETS
 from trl_opsd.methods.registry import method_of, options_of
 from trl_opsd.privileged.named import build_source
@@ -122,7 +125,7 @@ def check_values(config: Any) -> None:
     for name, choices in CHOICES.items():
         if getattr(config, name) not in choices:
             raise ValueError(f"`{name}` must be one of {list(choices)}, got {getattr(config, name)!r}.")
-    at_least_zero = ("policy_weight", "distillation_weight", "num_loss_tokens_to_skip")
+    at_least_zero = ("policy_weight", "distillation_weight", "num_loss_tokens_to_skip", "leak_ngram_size")
     counts = ("distillation_topk", "distillation_chunk_size", "teacher_sync_steps", "teacher_max_length")
     above_zero = (
         "distillation_entry_clip",
@@ -140,7 +143,7 @@ def check_values(config: Any) -> None:
         if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= low):
             bound = "at least 0" if name in at_least_zero else "above 0"
             raise ValueError(f"`{name}` must be a finite number {bound}, got {value!r}.")
-    for name in (*counts, "num_loss_tokens_to_skip"):
+    for name in (*counts, "num_loss_tokens_to_skip", "leak_ngram_size"):
         value = getattr(config, name)
         if value is not None and value != int(value):
             raise ValueError(f"`{name}` counts things, so it must be a whole number, got {value!r}.")
@@ -149,6 +152,13 @@ def check_values(config: Any) -> None:
             raise ValueError(f"`{name}` must lie between 0 and 1, got {getattr(config, name)!r}.")
     if config.teacher_update_rate == 0.0:
         raise ValueError("`teacher_update_rate=0` never moves the teacher. Use `teacher_model_kind='base'` for that.")
+    if config.leak_phrases is not None:
+        if not isinstance(config.leak_phrases, list):
+            raise ValueError(f"`leak_phrases` must be a list of texts, got {config.leak_phrases!r}.")
+        try:
+            Phrases(config.leak_phrases)
+        except ValueError as error:
+            raise ValueError(f"`leak_phrases`: {error} Leave it out.") from None
     if PLACEHOLDER not in config.privileged_template:
         raise ValueError(
             f"`privileged_template` must contain the placeholder {PLACEHOLDER}, or the teacher would never see the "
@@ -204,6 +214,13 @@ def check_combinations(config: Any) -> None:
             raise ValueError(f"`{clip}_mode` is set, but `{clip}` is None: set both.")
     if config.teacher_model_kind == "checkpoint" and config.teacher_model_name_or_path is None:
         raise ValueError("`teacher_model_kind='checkpoint'` needs `teacher_model_name_or_path`.")
+    whole = config.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
+    if config.push_to_hub and whole and not config.hub_private_repo and config.distillation_weight != 0:
+        raise ValueError(
+            f"`hub_strategy={config.hub_strategy.value!r}` pushes whole checkpoints, in which `_run_state_*.pt` and "
+            "`_privileged_source.json` hold what the teacher reads. Use `hub_strategy='every_save'`, or set "
+            "`hub_private_repo=True` if the repository is a private one."
+        )
     if config.privileged_source is not None:
         build_source(config.privileged_source)
         for name, default in COLUMN_OPTIONS:

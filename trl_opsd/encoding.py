@@ -154,6 +154,7 @@ class ViewEncoder:
     def teacher_ids(self, view: View, rollout: Rollout, tools: Tools) -> list[int]:
         """All that the teacher reads before the tokens it scores: they follow it as they stand in `completion_ids`."""
         try:
+            self.tokenizer.check_characters(view.context)
             prompt = self._whole_prompt(view, rollout)
             if prompt is None:
                 return self._between_tokens(view, rollout, tools)

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from trl_opsd.encoding import EncodedView
+from trl_opsd.leaks import Leak
 
 
 PREFIX = "self_distillation/"
@@ -39,10 +40,12 @@ def generation_metrics(
     completion_ids: list[list[int]],
     skipped: int,
     without_policy: int,
+    leaks: list[Leak],
 ) -> dict[str, float]:
     """
     Metrics of a generation batch: share of rows with a view, views that were dropped, shortened or missed for an error
-    of their source, teacher prompt lengths, repetition, share of rows whose advantage a view switches off.
+    of their source, teacher prompt lengths, repetition, share of rows whose advantage a view switches off, and
+    shares of rows that give the context away.
 
     Args:
         accelerator (`Accelerator`): Reduces over ranks.
@@ -50,6 +53,7 @@ def generation_metrics(
         completion_ids (`list[list[int]]`): Unpadded completions of the local rows.
         skipped (`int`): Local rows without views because of an error of their source.
         without_policy (`int`): Local rows whose advantage does not count.
+        leaks (`list[Leak]`): What each local row gives away.
     """
     rows = len(completion_ids)
     with_view = sum(any(view.weights[row] > 0 for view in encoded.values()) for row in range(rows))
@@ -62,10 +66,11 @@ def generation_metrics(
     dropped, shortened = (sum(getattr(v, name) for v in encoded.values()) for name in ("dropped", "shortened"))
     loops = sum(repetition(ids) for ids in completion_ids)
     counts = [rows, with_view, dropped, shortened, skipped, len(lengths), sum(lengths), loops, without_policy]
+    counts += [sum(leak.quote is not None for leak in leaks), sum(leak.phrase is not None for leak in leaks)]
     sums = torch.tensor(counts, device=accelerator.device)
     longest = torch.tensor(max(lengths, default=0), device=accelerator.device)
     sums = accelerator.reduce(sums, reduction="sum").tolist()
-    rows, with_view, dropped, shortened, skipped, views, length, loops, without_policy = sums
+    rows, with_view, dropped, shortened, skipped, views, length, loops, without_policy, quotes, phrases = sums
     return {
         f"{PREFIX}view_share": with_view / rows,
         f"{PREFIX}dropped_views": dropped,
@@ -75,6 +80,8 @@ def generation_metrics(
         f"{PREFIX}teacher_prompt_length/max": float(accelerator.gather(longest).max()),
         f"{PREFIX}repetition": loops / rows,
         f"{PREFIX}policy_off_share": without_policy / rows,
+        f"{PREFIX}leak/quotes": quotes / rows,
+        f"{PREFIX}leak/phrases": phrases / rows,
     }
 
 

@@ -46,9 +46,10 @@ def paper_of(args: OPSDConfig) -> dict[str, str]:
 
 
 def settings_section(args: OPSDConfig, policy_weight: float) -> str:
-    """Markdown section with every option of the method that this run set apart from `GRPOConfig`'s own."""
+    """Markdown section with every option of the method that `GRPOConfig` lacks. Sources stand there by name alone."""
     inherited = {item.name for item in fields(GRPOConfig)}
-    settings = {item.name: getattr(args, item.name) for item in fields(args) if item.name not in inherited}
+    public = args.public()
+    settings = {item.name: getattr(public, item.name) for item in fields(args) if item.name not in inherited}
     settings["policy_weight"] = policy_weight
     lines = [f"| `{name}` | `{value!r}` |" for name, value in sorted(settings.items())]
     mixed = "mixed with a GRPO loss on rewards" if policy_weight else "without a reward"

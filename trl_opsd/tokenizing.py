@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from trl.data_utils import prepare_multimodal_messages
 
 from trl_opsd.images import ImageInputs, images_of
-from trl_opsd.literal import control_tokens, encode_literally, special_tokens
+from trl_opsd.literal import control_tokens, encode_literally, special_tokens, strings
 from trl_opsd.rollouts import Messages
 
 
@@ -41,6 +41,7 @@ class PromptTokenizer:
         self._beginnings: dict[str, str] = {}
         if images is not None:
             images.probe(lambda prompt: self._tensors(prompt, None, {}))
+        self._known: set[str] = set()
 
     def prompt(
         self, prompt: str | Messages, tools: Tools, kwargs: dict[str, Any], context: str | Messages | None = None
@@ -90,6 +91,29 @@ class PromptTokenizer:
 
     def _tensors(self, prompt: Messages, tools: Tools, kwargs: dict[str, Any]) -> dict[str, Any]:
         return self._template(prompt, tools, kwargs, tokenize=True, return_dict=True, return_tensors="pt")
+
+    def check_characters(self, context: str | Messages | None) -> None:
+        """
+        Refuse a context of which the teacher would not read every character.
+
+        Args:
+            context (`str` or `list[dict]`, *optional*): The context.
+
+        Raises:
+            ValueError: If the tokenizer has no token for one, and leaves it out. SmolLM2's does so with a few control
+                characters.
+        """
+        for character in sorted(set("".join(strings(context))) - self._known):
+            alone, between = (
+                self.tokenizer.decode(self.tokenizer(f"a{text}a", add_special_tokens=False)["input_ids"])
+                for text in ("", character)
+            )
+            if alone == between:
+                raise ValueError(
+                    f"the tokenizer has no token for the character {character!r} of the privileged context, so the "
+                    "teacher would not read it. Take it out of the text."
+                )
+            self._known.add(character)
 
     @property
     def bos(self) -> list[int]:

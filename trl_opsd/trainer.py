@@ -2,7 +2,6 @@
 
 """`OPSDTrainer`: overrides of `GRPOTrainer`'s hooks, each of which calls super()."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from trl.trainer.utils import add_fused_lm_head, get_config_model_id
 
 from trl_opsd.batches import lean
 from trl_opsd.checks import (
+    check_dataset_characters,
     check_dataset_lengths,
     check_datasets,
     check_model,
@@ -30,25 +30,24 @@ from trl_opsd.checks import (
 from trl_opsd.collecting import ViewCollector, source_of
 from trl_opsd.config import OPSDConfig
 from trl_opsd.diagnostics import SignalMonitor
-from trl_opsd.encoding import EncodedView, ViewEncoder, alignment_error
+from trl_opsd.encoding import ViewEncoder
 from trl_opsd.forward import ObservedForward, add_distillation_forward
-from trl_opsd.images import MODALITIES, ImageInputs, with_empty_lists
+from trl_opsd.images import MODALITIES, ImageInputs
 from trl_opsd.methods.run import MethodRun
-from trl_opsd.metrics import PREFIX, generation_metrics, mean_gaps, method_metrics, token_metrics
+from trl_opsd.metrics import PREFIX, mean_gaps, method_metrics, token_metrics
 from trl_opsd.model_card import PAPER, add_settings, paper_of
 from trl_opsd.prefix import can_share_prefix
 from trl_opsd.privileged import DatasetColumn, Run
-from trl_opsd.restarts import RestartableTrainer
-from trl_opsd.rollouts import Rollout, total_reward, turns_of
+from trl_opsd.sampling import SamplingTrainer
 from trl_opsd.teacher import Teacher, TeacherFollows
 from trl_opsd.teacher_batch import add_teacher_batches, view_names
-from trl_opsd.term import DistillationTerm, batch_keys
+from trl_opsd.term import DistillationTerm
 from trl_opsd.tokenizing import PromptTokenizer
-from trl_opsd.views import PrivilegedSource, shown_context
+from trl_opsd.views import PrivilegedSource
 from trl_opsd.writing import Writer
 
 
-class OPSDTrainer(RestartableTrainer):
+class OPSDTrainer(SamplingTrainer):
     """
     Trainer for on-policy self-distillation (OPSD), a drop-in extension of [`~trl.GRPOTrainer`].
 
@@ -193,6 +192,7 @@ class OPSDTrainer(RestartableTrainer):
         for name, dataset in (("train_dataset", self.train_dataset), ("eval_dataset", self.eval_dataset)):
             check_student_lengths(name, dataset, lambda prompts: self._tokenize_prompts(prompts)[0], args)
             if isinstance(self.privileged, DatasetColumn):
+                check_dataset_characters(name, dataset, self.privileged, self.collector.encoder.tokenizer)
                 check_dataset_lengths(name, dataset, self.privileged, self.collector.encoder, args, self.tools)
 
     def _patch_teacher(self, model: PreTrainedModel) -> None:
@@ -200,112 +200,6 @@ class OPSDTrainer(RestartableTrainer):
         cast = self.args.cast_lm_head_to_fp32
         add_fused_lm_head(model, self.temperature, cast_lm_head_to_fp32=cast, outputs=("log_probs", "entropy"))
         add_distillation_forward(model)
-
-    def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()
-        if self._distills:
-            columns = getattr(self.privileged, "columns", [])
-            self._signature_columns = list(dict.fromkeys([*self._signature_columns, *columns]))
-
-    # Rollouts and views
-
-    def _generate(self, prompts: list) -> tuple:
-        sampled = super()._generate(prompts)
-        if self._distills:
-            self._sampled = {"prompt_ids": sampled[0], "tool_mask": sampled[2]}
-            sampled = (*sampled[:6], with_empty_lists(sampled[6]), *sampled[7:])
-        return sampled
-
-    def _calculate_rewards(
-        self, inputs: list[dict], prompts: list, completions: list, completion_ids_list: list[list[int]]
-    ) -> torch.Tensor:
-        # The one hook where rows, prompts (after an environment's reset), completions, ids and rewards meet
-        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        if not self._distills:
-            return rewards
-        rollouts = self._captured(rewards, inputs, prompts, completions, completion_ids_list)
-        self.collector.collect(rollouts, self.num_generations if self.model.training else self.num_generations_eval)
-        if self.log_completions:  # must be there before TRL flushes the table's extra columns
-            if self.args.log_privileged_context:
-                shown = [shown_context(views) for views in self.collector.views]
-                self._log_completion_extra("privileged_context", shown)
-            self._log_completion_extra("mean_gap", [torch.nan] * len(rollouts))
-        return rewards
-
-    def _captured(
-        self, rewards: torch.Tensor, rows: list, prompts: list, completions: list, completion_ids: list
-    ) -> list[Rollout]:
-        """The local rollouts, from what TRL hands over. `rewards` are those of all processes."""
-        count = len(prompts)
-        first = self.accelerator.process_index * count
-        names = self.reward_func_names if self._has_reward else []
-        masks = self._sampled["tool_mask"] or [None] * count
-        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
-        rollouts = []
-        for i, values in enumerate(rewards[first : first + count].tolist()):
-            total = total_reward(values, self.reward_weights.tolist()) if names else math.nan
-            rollouts.append(
-                Rollout(
-                    row=rows[i],
-                    prompt=prompts[i],
-                    completion=completions[i],
-                    prompt_ids=list(self._sampled["prompt_ids"][i]),
-                    completion_ids=list(completion_ids[i]),
-                    turns=turns_of(completions[i], completion_ids[i], masks[i]),
-                    rewards=dict(zip(names, values, strict=False)),
-                    total=total,
-                    success=total >= self.args.success_reward_threshold,
-                    extra={name: logged[-count:][i] for name, logged in self._pending_extra_logs.items()},
-                    group=(first + i) // (self.num_generations if self.model.training else self.num_generations_eval),
-                    index=first + i,
-                    step=self.state.global_step,
-                    truncated=completion_ids[i][-1] not in ends,
-                    training=self.model.training,
-                    environment=None if self.environments is None else self.environments[i],
-                )
-            )
-        return rollouts
-
-    def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
-        output = super()._generate_and_score_completions(inputs)
-        if not self._distills:
-            return output
-        rollouts = self.collector.rollouts
-        if error := alignment_error(rollouts, output["completion_ids"]):
-            raise RuntimeError(error)
-        if self.model.training:
-            self.method.saw_rollouts(rollouts)
-        encoded = self.collector.encode(self._tools_of_rows(len(rollouts)))
-        mode = "train" if self.model.training else "eval"
-        completions = [rollout.completion_ids for rollout in rollouts]
-        without_policy = self.collector.without_policy(encoded)
-        skipped = self.collector.asker.skipped
-        metrics = generation_metrics(self.accelerator, encoded, completions, skipped, sum(without_policy))
-        for name, value in metrics.items():
-            self._metrics[mode][name].append(value)
-        off = torch.tensor(without_policy, device=self.accelerator.device)
-        output = {**output, "advantages": output["advantages"].masked_fill(off, 0.0)}
-        return self._with_views(output, encoded)
-
-    def _with_views(self, output: dict[str, Any], encoded: dict[str, EncodedView]) -> dict[str, Any]:
-        """The generation batch with the keys of its encoded views."""
-        rollouts, width = self.collector.rollouts, output["completion_ids"].shape[1]
-        padding = self._tokenizer.pad_token_id, self.pad_to_multiple_of
-        output = dict(output)
-        for name, view in encoded.items():
-            output |= view.tensors(name, width, *padding, self.accelerator.device)
-        output |= batch_keys(output, self.args.num_loss_tokens_to_skip, self.accelerator)
-        self._generation += 1
-        output["rollout_generation"] = torch.tensor(self._generation)
-        output["rollout_count"] = torch.tensor(len(rollouts) * self.accelerator.num_processes)
-        output["rollout_index"] = torch.tensor([r.index for r in rollouts], device=self.accelerator.device)
-        output |= self.collector.successes(self.accelerator.device)
-        return output
-
-    def _tools_of_rows(self, count: int) -> list[Any]:
-        if self.environment_factories is None:
-            return [self.tools] * count
-        return [self._env_tools[name] for name in self._batch_environments]
 
     # Micro-batches
 

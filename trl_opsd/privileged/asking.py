@@ -5,7 +5,8 @@
 import asyncio
 import inspect
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,14 +28,40 @@ def call(source: PrivilegedSource, groups: list[Group]) -> Views:
 
 def call_all(sources: list[PrivilegedSource], groups: list[Group]) -> list[Views]:
     """The same of several sources. Async ones wait at the same time."""
-    answers = [source(groups) for source in sources]
+    answers = []
+    for source in sources:
+        with _naming(source):
+            answers.append(source(groups))
     waiting = [i for i, answer in enumerate(answers) if inspect.isawaitable(answer)]
     if waiting:
-        for i, views in zip(waiting, _awaited([answers[i] for i in waiting]), strict=True):
-            answers[i] = views
+        views = _awaited([_named(sources[i], answers[i]) for i in waiting])
+        answers = [views.pop(0) if i in waiting else answer for i, answer in enumerate(answers)]
     for source, answer in zip(sources, answers, strict=True):
         _check_count(answer, groups, source)
     return answers
+
+
+@contextmanager
+def _naming(source: PrivilegedSource) -> Iterator[None]:
+    """An error within names the source, and every one that stands around it."""
+    try:
+        yield
+    except Exception as error:
+        note = f"Raised by the privileged source {source_name(source)}."
+        if note not in getattr(error, "__notes__", []):
+            error.add_note(note)
+        raise
+
+
+async def _named(source: PrivilegedSource, awaitable: Awaitable[Any]) -> Any:
+    with _naming(source):
+        try:
+            return await awaitable
+        except asyncio.CancelledError:
+            if asyncio.current_task().cancelling():
+                raise
+            # It would pass by everything that takes care of errors, while other processes wait
+            raise RuntimeError("It was cancelled from within, and gave no views.") from None
 
 
 def _awaited(awaitables: list[Awaitable[Any]]) -> list[Any]:
@@ -114,12 +141,14 @@ class Asker:
         on_error (`str`): `privileged_on_error`.
         timeout (`float`, *optional*): `privileged_timeout`.
         skipped (`int`): Rollouts of the last call that have no views because of an error.
+        raised (`bool`): Whether the source itself raised then.
     """
 
     source: PrivilegedSource
     on_error: str
     timeout: float | None
     skipped: int = field(default=0, init=False)
+    raised: bool = field(default=False, init=False)
 
     def __call__(self, groups: list[Group]) -> Views:
         """
@@ -129,14 +158,15 @@ class Asker:
             Exception: What the source raises, or a ValueError of what it returns.
         """
         wanted = [rollout for rollout in rollouts_of(groups) if rollout.wanted]
-        self.skipped = 0
+        self.skipped, self.raised = 0, False
         try:
-            if self.timeout is None:
-                views = call(self.source, groups)
-            else:
-                views = in_thread(lambda: call(self.source, groups), self.timeout)
+            with _naming(self.source):
+                if self.timeout is None:
+                    views = call(self.source, groups)
+                else:
+                    views = in_thread(lambda: call(self.source, groups), self.timeout)
         except Exception as error:
-            error.add_note(f"Raised by the privileged source {source_name(self.source)}.")
+            self.raised = True
             self._skip(error, len(wanted))
             return [[] for _ in wanted]
         rows = zip(rollouts_of(groups), views, strict=True)
@@ -144,7 +174,8 @@ class Asker:
 
     def _checked(self, views: Any, rollout: Rollout) -> list[View]:
         try:
-            _check_row(views, rollout, self.source)
+            with _naming(self.source):
+                _check_row(views, rollout, self.source)
         except ValueError as error:
             self._skip(error, 1)
             return []

@@ -1,45 +1,55 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Contexts that the model itself or a function writes about rollouts: what they read, and how they answer."""
+"""Contexts that a model or a function writes about rollouts: what they read, and how they answer."""
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from trl_opsd.privileged.base import Run, TextSource, imported, source_name
+from trl_opsd.privileged.base import Run, TextSource, imported, set_up, source_name, together
+from trl_opsd.privileged.checks import excerpt
+from trl_opsd.privileged.endpoint import EndpointAuthor
 from trl_opsd.privileged.locate import decoded
+from trl_opsd.privileged.model_author import ModelAuthor
+from trl_opsd.privileged.transcripts import without_thinking
 from trl_opsd.rollouts import Messages, Rollout, message_text
 
 
-Author = Callable[[list[str | Messages], list[Rollout]], list[str]]
+Function = Callable[[list[str | Messages], list[Rollout]], list[str]]
+Author = str | Function | ModelAuthor | EndpointAuthor
 
 WEIGHTS = ("live", "teacher")
+WRITERS = {"model": ModelAuthor, "endpoint": EndpointAuthor}
 
 
 @dataclass(kw_only=True)
 class WrittenSource(TextSource):
     """
-    Base of the sources whose contexts are written on the way.
+    Base of the sources whose contexts are written on the way. Thought blocks of what is written are left out.
 
     Args:
-        author (`str` or `Callable`): Who writes. `"live"` or `"teacher"`: the model, with the student's weights as they
-            are or with the teacher's. Or a function, in a recipe by its dotted path, from prompts and the rollouts that
-            they are about to one text each: `author(prompts, rollouts)`. A prompt is of the rollout's kind, chat
-            messages or text.
+        author (`str`, `Callable`, `dict`, [`ModelAuthor`] or [`EndpointAuthor`]): Who writes. `"live"` or `"teacher"`:
+            the model, with the student's weights as they are or with the teacher's. Another model, in a recipe as
+            `{"model": options}` of [`ModelAuthor`] or `{"endpoint": options}` of [`EndpointAuthor`]. Or a function, in
+            a recipe by its dotted path, from prompts and the rollouts that they are about to one text each:
+            `author(prompts, rollouts)`. A prompt is of the rollout's kind, chat messages or text. Models are asked once
+            for equal prompts of a batch, a function for each.
         instruction (`str`): What to write, at the beginning of each prompt.
         examples (`list[dict]`): Worked examples, as user and assistant messages in turn, between the instruction and
             what the prompt is about.
-        max_new_tokens (`int`): Most tokens that the model writes.
-        temperature (`float`): Of the model's sampling; `0.0` takes the likeliest token.
+        max_new_tokens (`int`): Most tokens that a model writes.
+        temperature (`float`): Of a model's sampling; `0.0` takes the likeliest token.
 
     Raises:
         ValueError: If there is no such author.
     """
 
-    author: str | Author = "live"
+    author: Author | dict[str, dict[str, Any]] = "live"
     instruction: str = ""
     examples: Messages = field(default_factory=list)
     max_new_tokens: int = 256
@@ -48,14 +58,8 @@ class WrittenSource(TextSource):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.run: Run | None = None
-        if isinstance(self.author, str) and self.author not in WEIGHTS:
-            if "." not in self.author:
-                raise ValueError(
-                    f"`author` must be 'live', 'teacher' or the dotted path of a function, got {self.author!r}."
-                )
-            self.author = imported(self.author, "author")
-        if not isinstance(self.author, str) and not callable(self.author):
-            raise ValueError(f"`author` must be a function of prompts and rollouts, got {self.author!r}.")
+        self.author = _author(self.author)
+        self.counts: dict[str, int] = dict(getattr(self.author, "counts", {}))
 
     @property
     def uses_model(self) -> bool:
@@ -63,26 +67,33 @@ class WrittenSource(TextSource):
 
     def setup(self, run: Run) -> None:
         self.run = run
+        if hasattr(self.author, "setup"):
+            self.author.setup()
 
-    def ask(self, requests: list[str], rollouts: list[Rollout]) -> list[str]:
+    def ask(self, requests: list[str], rollouts: list[Rollout], once: bool = True) -> list[str | None]:
         """
-        One text for each request. A collective where the model writes.
+        One text for each request, `None` where an endpoint gave none. A collective where the model writes.
 
         Args:
             requests (`list[str]`): What to write about.
             rollouts (`list[Rollout]`): The rollout that each is about.
+            once (`bool`): Whether equal prompts are given one text.
         """
         prompts = [self._prompt(request, one) for request, one in zip(requests, rollouts, strict=True)]
+        options = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature}
         if isinstance(self.author, str):
-            options = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature}
-            return self.run.write(prompts, weights=self.author, **options)
-        texts = self.author(prompts, rollouts) if prompts else []
-        if not isinstance(texts, list) or [type(text) for text in texts] != [str] * len(prompts):
-            raise ValueError(
-                f"The author {source_name(self.author)} must return a list of one text for each of the {len(prompts)} "
-                f"prompts, got {repr(texts)[:120]}."
-            )
-        return texts
+            texts = _written(partial(self.run.write, weights=self.author, **options), prompts, once)
+        elif isinstance(self.author, (ModelAuthor, EndpointAuthor)):
+            texts = _written(partial(self.author.write, **options), prompts, once)
+            self.counts |= getattr(self.author, "counts", {})
+        else:
+            texts = self.author(prompts, rollouts) if prompts else []
+            if not isinstance(texts, list) or [type(text) for text in texts] != [str] * len(prompts):
+                raise ValueError(
+                    f"The author {source_name(self.author)} must return a list of one text for each of the "
+                    f"{len(prompts)} prompts, got {repr(texts)[:120]}."
+                )
+        return [None if text is None else without_thinking(text) for text in texts]
 
     def _prompt(self, request: str, rollout: Rollout) -> str | Messages:
         first, *others = [*self.examples, {"role": "user", "content": request}]
@@ -92,26 +103,47 @@ class WrittenSource(TextSource):
         return messages
 
     def together(self, work: Callable[[], Any]) -> Any:
-        """
-        The result of what may fail on one process. If it does, every process raises before the next collective, in
-        which the others would wait. A collective itself.
+        """The result of what may fail on one process, before a collective in which the others would wait. Where the
+        model does not write there is none."""
+        run = set_up(self.run, self)
+        return together(run, work, self) if self.uses_model else work()
 
-        Raises:
-            Exception: What `work` raises; or a RuntimeError where another process failed.
-        """
-        if self.run is None:
-            raise ValueError(f"{source_name(self)} was not set up: what stands around it must hand on `setup(run)`.")
-        result = failure = None
-        try:
-            result = work()
-        except Exception as error:
-            failure = error
-        told = self.run.gather([None if failure is None else f"{type(failure).__name__}: {failure}"])
-        if failure is not None:
-            raise failure
-        if any(told):
-            raise RuntimeError(f"{source_name(self)} failed on another process: {next(filter(None, told))}")
-        return result
+
+def _author(author: Any) -> Author:
+    if isinstance(author, dict):
+        return _writer(author)
+    if isinstance(author, str) and author not in WEIGHTS:
+        if "." not in author:
+            raise ValueError(
+                f"`author` must be 'live', 'teacher', the dotted path of a function, or a mapping of one of "
+                f"{list(WRITERS)} to its options, got {author!r}."
+            )
+        author = imported(author, "author")
+    if not isinstance(author, (str, ModelAuthor, EndpointAuthor)) and not callable(author):
+        raise ValueError(f"`author` must be a function of prompts and rollouts, got {author!r}.")
+    return author
+
+
+def _writer(spec: dict[str, Any]) -> ModelAuthor | EndpointAuthor:
+    name, options = next(iter(spec.items())) if len(spec) == 1 else (None, None)
+    if name not in WRITERS or not isinstance(options, dict):
+        raise ValueError(f"`author` must map one of {list(WRITERS)} to its options, got {excerpt(spec)}.")
+    try:
+        return WRITERS[name](**options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`author.{name}`: {error}") from None
+
+
+def _written(
+    write: Callable[[list[str | Messages]], list[str | None]], prompts: list[str | Messages], once: bool
+) -> list[str | None]:
+    """What is written about each prompt, about equal ones `once`."""
+    if not once:
+        return write(prompts)
+    keys = [json.dumps(prompt) for prompt in prompts]
+    different = dict(zip(keys, prompts, strict=True))
+    texts = dict(zip(different, write(list(different.values())), strict=True))
+    return [texts[key] for key in keys]
 
 
 def task_text(rollout: Rollout) -> str:

@@ -3,6 +3,7 @@
 """What sources share: options of a text's view, what a run offers them, and chance that a restart repeats."""
 
 import importlib
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from trl_opsd.rollouts import Messages, Rollout
-from trl_opsd.views import PLACEHOLDER, View
+from trl_opsd.views import PLACEHOLDER, PLACES, View
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,13 @@ class TextSource:
     chat_template_kwargs: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if PLACEHOLDER not in self.template:
+        if self.place not in PLACES:
+            raise ValueError(f"`place` must be one of {list(PLACES)}, got {self.place!r}.")
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(f"`name` must be text, got {self.name!r}.")
+        if not isinstance(self.weight, (int, float)) or not 0 < self.weight < math.inf:
+            raise ValueError(f"`weight` must be above 0 and finite, got {self.weight!r}.")
+        if not isinstance(self.template, str) or PLACEHOLDER not in self.template:
             raise ValueError(
                 f"`template` must contain the placeholder {PLACEHOLDER}, or the teacher would never see the privileged "
                 f"context; got {self.template!r}."
@@ -84,6 +91,44 @@ def chance(rollout: Rollout, seed: int, what: str) -> random.Random:
     return random.Random(f"{what} {seed} {rollout.training} {rollout.step} {rollout.index}")
 
 
+def set_up(run: Run | None, source: Any) -> Run:
+    """
+    The run of a source.
+
+    Raises:
+        ValueError: If it has none yet.
+    """
+    if run is None:
+        raise ValueError(f"{source_name(source)} was not set up: what stands around it must hand on `setup(run)`.")
+    return run
+
+
+def together(run: Run, work: Callable[[], Any], source: Any) -> Any:
+    """
+    The result of what may fail on one process. If it does, every process raises before the next collective, in which
+    the others would wait. A collective itself.
+
+    Args:
+        run ([`Run`]): Of the source.
+        work (`Callable`): What may fail.
+        source (`Any`): Whose work it is, for an error.
+
+    Raises:
+        Exception: What `work` raises; or a RuntimeError where another process failed.
+    """
+    result = failure = None
+    try:
+        result = work()
+    except Exception as error:
+        failure = error
+    told = run.gather([None if failure is None else f"{type(failure).__name__}: {failure}"])
+    if failure is not None:
+        raise failure
+    if any(told):
+        raise RuntimeError(f"{source_name(source)} failed on another process: {next(filter(None, told))}")
+    return result
+
+
 def source_name(source: Any) -> str:
     """How errors name a source."""
     return getattr(source, "__name__", type(source).__name__)
@@ -99,5 +144,5 @@ def imported(name: str, where: str) -> Any:
     module, _, attribute = name.rpartition(".")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two of two dots in a row
         raise ValueError(f"`{where}`: {name} can't be imported: {error}") from error

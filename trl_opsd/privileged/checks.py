@@ -3,13 +3,15 @@
 """What is no context, no prompt and no view."""
 
 import math
+from numbers import Integral
 from typing import Any
 
 from datasets import Dataset, IterableDataset
 
 from trl_opsd.images import images_of
+from trl_opsd.literal import strings
 from trl_opsd.rollouts import Rollout, message_text
-from trl_opsd.views import PLACES, PROMPT_PLACES, READERS, View
+from trl_opsd.views import PLACEHOLDER, PLACES, PROMPT_PLACES, READERS, View
 
 
 def check_context(context: Any, where: str) -> None:
@@ -42,7 +44,8 @@ def check_context(context: Any, where: str) -> None:
                 f"{where}: message {number} needs a role and content, got {excerpt(message)}. Remove the message or "
                 "fill it in."
             )
-        _check_encodable(text, f"{where}: message {number}")
+        for part in strings(message):
+            _check_encodable(part, f"{where}: message {number}")
 
 
 def check_column(column: str, dataset: Dataset | IterableDataset, name: str, option: str) -> None:
@@ -80,7 +83,8 @@ def check_prompt(prompt: Any, where: str) -> None:
         return
     for number, message in enumerate(prompt):
         _check_content(message.get("content"), f"{where}: message {number}")
-        _check_encodable(message_text(message), f"{where}: message {number}")
+        for part in strings(message):
+            _check_encodable(part, f"{where}: message {number}")
 
 
 def _check_content(content: Any, where: str) -> None:
@@ -113,6 +117,7 @@ def check_view(view: View, rollout: Rollout) -> None:
         raise ValueError(f"{here} has the reader {view.reader!r}: it must be one of {list(READERS)}.")
     if view.place not in PLACES:
         raise ValueError(f"{here} has place {view.place!r}: it must be one of {list(PLACES)}.")
+    _check_options(view, here)
     if view.context is not None:
         check_context(view.context, f"{here}: its context")
         if not isinstance(view.context, str) and view.prompt is None and view.place not in PROMPT_PLACES:
@@ -128,6 +133,25 @@ def check_view(view: View, rollout: Rollout) -> None:
             f"{here} has span {view.span}: it must lie within the {length} tokens of the completion and after the "
             f"context, which has {view.start(rollout)} of them before it."
         )
+
+
+def _check_options(view: View, here: str) -> None:
+    """What a function of the user's own may fill in as it likes."""
+    if not isinstance(view.template, str) or PLACEHOLDER not in view.template:
+        raise ValueError(
+            f"{here} has the template {excerpt(view.template)}: it must be text with the placeholder {PLACEHOLDER}."
+        )
+    _check_encodable(view.template, f"{here}: its template")
+    if view.role is not None and not isinstance(view.role, str):
+        raise ValueError(f"{here} has role {view.role!r}: it must be text, or None.")
+    if view.chat_template_kwargs is not None and not isinstance(view.chat_template_kwargs, dict):
+        raise ValueError(f"{here} has chat_template_kwargs {excerpt(view.chat_template_kwargs)}: it must be a dict.")
+    if view.position is not None and not isinstance(view.position, Integral):
+        raise ValueError(f"{here} has position {view.position!r}: it must be a whole number.")
+    span = view.span
+    is_pair = isinstance(span, (tuple, list)) and len(span) == 2 and all(isinstance(end, Integral) for end in span)
+    if span is not None and not is_pair:
+        raise ValueError(f"{here} has span {excerpt(span)}: it must be a tuple of two whole numbers.")
 
 
 def _check_position(view: View, rollout: Rollout, here: str) -> None:

@@ -6,12 +6,13 @@ part may use collectives.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from trl_opsd.privileged.asking import call, call_all, rollouts_of
-from trl_opsd.privileged.base import Run
+from trl_opsd.privileged.base import Run, set_up, together
 from trl_opsd.privileged.conditions import Condition
 from trl_opsd.rollouts import Group, Rollout
 from trl_opsd.views import PrivilegedSource, View, Views
@@ -32,11 +33,17 @@ class Composite:
 
     def __init__(self, *parts: PrivilegedSource):
         self.parts = parts
+        self.run: Run | None = None
 
     def setup(self, run: Run) -> None:
+        self.run = run
         for part in self.parts:
             if hasattr(part, "setup"):
                 part.setup(run)
+
+    def alone(self, work: Callable[[], Any], who: Any) -> Any:
+        """The result of what may fail on one process, where another part or process would wait for it in vain."""
+        return together(set_up(self.run, self), work, who) if self.uses_model else work()
 
     def check(self, dataset: Any, name: str) -> None:
         for part in self.parts:
@@ -50,6 +57,14 @@ class Composite:
     @property
     def uses_model(self) -> bool:
         return any(getattr(part, "uses_model", False) for part in self.parts)
+
+    @property
+    def counts(self) -> dict[str, float]:
+        """Sums over the parts."""
+        total: Counter[str] = Counter()
+        for part in self.parts:
+            total.update(getattr(part, "counts", {}))
+        return dict(total)
 
     def state_dict(self) -> dict[str, Any]:
         return {str(i): part.state_dict() for i, part in enumerate(self.parts) if hasattr(part, "state_dict")}
@@ -72,21 +87,26 @@ class FirstOf(Composite):
         found: dict[int, list[View]] = {}
         for part in self.parts:
             left = wanting(groups, lambda rollout, _, found=found: rollout.index not in found)
-            views = granted(left, call(part, left))
+            views = granted(left, self.alone(lambda part=part, left=left: call(part, left), part))
             found.update({one.index: row for one, row in zip(rollouts_of(left), views, strict=True) if row})
         return [found.get(rollout.index, []) for rollout in rollouts_of(groups)]
 
 
 class AllOf(Composite):
     """
-    The views of all sources together. Their names must differ; async sources wait at the same time.
+    The views of all sources together. Their names must differ; async sources wait at the same time, unless one of them
+    lets the model write.
 
     Args:
         sources (`PrivilegedSource`): The sources.
     """
 
     def __call__(self, groups: list[Group]) -> Views:
-        answers = [granted(groups, views) for views in call_all(list(self.parts), groups)]
+        if self.uses_model:
+            answers = [self.alone(lambda part=part: call(part, groups), part) for part in self.parts]
+        else:
+            answers = call_all(list(self.parts), groups)
+        answers = [granted(groups, views) for views in answers]
         return [[view for views in row for view in views] for row in zip(*answers, strict=True)]
 
 
@@ -105,7 +125,7 @@ class When(Composite):
         self.condition = condition
 
     def __call__(self, groups: list[Group]) -> Views:
-        groups = wanting(groups, self.condition)
+        groups = self.alone(lambda: wanting(groups, self.condition), self)
         return granted(groups, call(self.parts[0], groups))
 
 

@@ -3,6 +3,7 @@
 """Sources and conditions by name, so that a recipe needs no Python."""
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from trl_opsd.privileged.base import imported
 from trl_opsd.privileged.column import DatasetColumn
 from trl_opsd.privileged.compose import AllOf, Cached, FirstOf, When
 from trl_opsd.privileged.controls import Empty, OtherRow, Shuffled, WrongDemonstration
+from trl_opsd.privileged.critic import Critic
 from trl_opsd.privileged.environment import EnvironmentFeedback
 from trl_opsd.privileged.exposure import PartialExposure
 from trl_opsd.privileged.feedback import VerifierFeedback
@@ -22,11 +24,13 @@ from trl_opsd.privileged.reflection import Reflection
 from trl_opsd.privileged.retrieval import Retrieval
 from trl_opsd.privileged.sibling import SiblingSuccess
 from trl_opsd.privileged.skills import Skills
+from trl_opsd.privileged.written import Written
 from trl_opsd.views import PrivilegedSource
 
 
 SOURCES: dict[str, Callable[..., PrivilegedSource]] = {
     "column": DatasetColumn,
+    "critic": Critic,
     "empty": Empty,
     "environment": EnvironmentFeedback,
     "exposure": PartialExposure,
@@ -41,6 +45,7 @@ SOURCES: dict[str, Callable[..., PrivilegedSource]] = {
     "sibling": SiblingSuccess,
     "skills": Skills,
     "turn_hint": TurnHint,
+    "written": Written,
     "wrong_demonstration": WrongDemonstration,
 }
 CONDITIONS: dict[str, Callable[..., conditions.Condition]] = {
@@ -130,6 +135,8 @@ def _made(name: str, arguments: Any, known: dict[str, Callable[..., Any]], where
             raise ValueError(f"`{where}`: there is no {name!r}. The names are {names}; one with a dot is imported.")
         makers = {name: imported(name, where)}
     maker = makers[name]
+    if not callable(maker):
+        raise ValueError(f"`{where}`: {name} is {maker!r}, and no function or class.")
     if name not in known and not isinstance(maker, type) and arguments == {}:
         return maker  # a function of the user's own is the source itself
     positional, named = ((), arguments) if isinstance(arguments, dict) else ((arguments,), {})
@@ -141,7 +148,7 @@ def _made(name: str, arguments: Any, known: dict[str, Callable[..., Any]], where
         raise ValueError(f"`{where}`: {error}. It takes {inspect.signature(maker)}.") from None
     try:
         return maker(*positional, **named)
-    except (ValueError, OSError) as error:
+    except (TypeError, ValueError, OSError, re.error) as error:
         raise ValueError(f"`{where}`: {error}") from error
 
 

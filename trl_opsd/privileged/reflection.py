@@ -72,7 +72,7 @@ class Reflection(WrittenSource):
         super().__post_init__()
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"`threshold` lies between 0 and 1, got {self.threshold}.")
-        self.counts = dict.fromkeys(("reflection_asked", "reflection_malformed", "reflection_unmatched"), 0)
+        self.counts |= dict.fromkeys(("reflection_asked", "reflection_malformed", "reflection_unmatched"), 0)
 
     @property
     def columns(self) -> list[str]:
@@ -127,7 +127,9 @@ class Reflection(WrittenSource):
         parts += [] if solution is None else [f"Correct solution:\n{solution}"]
         return "\n\n".join([*parts, f"Wrong solution:\n{transcript(self.run.tokenizer, rollout)}"])
 
-    def _reflected(self, rollout: Rollout, solution: str | None, answer: str) -> list[View]:
+    def _reflected(self, rollout: Rollout, solution: str | None, answer: str | None) -> list[View]:
+        if answer is None:
+            return []
         parts = tagged(answer, TAGS)
         if parts is None:
             self.counts["reflection_malformed"] += 1

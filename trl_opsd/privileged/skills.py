@@ -87,7 +87,7 @@ class Skills(WrittenSource):
         self.store = SkillStore(self.size)
         self.refreshed: int | None = None
         names = ("written", "malformed", "evicted", "stored", "missing")
-        self.counts = dict.fromkeys((f"skills_{name}" for name in names), 0)
+        self.counts |= dict.fromkeys((f"skills_{name}" for name in names), 0)
 
     @property
     def columns(self) -> list[str]:
@@ -120,11 +120,12 @@ class Skills(WrittenSource):
             owners.setdefault(group, process)
         own = [group for group in groups if owners[group[0].group] == index]
         keys, requests, best = self.together(lambda: self._requests(own))
-        answers = self.together(lambda: self.ask(requests, best)) if callable(self.author) else self.ask(requests, best)
+        alone = not isinstance(self.author, str)
+        answers = self.together(lambda: self.ask(requests, best)) if alone else self.ask(requests, best)
         told = [self._skill(*parts) for parts in zip(keys, best, answers, strict=True)]
         written = [(rollout.group, skill) for rollout, skill in zip(best, told, strict=True) if skill is not None]
         self.counts["skills_written"] = len(written)
-        self.counts["skills_malformed"] = len(told) - len(written)
+        self.counts["skills_malformed"] = len(told) - len(written) - answers.count(None)
         evicted = [self.store.add(skill) for _, skill in sorted(self.run.gather(written), key=lambda pair: pair[0])]
         self.counts["skills_evicted"] = sum(evicted) if index == 0 else 0
 
@@ -153,8 +154,8 @@ class Skills(WrittenSource):
             parts.append(f"{name}{reward}:\n{transcript(self.run.tokenizer, one)}")
         return "\n\n".join(parts)
 
-    def _skill(self, key: str, best: Rollout, answer: str) -> Skill | None:
-        parts = tagged(answer, TAGS)
+    def _skill(self, key: str, best: Rollout, answer: str | None) -> Skill | None:
+        parts = None if answer is None else tagged(answer, TAGS)
         if parts is None:
             return None
         reward = None if math.isnan(best.total) else best.total

@@ -31,7 +31,8 @@ def _settings(trainer: GRPOTrainer) -> dict[str, int]:
 
 
 def _file(trainer: GRPOTrainer, folder: Path) -> Path:
-    return folder / f"run_state_{trainer.args.process_index}.pt"
+    # It holds what the teacher reads; what begins so is not pushed to the Hub
+    return folder / f"_run_state_{trainer.args.process_index}.pt"
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,8 @@
 """`RestartableTrainer`: a `GRPOTrainer` whose resumed run is the uninterrupted one, and whose checkpoints are whole."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from torch.utils.data import Sampler
 from transformers.trainer_utils import TrainOutput
 from trl.trainer.utils import RepeatSampler
 
+from trl_opsd.config import OPSDConfig
 from trl_opsd.engines import EngineTrainer
 from trl_opsd.restarts.checkpoints import (
     check_processes,
@@ -95,7 +98,8 @@ class RestartableTrainer(EngineTrainer):
             finally:
                 self.args.save_total_limit = limit
             if limit is not None and self.args.should_save:  # the arguments as they are, and not as they were then
-                torch.save(self.args, folder / "training_args.bin")
+                with self._public_args():
+                    torch.save(self.args, folder / "training_args.bin")
             if self._distills:
                 self.save_own_state(folder)
                 if not self.args.save_only_model:
@@ -109,7 +113,23 @@ class RestartableTrainer(EngineTrainer):
     def _push_from_checkpoint(self, checkpoint_folder: str | os.PathLike) -> None:
         # Transformers pushes when its own files are written; `_save_checkpoint` comes back to it
         if is_complete(Path(checkpoint_folder)):
-            super()._push_from_checkpoint(checkpoint_folder)
+            with self._public_args():
+                super()._push_from_checkpoint(checkpoint_folder)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        with self._public_args():
+            super()._save(output_dir, state_dict)
+
+    @contextmanager
+    def _public_args(self) -> Iterator[None]:
+        """Within it the arguments are those that `training_args.bin`, which is pushed with the model, may hold."""
+        own = self.args
+        if isinstance(own, OPSDConfig):
+            self.args = own.public()
+        try:
+            yield
+        finally:
+            self.args = own
 
     # Going on
 

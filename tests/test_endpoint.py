@@ -1,0 +1,346 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""An author behind an OpenAI-compatible endpoint, against a real local server."""
+
+import itertools
+import json
+import logging
+import multiprocessing
+import socket
+import time
+from email.utils import formatdate
+
+import pytest
+
+import endpoint_server
+from endpoint_server import breaks_off, drips, hangs_up, says, sends, serving, slow
+from trl_opsd.privileged import EndpointAuthor
+
+
+OPTIONS = {"max_new_tokens": 16, "temperature": 0.5}
+KEY = "sk-very-secret-0123"
+
+
+@pytest.fixture
+def endpoint(monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with serving() as endpoint:
+        yield endpoint
+
+
+def author_of(endpoint, **options):
+    return EndpointAuthor(**{"url": endpoint.url, "model": "critic-32b", "backoff": 0.01, **options})
+
+
+def chat(*texts):
+    return [[{"role": "user", "content": text}] for text in texts]
+
+
+def counted(author):
+    return [author.counts[f"endpoint_{name}"] for name in ("requests", "retries", "cached", "failed")]
+
+
+def test_chat_completions(endpoint):
+    author = author_of(endpoint, options={"top_p": 0.9})
+    assert author.write(chat("one", "two"), **OPTIONS) == ["About: one", "About: two"]
+    first = min(endpoint.requests, key=lambda request: json.dumps(request["body"]))
+    shared = {"model": "critic-32b", "max_tokens": 16, "temperature": 0.5, "top_p": 0.9}
+    assert (first["path"], first["key"]) == ("/v1/chat/completions", None)
+    assert first["body"] == {**shared, "messages": [{"role": "user", "content": "one"}]}
+    assert counted(author) == [2, 0, 0, 0]
+
+
+def test_plain_completions(endpoint):
+    author = author_of(endpoint, url=endpoint.url + "/")
+    assert author.write(["one"], **OPTIONS) == ["About: one"]
+    assert endpoint.requests[0]["path"] == "/v1/completions" and endpoint.requests[0]["body"]["prompt"] == "one"
+
+
+def test_nothing_to_write(endpoint):
+    author = author_of(endpoint)
+    assert author.write([], **OPTIONS) == [] and endpoint.requests == [] and counted(author) == [0] * 4
+
+
+def test_requests_at_a_time(endpoint):
+    endpoint.answer = lambda body: slow(0.05, says(endpoint_server.asked(body)))
+    texts = [str(number) for number in range(9)]
+    assert author_of(endpoint, concurrency=3).write(chat(*texts), **OPTIONS) == texts
+    assert endpoint.most == 3
+
+
+# What may pass
+
+
+PASSING = {
+    "a busy server": sends(503, "busy"),
+    "a failing server": sends(500, "oh"),
+    "too many requests": sends(429, "slow down"),
+    "a time-out of its own": sends(408, ""),
+    "a conflict": sends(409, "{}"),
+    "no connection": hangs_up,
+    "half an answer": breaks_off,
+    "no JSON": sends(200, "<html>Welcome</html>"),
+    "no choices": sends(200, '{"choices": []}'),
+    "another JSON": sends(200, "[1]"),
+    "reasoning alone": says(None),
+}
+
+
+@pytest.mark.parametrize("case", PASSING)
+def test_what_may_pass_is_tried_again(endpoint, case):
+    endpoint.replies = [PASSING[case]] * 2
+    author = author_of(endpoint)
+    assert author.write(chat("one"), **OPTIONS) == ["About: one"]
+    assert counted(author) == [3, 2, 0, 0]
+
+
+@pytest.mark.parametrize("case", PASSING)
+def test_what_does_not_pass_in_the_end(endpoint, case):
+    endpoint.answer = lambda body: PASSING[case]
+    author = author_of(endpoint, retries=1)
+    with pytest.raises(RuntimeError, match=r"1 of 1 requests to http://127\S+ failed for good; .*`max_failures=0`"):
+        author.write(chat("one"), **OPTIONS)
+    assert counted(author) == [2, 1, 0, 1]
+
+
+@pytest.mark.parametrize("reply", [drips, slow(5, says("late"))], ids=["drips", "slow"])
+def test_time_out(endpoint, reply):
+    endpoint.replies = [reply]
+    start = time.monotonic()
+    assert author_of(endpoint, timeout=0.3).write(chat("one"), **OPTIONS) == ["About: one"]
+    assert time.monotonic() - start < 3 and len(endpoint.requests) == 2
+
+
+def test_nobody_listens():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    author = EndpointAuthor(f"http://127.0.0.1:{port}/v1", "m", retries=1, backoff=0.01)
+    with pytest.raises(RuntimeError, match=r"can't be reached: .*refused"):
+        author.write(chat("one"), **OPTIONS)
+
+
+def test_waits_grow(endpoint):
+    endpoint.replies = [sends(500, "")] * 3
+    author_of(endpoint, backoff=0.1).write(chat("one"), **OPTIONS)
+    times = [request["time"] for request in endpoint.requests]
+    waits = [after - before for before, after in itertools.pairwise(times)]
+    for wait, base in zip(waits, (0.1, 0.2, 0.4), strict=True):
+        assert 0.5 * base <= wait < 1.5 * base + 0.3
+
+
+@pytest.mark.parametrize("told", [lambda: "1", lambda: formatdate(time.time() + 1.9, usegmt=True)])
+def test_retry_after(endpoint, told):
+    endpoint.replies = [sends(429, "", Retry_After=told())]
+    author = author_of(endpoint)
+    assert author.write(chat("one"), **OPTIONS) == ["About: one"]
+    before, after = (request["time"] for request in endpoint.requests)
+    assert 0.8 <= after - before < 3
+
+
+@pytest.mark.parametrize("told", ["soon", "-5", "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_retry_after_without_a_wait(endpoint, told):
+    endpoint.replies = [sends(429, "", Retry_After=told)]
+    start = time.monotonic()
+    assert author_of(endpoint).write(chat("one"), **OPTIONS) == ["About: one"]
+    assert time.monotonic() - start < 1
+
+
+def test_a_wait_that_is_too_long(endpoint):
+    endpoint.answer = lambda body: sends(429, "quota", Retry_After="3600")
+    start = time.monotonic()
+    with pytest.raises(RuntimeError, match=r"429 .*quota It asks to wait for 3600 seconds"):
+        author_of(endpoint).write(chat("one"), **OPTIONS)
+    assert time.monotonic() - start < 1 and len(endpoint.requests) == 1
+
+
+# What stays
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
+def test_a_refusal_is_an_error_at_once(endpoint, status):
+    endpoint.answer = lambda body: sends(status, '{"error": {"message": "no such model"}}')
+    with pytest.raises(RuntimeError, match=rf"/v1/chat/completions answers {status} .*no such model"):
+        author_of(endpoint, concurrency=1, max_failures=100).write(chat(*"abcdefgh"), **OPTIONS)
+    assert len(endpoint.requests) == 1
+
+
+def test_a_refusal_ends_the_waiting_of_others(endpoint):
+    endpoint.replies = [sends(503, "", Retry_After="60"), slow(0.1, sends(404, "gone"))]
+    start = time.monotonic()
+    with pytest.raises(RuntimeError, match=r"404 .*gone"):
+        author_of(endpoint, concurrency=2).write(chat("one", "two"), **OPTIONS)
+    assert time.monotonic() - start < 3
+
+
+def test_a_redirect_is_not_followed(endpoint, monkeypatch):
+    monkeypatch.setenv("CRITIC_KEY", KEY)
+    with serving() as other:
+        endpoint.answer = lambda body: sends(302, "", Location=f"{other.url}/chat/completions")
+        with pytest.raises(RuntimeError, match="answers 302"):
+            author_of(endpoint, api_key_env="CRITIC_KEY").write(chat("one"), **OPTIONS)
+        assert other.requests == []
+
+
+# A limit on failures
+
+
+def failing(*texts):
+    return lambda body: sends(500, "") if endpoint_server.asked(body) in texts else says("fine")
+
+
+@pytest.mark.parametrize(("limit", "fails"), [(2, False), (1, True), (0.5, False), (0.4, True), (0, True)])
+def test_failures_within_the_limit(endpoint, limit, fails, caplog):
+    endpoint.answer = failing("b", "d")
+    author = author_of(endpoint, retries=0, max_failures=limit)
+    if fails:
+        with pytest.raises(RuntimeError, match=rf"2 of 4 .* `max_failures={limit}` allows 1|`max_failures=0`"):
+            author.write(chat(*"abcd"), **OPTIONS)
+    else:
+        with caplog.at_level(logging.WARNING):
+            assert author.write(chat(*"abcd"), **OPTIONS) == ["fine", None, "fine", None]
+        assert "2 of 4 requests" in caplog.text
+    assert counted(author) == [4, 0, 0, 2]
+
+
+def test_counts_are_of_one_call(endpoint):
+    author = author_of(endpoint, retries=0, max_failures=1)
+    endpoint.replies = [sends(500, "")]
+    author.write(chat("one"), **OPTIONS)
+    assert counted(author) == [1, 0, 0, 1]
+    author.write(chat("one"), **OPTIONS)
+    assert counted(author) == [1, 0, 0, 0]
+
+
+# The key
+
+
+def test_the_key_is_sent_and_told_to_nobody(endpoint, monkeypatch, tmp_path, caplog):
+    monkeypatch.setenv("CRITIC_KEY", f" {KEY}\n")
+    author = author_of(endpoint, api_key_env="CRITIC_KEY", cache_dir=str(tmp_path), retries=0, max_failures=1)
+    author.setup()
+    author.write(chat("one"), **OPTIONS)
+    assert endpoint.requests[0]["key"] == f"Bearer {KEY}"
+    endpoint.replies = [sends(500, f"key {KEY} is not loved")]
+    with caplog.at_level(logging.WARNING):
+        assert author.write(chat("two"), **OPTIONS) == [None]
+    endpoint.replies = [sends(401, f"key {KEY} is wrong")]
+    with pytest.raises(RuntimeError, match=r"key \*\*\* is wrong") as caught:
+        author.write(chat("three"), **OPTIONS)
+    kept = "".join(path.read_text() for path in tmp_path.rglob("*.json"))
+    assert "key *** is not loved" in caplog.text and "About: one" in kept
+    for text in (str(caught.value), repr(caught.value.__context__), repr(author), caplog.text, kept):
+        assert KEY not in text
+
+
+def test_a_key_that_is_not_set(endpoint, monkeypatch):
+    monkeypatch.delenv("CRITIC_KEY", raising=False)
+    with pytest.raises(ValueError, match="environment variable CRITIC_KEY is not set"):
+        author_of(endpoint, api_key_env="CRITIC_KEY").setup()
+
+
+BAD = [
+    ({"url": "localhost:8000/v1"}, "`url` must be like"),
+    ({"url": "file:///etc/passwd"}, "`url` must be like"),
+    ({"url": "http://me:secret@localhost/v1"}, "`url` must be like"),
+    ({"url": "http://localhost/v1?key=secret"}, "`url` must be like"),
+    ({"concurrency": 0}, "`concurrency` must be at least 1"),
+    ({"retries": -1}, "`retries` must be at least 0"),
+    ({"max_failures": -0.1}, "`max_failures` must be at least 0"),
+    ({"timeout": 0}, "`timeout` must be above 0"),
+]
+
+
+@pytest.mark.parametrize(("options", "text"), BAD)
+def test_bad_options(options, text):
+    with pytest.raises(ValueError, match=text) as caught:
+        EndpointAuthor(**{"url": "http://localhost/v1", "model": "m", **options})
+    assert "secret" not in str(caught.value)
+
+
+# The cache
+
+
+def test_cache(endpoint, tmp_path):
+    folder = tmp_path / "a" / "b"
+    author = author_of(endpoint, cache_dir=str(folder))
+    prompts = chat("one", "two", "Ü \ud83d\ude00 \x00")
+    texts = author.write(prompts, **OPTIONS)
+    assert counted(author) == [3, 0, 0, 0]
+    again = author_of(endpoint, cache_dir=str(folder))
+    assert again.write(prompts, **OPTIONS) == texts and counted(again) == [0, 0, 3, 0]
+    assert len(endpoint.requests) == 3
+    assert not list(folder.rglob("*.part"))
+
+
+OTHERS = [
+    {"prompts": chat("One")},
+    {"model": "another"},
+    {"max_new_tokens": 17},
+    {"temperature": 0.0},
+    {"options": {"seed": 1}},
+    {"prompts": ["one"]},
+]
+
+
+@pytest.mark.parametrize("change", OTHERS, ids=str)
+def test_what_is_asked_otherwise_is_not_in_the_cache(endpoint, tmp_path, change):
+    own = {name: change[name] for name in ("model", "options") if name in change}
+    how = {name: change[name] for name in OPTIONS if name in change}
+    author_of(endpoint, cache_dir=str(tmp_path)).write(chat("one"), **OPTIONS)
+    author = author_of(endpoint, cache_dir=str(tmp_path), **own)
+    author.write(change.get("prompts", chat("one")), **{**OPTIONS, **how})
+    assert counted(author) == [1, 0, 0, 0]
+
+
+def test_another_server_is_not_in_the_cache(endpoint, tmp_path):
+    with serving() as other:
+        for one in (endpoint, other):
+            author = author_of(one, cache_dir=str(tmp_path))
+            author.write(chat("one"), **OPTIONS)
+            assert counted(author) == [1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"text": 3}', "[]", '{"text": "\udcff'])
+def test_a_broken_file_is_asked_anew(endpoint, tmp_path, content):
+    author = author_of(endpoint, cache_dir=str(tmp_path))
+    author.write(chat("one"), **OPTIONS)
+    (path,) = tmp_path.rglob("*.json")
+    path.write_bytes(content.encode("utf-8", "surrogateescape"))
+    assert author.write(chat("one"), **OPTIONS) == ["About: one"] and counted(author) == [1, 0, 0, 0]
+    assert json.loads(path.read_text()) == {"text": "About: one"}
+
+
+def test_a_failure_is_not_kept(endpoint, tmp_path):
+    author = author_of(endpoint, cache_dir=str(tmp_path), retries=0, max_failures=1)
+    endpoint.replies = [sends(500, "")]
+    assert author.write(chat("one"), **OPTIONS) == [None]
+    assert author.write(chat("one"), **OPTIONS) == ["About: one"]
+
+
+def write_all(url, folder, queue):
+    author = EndpointAuthor(url, "m", cache_dir=folder, concurrency=4)
+    queue.put([author.write(chat(*map(str, range(40))), **OPTIONS) for _ in range(2)])
+
+
+def test_two_processes_share_a_cache(endpoint, tmp_path):
+    """Both write the same 40 texts at the same time; every file is whole, and a third reader needs no server."""
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    arguments = endpoint.url, str(tmp_path), queue
+    both = [context.Process(target=write_all, args=arguments) for _ in range(2)]
+    for process in both:
+        process.start()
+    told = [queue.get(timeout=60) for _ in both]
+    for process in both:
+        process.join(60)
+    expected = [f"About: {number}" for number in range(40)]
+    assert told == [[expected] * 2] * 2
+    asked = len(endpoint.requests)
+    reader = author_of(endpoint, model="m", cache_dir=str(tmp_path))
+    assert reader.write(chat(*map(str, range(40))), **OPTIONS) == expected and counted(reader) == [0, 0, 40, 0]
+    assert (
+        len(endpoint.requests) == asked <= 80
+        and len(list(tmp_path.rglob("*"))) == len({path.parent for path in tmp_path.rglob("*.json")}) + 40
+    )

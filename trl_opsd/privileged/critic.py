@@ -1,0 +1,176 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""A critic that reads the rollout, and a reference where there is one, and writes what the teacher reads."""
+
+from dataclasses import KW_ONLY, dataclass
+
+from datasets import Dataset, IterableDataset
+
+from trl_opsd.privileged.asking import rollouts_of
+from trl_opsd.privileged.authors import WrittenSource, tagged, task_text, transcript
+from trl_opsd.privileged.checks import check_column
+from trl_opsd.privileged.locate import find_quote
+from trl_opsd.rollouts import Group, Messages, Rollout
+from trl_opsd.views import Views
+
+
+TAGS = ("Kept", "Corrected")
+NOTHING = "none"
+
+INSTRUCTIONS = {
+    "critique": (
+        "You read a problem and an attempt at it. Say in a few sentences which steps of the attempt are right, which "
+        "one goes wrong first, and how to do that one right. Do not write a whole solution."
+    ),
+    "steps": (
+        "You read a problem and an attempt at it. Find the first wrong step of the attempt. Reply in two parts. The "
+        "first part is `Kept: ` and all that comes before that step, from the first word of the attempt on, copied "
+        "exactly. The second part begins on a new line and is `Corrected: ` and that one step done right. If the very "
+        f"first step is wrong, write `Kept: {NOTHING}`. If no step is wrong, keep the whole attempt and write "
+        f"`Corrected: {NOTHING}`."
+    ),
+}
+EXAMPLE = (
+    "Problem:\nTom has 3 boxes of 4 pens. He gives away 5 pens. How many are left?\n\n"
+    "Reference solution:\n3 * 4 = 12. 12 - 5 = 7. He has 7 pens left.\n\n"
+    "Attempt:\nThere are 3 boxes with 4 pens in each.\nSo Tom has 3 + 4 = 7 pens at first.\n7 - 5 = 2 pens are left."
+)
+ANSWERS = {
+    "critique": (
+        "It is right that there are 3 boxes with 4 pens in each. The first mistake is to add them: 3 boxes of 4 pens "
+        "hold 3 * 4 pens. Subtracting the 5 pens that he gives away is the right last step."
+    ),
+    "steps": "Kept: There are 3 boxes with 4 pens in each.\nCorrected: So Tom has 3 * 4 = 12 pens at first.",
+}
+TEMPLATES = {
+    "critique": "Feedback on an earlier attempt at this:\n\n{privileged_context}\n\nAnswer with it in mind.",
+    "steps": "The beginning of an answer to this, which is right so far:\n\n{privileged_context}",
+}
+
+
+@dataclass
+class Critic(WrittenSource):
+    """
+    A critic's words about each rollout, whoever the critic is. Weights that do not train (`author="teacher"` with the
+    `base` teacher, another model, an endpoint) make it a frozen one.
+
+    With `schema="steps"` the words are aligned with the rollout's steps (Feedback Alignment, 2606.11173): the critic
+    copies the steps before the first wrong one and rewrites that one alone, so that teacher and student part exactly
+    where the rollout fails. The answer must be of the form `Kept: ...`, new line, `Corrected: ...`, either of which may
+    be `none`. What is kept must be the beginning of the rollout, word for word but for white space, and the corrected
+    step must not be what the rollout goes on with anyway; if nothing is corrected, all of it must be kept. Else there
+    is no view (counted in `critic_unaligned`).
+
+    An answer of another form, or none at all, gives no view either (`critic_malformed`).
+
+    Args:
+        reference (`str`, *optional*): Column with a correct solution for the critic to read. Where it is `None` the
+            critic reads the task and the rollout alone.
+        schema (`str`): `"critique"` for free words, `"steps"` as above.
+        instruction, examples, template: As elsewhere; by default those of the schema.
+
+    Raises:
+        ValueError: If there is no such schema; when asked, if a reference is no text.
+    """
+
+    reference: str | None = None
+    schema: str = "critique"
+    _: KW_ONLY
+    instruction: str | None = None
+    examples: Messages | None = None
+    template: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.schema not in INSTRUCTIONS:
+            raise ValueError(f"`schema` must be one of {list(INSTRUCTIONS)}, got {self.schema!r}.")
+        self.instruction = INSTRUCTIONS[self.schema] if self.instruction is None else self.instruction
+        self.template = TEMPLATES[self.schema] if self.template is None else self.template
+        if self.examples is None:
+            answer = {"role": "assistant", "content": ANSWERS[self.schema]}
+            self.examples = [{"role": "user", "content": EXAMPLE}, answer]
+        super().__post_init__()
+        self.counts |= dict.fromkeys(("critic_asked", "critic_malformed", "critic_unaligned"), 0)
+
+    @property
+    def columns(self) -> list[str]:
+        return [] if self.reference is None else [self.reference]
+
+    def check(self, dataset: Dataset | IterableDataset, name: str) -> None:
+        """Look for the column before training."""
+        for column in self.columns:
+            check_column(column, dataset, name, "reference")
+
+    def __call__(self, groups: list[Group]) -> Views:
+        self.counts = dict.fromkeys(self.counts, 0)
+        wanted = [rollout for rollout in rollouts_of(groups) if rollout.wanted]
+        attempts, requests = self.together(lambda: self._requests(wanted))
+        self.counts["critic_asked"] = len(wanted)
+        answers = self.ask(requests, wanted)
+        contexts = [self._context(*pair) for pair in zip(answers, attempts, strict=True)]
+        views = {
+            rollout.index: [] if context is None else [self.view(context)]
+            for rollout, context in zip(wanted, contexts, strict=True)
+        }
+        return [views.get(rollout.index, []) for rollout in rollouts_of(groups)]
+
+    def _requests(self, rollouts: list[Rollout]) -> tuple[list[str], list[str]]:
+        """The rollouts as text, and what the critic reads of each."""
+        attempts = [transcript(self.run.tokenizer, rollout) for rollout in rollouts]
+        return attempts, [self._request(*pair) for pair in zip(rollouts, attempts, strict=True)]
+
+    def _request(self, rollout: Rollout, attempt: str) -> str:
+        parts = [f"Problem:\n{task_text(rollout)}"]
+        solution = None if self.reference is None else rollout.row[self.reference]
+        if solution is not None and not isinstance(solution, str):
+            raise ValueError(f"The column `{self.reference}` of {rollout.where} must be text, got {solution!r}.")
+        parts += [] if solution is None else [f"Reference solution:\n{solution}"]
+        return "\n\n".join([*parts, f"Attempt:\n{attempt}"])
+
+    def _context(self, answer: str | None, attempt: str) -> str | None:
+        if answer is None:
+            return None
+        if self.schema == "critique":
+            self.counts["critic_malformed"] += not answer.strip()
+            return answer.strip() or None
+        parts = tagged(answer, TAGS)
+        told = None if parts is None else [None if _is_nothing(parts[tag]) else parts[tag] for tag in TAGS]
+        if told is None or told == [None, None]:
+            self.counts["critic_malformed"] += 1
+            return None
+        context = aligned(attempt, *told)
+        self.counts["critic_unaligned"] += context is None
+        return context
+
+
+def aligned(attempt: str, kept: str | None, corrected: str | None) -> str | None:
+    """
+    The beginning of an attempt with its first wrong step done right.
+
+    Args:
+        attempt (`str`): What the student wrote.
+        kept (`str`, *optional*): What is right of it, from its beginning on.
+        corrected (`str`, *optional*): The step after that. `None` if all of it is right.
+
+    Returns:
+        `str` or `None`: `None` if the attempt does not begin with `kept`, goes on with `corrected`, or goes on at all
+        where nothing is corrected.
+    """
+    end = _beginning(attempt, kept)
+    if end is None:
+        return None
+    rest = attempt[end:]
+    if rest.strip() if corrected is None else _beginning(rest, corrected) is not None:
+        return None
+    return "\n".join(part for part in (attempt[:end].strip(), corrected) if part)
+
+
+def _beginning(text: str, words: str | None) -> int | None:
+    """Where the words end with which a text begins."""
+    if words is None:
+        return 0
+    found = find_quote(text, words, 1.0)
+    return found[1] if found is not None and not text[: found[0]].strip() else None
+
+
+def _is_nothing(part: str) -> bool:
+    return part.strip(" .`*").lower() == NOTHING
