@@ -37,8 +37,8 @@ from trl_opsd.metrics import PREFIX, generation_metrics, mean_gaps, token_metric
 from trl_opsd.model_card import PAPER, add_settings
 from trl_opsd.prefix import can_share_prefix
 from trl_opsd.privileged import DatasetColumn, Run
-from trl_opsd.restarts import RestartableTrainer
-from trl_opsd.rollouts import Rollout, total_reward, turns_of
+from trl_opsd.restarts import RestartableTrainer, raised_everywhere
+from trl_opsd.rollouts import Rollout, rows_of_columns, total_reward, turns_of
 from trl_opsd.teacher import Teacher, TeacherFollows
 from trl_opsd.teacher_batch import add_teacher_batches, view_names
 from trl_opsd.term import DistillationTerm, batch_keys
@@ -217,7 +217,9 @@ class OPSDTrainer(RestartableTrainer):
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if not self._distills:
             return rewards
-        rollouts = self._captured(rewards, inputs, prompts, completions, completion_ids_list)
+        with raised_everywhere(self.accelerator, "the rewards", self.state.global_step):
+            extra = rows_of_columns(self._pending_extra_logs, len(prompts))
+        rollouts = self._captured(rewards, inputs, prompts, completions, completion_ids_list, extra)
         self.collector.collect(rollouts, self.num_generations if self.model.training else self.num_generations_eval)
         if self.log_completions:  # must be there before TRL flushes the table's extra columns
             if self.args.log_privileged_context:
@@ -228,7 +230,13 @@ class OPSDTrainer(RestartableTrainer):
         return rewards
 
     def _captured(
-        self, rewards: torch.Tensor, rows: list, prompts: list, completions: list, completion_ids: list
+        self,
+        rewards: torch.Tensor,
+        rows: list,
+        prompts: list,
+        completions: list,
+        completion_ids: list,
+        extra: list[dict[str, Any]],
     ) -> list[Rollout]:
         """The local rollouts, from what TRL hands over. `rewards` are those of all processes."""
         count = len(prompts)
@@ -250,7 +258,7 @@ class OPSDTrainer(RestartableTrainer):
                     rewards=dict(zip(names, values, strict=False)),
                     total=total,
                     success=total >= self.args.success_reward_threshold,
-                    extra={name: logged[-count:][i] for name, logged in self._pending_extra_logs.items()},
+                    extra=extra[i],
                     group=(first + i) // (self.num_generations if self.model.training else self.num_generations_eval),
                     index=first + i,
                     step=self.state.global_step,
