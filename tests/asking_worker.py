@@ -23,6 +23,14 @@ from trl_opsd.privileged import rollouts_of
 ROWS = [{"prompt": [{"role": "user", "content": f"{i} + 1?"}]} for i in range(8)]
 
 
+def spoken(prompts: list, trainer: Any) -> dict[str, Any]:
+    """The second rank speaks of a hint."""
+    ids = trainer.processing_class(["A hint!" if trainer.accelerator.process_index else "It is 2."])["input_ids"]
+    count = len(prompts)
+    logps = [[0.0] * len(ids[0])] * count
+    return {"prompt_ids": trainer._tokenize_prompts(prompts)[0], "completion_ids": ids * count, "logprobs": logps}
+
+
 def good(groups: list) -> list[list[View]]:
     return [[View("Count.")] for _ in rollouts_of(groups)]
 
@@ -70,6 +78,7 @@ def run(folder: Path, rank: int, kind: str, on_error: str) -> dict[str, Any]:
         args=OPSDConfig(str(folder), **{**conftest.ARGS, **options}, privileged_timeout=timeout),
         train_dataset=Dataset.from_list(ROWS),
         processing_class=tokenizer,
+        rollout_func=spoken,
         privileged=source if rank else good,
     )
     error = None
@@ -78,7 +87,8 @@ def run(folder: Path, rank: int, kind: str, on_error: str) -> dict[str, Any]:
     except Exception as caught:
         error = f"{type(caught).__name__}: {caught}"
     logs = [log for log in trainer.state.log_history if "loss" in log]
-    metrics = {name: [log[f"self_distillation/{name}"] for log in logs] for name in ("source_errors", "view_share")}
+    names = ("source_errors", "view_share", "leak/phrases", "leak/quotes")
+    metrics = {name: [log[f"self_distillation/{name}"] for log in logs] for name in names}
     weights = trainer.accelerator.unwrap_model(trainer.model).state_dict().values()
     return {
         "error": error,

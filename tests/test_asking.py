@@ -13,6 +13,7 @@ import pytest
 
 import asking_worker
 from launch import launch
+from test_places import giving, long_answers
 from test_trainer_loss import batch_of
 from trl_opsd import View
 from trl_opsd.privileged import AllOf, DatasetColumn, FirstOf, Fixed, When, conditions, rollouts_of
@@ -176,8 +177,7 @@ def test_bad_views_name_source_and_row(make_trainer, view, text):
 
 def test_numbers_of_numpy_are_numbers(make_trainer):
     view = View("x", place="before_token", position=np.int64(1), span=(np.int64(1), np.int64(2)), weight=np.float64(2))
-    trainer = make_trainer(privileged=lambda groups: [[view] for _ in rollouts_of(groups)])
-    batch = batch_of(trainer)
+    batch = batch_of(make_trainer(privileged=giving(view), rollout_func=long_answers))
     assert batch["teacher_start/privileged"].tolist() == [1] * 4
 
 
@@ -344,5 +344,6 @@ def test_one_process_skips_and_both_go_on(both, kind):
         assert run["error"] is None and run["steps"] == 2
         assert run["source_errors"] == [missing, missing], "summed over the processes"
         assert run["view_share"] == [1 - missing / 4] * 2
+        assert run["leak/phrases"] == [0.5, 0.5] and run["leak/quotes"] == [0.0, 0.0], "of the second process alone"
     assert runs[0]["views"] == [1, 1] and sum(runs[1]["views"]) == 2 - missing
     assert runs[0]["weights"] == runs[1]["weights"]

@@ -118,6 +118,16 @@ def test_feedback(make_trainer):
     assert contexts_of(make_trainer, VerifierFeedback("blank"), ["2", "3"], reward=judged) == [None, None]
 
 
+@pytest.mark.parametrize("size", [0, 3, 5])
+def test_feedback_on_other_than_the_rollouts(make_trainer, size):
+    def judge(completions, log_extra, **kwargs):
+        log_extra("feedback", ["why"] * size)
+        return [0.0] * len(completions)
+
+    with pytest.raises(ValueError, match=rf"wrote {size} values into the column 'feedback' with `log_extra`, for 4"):
+        contexts_of(make_trainer, VerifierFeedback(), ["a", "b"], ["c", "d"], reward=judge)
+
+
 def test_a_success_before_feedback(make_trainer):
     """SDPO: feedback where there is no solution."""
     source = FirstOf(SiblingSuccess(), VerifierFeedback())

@@ -220,7 +220,7 @@ class Keeps:
         return python_source(groups)
 
     def state_dict(self):
-        return {"texts": [PLANTED]}
+        return {"texts": [PLANTED + "\ud800"]}  # of a row that streams, say
 
     def load_state_dict(self, state):
         self.loaded = state
@@ -237,7 +237,7 @@ def test_the_state_of_a_source(make_trainer, hub, tokenizer, tmp_path):
     )
     source = Keeps()
     make_trainer(dataset=dataset, privileged=source, max_steps=2).train(resume_from_checkpoint=True)
-    assert source.loaded == {"texts": [PLANTED]}
+    assert source.loaded == {"texts": [PLANTED + "\ud800"]}
 
 
 def test_a_run_that_does_not_distil_writes_its_arguments_as_they_are(make_trainer, tmp_path):

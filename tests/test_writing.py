@@ -151,6 +151,13 @@ def test_no_dropout_while_writing(make_trainer, tokenizer):
     assert trainer.collector.run.write(CHATS, max_new_tokens=6) == alone(weights, CHATS, 6)
 
 
+def test_a_prompt_that_is_too_long(made, tokenizer):
+    trainer, _ = made("live")
+    with pytest.raises(ValueError, match=r"reads 512 tokens, and what it was asked .* takes 510, .* adds 3\."):
+        trainer.collector.run.write(["x" * 510, "y"], max_new_tokens=3)
+    assert len(trainer.collector.run.write(["x" * 510, "y"], max_new_tokens=2)) == 2
+
+
 def test_weights_that_there_are_not(made):
     trainer, _ = made("live")
     with pytest.raises(ValueError, match="`weights` must be 'live' or 'teacher', got 'ema'"):

@@ -5,7 +5,7 @@
 import ast
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -160,6 +160,26 @@ def turns_of(completion: str | Messages, completion_ids: list[int], tool_mask: l
     if len(told) != len(spans):  # a `rollout_func` of the user's own may mask and tell as it likes
         told = [({"role": "assistant", "content": ""}, []) for _ in spans]
     return [Turn(*span, *parts) for span, parts in zip(spans, told, strict=True)]
+
+
+def rows_of_columns(columns: Mapping[str, list[Any]], count: int) -> list[dict[str, Any]]:
+    """
+    What reward functions wrote with `log_extra`, for each of the rollouts.
+
+    Args:
+        columns (`Mapping[str, list]`): Values by column, in the order of the rollouts.
+        count (`int`): Local rollouts.
+
+    Raises:
+        ValueError: If a column does not have a value for each rollout.
+    """
+    for name, values in columns.items():
+        if not values or len(values) % count:  # two reward functions may write one column: the last counts
+            raise ValueError(
+                f"A reward function wrote {len(values)} values into the column {name!r} with `log_extra`, for {count} "
+                "completions. Give one for each, None where there is none."
+            )
+    return [{name: values[-count:][i] for name, values in columns.items()} for i in range(count)]
 
 
 def total_reward(rewards: Iterable[float], weights: Iterable[float]) -> float:

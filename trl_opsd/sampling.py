@@ -12,8 +12,8 @@ from trl_opsd.encoding import EncodedView, alignment_error
 from trl_opsd.images import with_empty_lists
 from trl_opsd.methods.run import MethodRun
 from trl_opsd.metrics import generation_metrics
-from trl_opsd.restarts import RestartableTrainer
-from trl_opsd.rollouts import Rollout, total_reward, turns_of
+from trl_opsd.restarts import RestartableTrainer, raised_everywhere
+from trl_opsd.rollouts import Rollout, rows_of_columns, total_reward, turns_of
 from trl_opsd.term import batch_keys
 from trl_opsd.views import PrivilegedSource, shown_context
 
@@ -47,7 +47,9 @@ class SamplingTrainer(RestartableTrainer):
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if not self._distills:
             return rewards
-        rollouts = self._captured(rewards, inputs, prompts, completions, completion_ids_list)
+        with raised_everywhere(self.accelerator, "the rewards", self.state.global_step):
+            extra = rows_of_columns(self._pending_extra_logs, len(prompts))
+        rollouts = self._captured(rewards, inputs, prompts, completions, completion_ids_list, extra)
         self.collector.collect(rollouts, self.num_generations if self.model.training else self.num_generations_eval)
         if self.log_completions:  # must be there before TRL flushes the table's extra columns
             if self.args.log_privileged_context:
@@ -58,7 +60,13 @@ class SamplingTrainer(RestartableTrainer):
         return rewards
 
     def _captured(
-        self, rewards: torch.Tensor, rows: list, prompts: list, completions: list, completion_ids: list
+        self,
+        rewards: torch.Tensor,
+        rows: list,
+        prompts: list,
+        completions: list,
+        completion_ids: list,
+        extra: list[dict[str, Any]],
     ) -> list[Rollout]:
         """The local rollouts, from what TRL hands over. `rewards` are those of all processes."""
         count = len(prompts)
@@ -80,7 +88,7 @@ class SamplingTrainer(RestartableTrainer):
                     rewards=dict(zip(names, values, strict=False)),
                     total=total,
                     success=total >= self.args.success_reward_threshold,
-                    extra={name: logged[-count:][i] for name, logged in self._pending_extra_logs.items()},
+                    extra=extra[i],
                     group=(first + i) // (self.num_generations if self.model.training else self.num_generations_eval),
                     index=first + i,
                     step=self.state.global_step,

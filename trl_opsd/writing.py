@@ -51,12 +51,16 @@ class Writer:
             max_new_tokens (`int`, *optional*, defaults to `256`): Most tokens of a text.
             temperature (`float`, *optional*, defaults to `0.0`): Of the sampling; `0.0` takes the likeliest token.
             chat_template_kwargs (`dict[str, Any]`, *optional*): On top of the student's.
+
+        Raises:
+            ValueError: If a prompt of any process leaves no room for a text.
         """
         ids = [self._ids(prompt, chat_template_kwargs or {}) for prompt in prompts]
         images = self.trainer.images
         pixels = [images.pixels(images_of(prompt)) for prompt in prompts] if images else []
         filler = self._ids("." if not prompts else prompts[0], chat_template_kwargs or {})
         how = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0, "temperature": temperature or None}
+        self._check_lengths(ids, weights, max_new_tokens)
         rounds = max(gather_object([self._rounds(ids)]))  # the same on every process
         written = self._continuations(ids, pixels, weights, how, rounds, filler)
         # One by one: `batch_decode` takes an empty list for one text
@@ -165,3 +169,13 @@ class Writer:
         """The ids up to the first that ends a text: what follows is padding."""
         end = next((i for i, token in enumerate(ids) if token in self.trainer.eos_token_ids), len(ids))
         return ids[: end + 1]
+
+    def _check_lengths(self, ids: list[list[int]], weights: str, max_new_tokens: int) -> None:
+        model = self.trainer.teacher.model if weights == "teacher" else self.trainer.model
+        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        longest = max(gather_object([max(map(len, ids), default=0)]))
+        if longest and limit is not None and longest + max_new_tokens > limit:
+            raise ValueError(
+                f"The model reads {limit} tokens, and what it was asked to write about takes {longest}, to which "
+                f"`max_new_tokens` adds {max_new_tokens}. Lower that, shorten the examples, or name another `author`."
+            )
