@@ -11,7 +11,7 @@ bound are left out; later only the tokens at which the student is least sure are
 
 Options: `mixture` is lambda (floor = -2.56), `share` is beta, `steps` is T.
 
-**Changed**: read in the repository of PW-OPSD (2605.21606), which trains this method too. The mask's sum and the highest
+**Changed**: the formulas are as the repository of PW-OPSD (2605.21606) has them. The mask's sum and the highest
 entropies are those of the micro-batch. The paper's teacher is another model, for which `teacher_model_kind: checkpoint`
 stands; here it reads the solution.
 

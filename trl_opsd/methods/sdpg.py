@@ -9,9 +9,9 @@ one to the frozen start. The teacher's densely informed distribution is a nudge 
 beta is `distillation_weight`, alpha is TRL's `beta`. To distil completions of positive advantage alone, the paper's
 gate, put a condition before the source: `privileged_source: {when: {condition: above_group_mean, source: column}}`.
 
-**Changed**: the reference term is TRL's k3 with its importance ratio (`use_bias_correction_kl`), whose gradient is that
-of the reverse KL in expectation, as is the gradient of half a squared logarithm. With the gate our mean is over the
-gated tokens alone; how the paper's divides is not known to us.
+**Changed**: the reference term is TRL's k3 with its importance ratio (`use_bias_correction_kl`, which is on), whose
+gradient is that of the reverse KL in expectation, as is the gradient of half a squared logarithm. With the gate our
+mean is over the gated tokens alone; how the paper's divides is not known to us.
 
 **Fails** as GRPO does without a spread of rewards in the groups, as far as so small a nudge does not help.
 """
@@ -30,6 +30,5 @@ METHOD = Method(
         "distillation_weight": 0.001,
         "teacher_model_kind": "live",
         "beta": 0.001,
-        "use_bias_correction_kl": True,
     },
 )
