@@ -6,6 +6,8 @@ Pieces that advantages of tokens are made of.
 Legend: B rows, C completion tokens, K views.
 """
 
+import math
+
 import torch
 
 
@@ -60,6 +62,6 @@ def top_share(values: torch.Tensor, mask: torch.Tensor, share: float) -> torch.T
         values, mask (`torch.Tensor` of shape `(B, C)`): Values, and 1 at the tokens to choose from.
         share (`float`): From 0 to 1.
     """
-    sorted_values = values[mask > 0].sort(descending=True).values
-    count = -int(-share * len(sorted_values) // 1)
-    return mask * (values >= sorted_values[count - 1]) if count else torch.zeros_like(mask)
+    ordered = values[mask > 0].sort(descending=True).values
+    count = math.ceil(share * len(ordered) - 1e-9)  # 0.1 * 30 is above 3
+    return mask * (values >= ordered[count - 1]) if count else torch.zeros_like(mask)
