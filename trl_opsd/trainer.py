@@ -289,6 +289,7 @@ class OPSDTrainer(SamplingTrainer):
             values |= method_metrics(self.accelerator, self.method.metrics(signals), inputs["distillation_mask"])
         if self.model.training:
             self.method.saw_loss((shares * stats["loss"]).sum(), inputs["distillation_mask"].sum())
+            self.method.saw_metrics(values)
         for name, value in values.items():
             metrics[name].append(value)
         if self.log_completions:

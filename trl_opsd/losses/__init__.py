@@ -15,6 +15,7 @@ from trl_opsd.losses.divergences import (
 from trl_opsd.losses.reductions import distillation_mask, places, token_weights, view_shares
 from trl_opsd.losses.targets import TARGETS, Target, one_target
 from trl_opsd.losses.token_loss import TokenLoss, token_loss
+from trl_opsd.losses.token_signals import contrast, keep_sign, log_mean, mean_over, top_share
 from trl_opsd.losses.weighing import Extra, Tile, TokenStats, Weigh
 
 
@@ -30,14 +31,19 @@ __all__ = [
     "TokenLoss",
     "TokenStats",
     "Weigh",
+    "contrast",
     "distillation_mask",
     "forward_kl",
     "generalized_jsd",
+    "keep_sign",
+    "log_mean",
+    "mean_over",
     "one_target",
     "places",
     "reverse_kl",
     "skew_kl",
     "token_loss",
     "token_weights",
+    "top_share",
     "view_shares",
 ]

@@ -129,6 +129,8 @@ class Seen:
         reward (`float`): Mean total reward of the last generation batch, `nan` without rewards.
         truncated (`float`): Share of its rollouts that ended for want of length.
         mean_length, tail_length (`float`): Mean and 95th percentile of its lengths in tokens.
+        logged (`dict[str, float]`): What the step logs of its tokens as `self_distillation/NAME`, by name, as means
+            over its micro-batches; the method's own `metrics` too. Empty without distilled tokens.
     """
 
     step: int
@@ -139,6 +141,7 @@ class Seen:
     truncated: float
     mean_length: float
     tail_length: float
+    logged: dict[str, float]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from trl_opsd.forward import HiddenTerm
 from trl_opsd.losses import DivergenceSpec
 from trl_opsd.methods.base import Method, Moment, Seen, Signals
 from trl_opsd.methods.registry import method_of, options_of
+from trl_opsd.metrics import PREFIX
 from trl_opsd.rollouts import Rollout
 
 
@@ -39,6 +40,7 @@ class MethodRun(TrainerCallback):
         self.state, self.step, self.progress = dict(self.method.state), 0, 0.0
         self.losses: list[tuple[float, float]] = []  # of the micro-batches of this step: sum, and tokens
         self.rollouts: list[tuple[float, int, bool]] = []
+        self.logged: dict[str, list[float]] = {}
 
     def moment(self, views: list[str]) -> Moment:
         return Moment(views, self.options, self.step, self.progress, self.state)
@@ -70,6 +72,12 @@ class MethodRun(TrainerCallback):
         if self.method.follow is not None:
             self.losses.append((float(loss), float(tokens)))
 
+    def saw_metrics(self, values: dict[str, float]) -> None:
+        """What a micro-batch logs of its tokens, the same on every process."""
+        if self.method.follow is not None:
+            for name, value in values.items():
+                self.logged.setdefault(name.removeprefix(PREFIX), []).append(value)
+
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.step, self.progress = state.global_step, state.global_step / max(state.max_steps, 1)
 
@@ -90,8 +98,9 @@ class MethodRun(TrainerCallback):
             truncated=sum(truncated) / len(truncated),
             mean_length=sum(lengths) / len(lengths),
             tail_length=tail,
+            logged={name: sum(values) / len(values) for name, values in self.logged.items()},
         )
-        self.state, self.losses = self.method.follow(seen), []
+        self.state, self.losses, self.logged = self.method.follow(seen), [], {}
 
     def may_refresh(self) -> bool:
         """Whether a snapshot teacher is to be renewed now."""

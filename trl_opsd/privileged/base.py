@@ -43,7 +43,7 @@ class TextSource:
     Base of the sources whose views are texts.
 
     Args:
-        place, template, role, weight, name, chat_template_kwargs: Of each view, as in [`View`].
+        place, template, role, weight, name, policy, chat_template_kwargs: Of each view, as in [`View`].
     """
 
     place: str = "after_user"
@@ -51,6 +51,7 @@ class TextSource:
     role: str | None = None
     weight: float = 1.0
     name: str = "privileged"
+    policy: bool = True
     chat_template_kwargs: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -74,6 +75,7 @@ class TextSource:
             "role": self.role,
             "weight": self.weight,
             "name": self.name,
+            "policy": self.policy,
             "chat_template_kwargs": self.chat_template_kwargs,
         }
         return View(context, **{**options, **changes})

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 from trl_opsd.privileged.base import chance
+from trl_opsd.privileged.pseudo_reference import NUMBER, answer_reader, majority
 from trl_opsd.rollouts import Group, Rollout
 
 
@@ -67,6 +68,30 @@ def most_errors() -> Condition:
         return max(counts) > 0 and rollout.index == group[counts.index(max(counts))].index
 
     return has_most
+
+
+def above_group_mean() -> Condition:
+    """Rollouts whose total is above the mean of their group: those of positive advantage."""
+
+    def is_above(rollout: Rollout, group: Group) -> bool:
+        totals = [one.total for one in group if has_reward(one)]
+        return bool(totals) and rollout.total > sum(totals) / len(totals)
+
+    return is_above
+
+
+def consensus(least_share: float = 0.5, answer: str | Callable[[str], str | None] = NUMBER) -> Condition:
+    """
+    Rollouts of a group of which enough give the same answer (GATES, 2602.20574). It needs no reward.
+
+    Args:
+        least_share (`float`, *optional*, defaults to `0.5`): Share of the group that must give it.
+        answer (`str` or `Callable`, *optional*): How it is read: see `answer` of [`PseudoReference`].
+    """
+    if not 0 < least_share <= 1:
+        raise ValueError(f"`least_share` lies above 0 and is at most 1, got {least_share}.")
+    read = answer_reader(answer)
+    return lambda rollout, group: majority([read(one.text) for one in group], least_share) is not None
 
 
 def probability(p: float, seed: int = 0) -> Condition:

@@ -94,8 +94,6 @@ class TurnHint(TextSource):
         max_hints (`int`, *optional*, defaults to `1`):
             Most mistakes that are hinted at, the first ones of the rollout. Each is a view of its own, with a teacher
             forward of its own; with more than one they are called `name-1`, `name-2` and so on.
-        policy (`bool`, *optional*, defaults to `True`):
-            Whether the advantage of a rollout with a hint still counts, as in [`View`]. Kolibri's does not.
     """
 
     rules: list[dict[str, str] | Rule] | None = None
@@ -103,7 +101,6 @@ class TurnHint(TextSource):
     place: str = "before_turn"
     teach: str = "turn"
     max_hints: int = 1
-    policy: bool = True
     name: str = "hint"
 
     def __post_init__(self) -> None:
@@ -132,7 +129,7 @@ class TurnHint(TextSource):
     def _views(self, rollout: Rollout) -> list[View]:
         views = []
         for number, (position, hint) in enumerate(self._locate(rollout)[: self.max_hints], 1):
-            view = self.view(hint, position=position, policy=self.policy, span=self._span(rollout, position))
+            view = self.view(hint, position=position, span=self._span(rollout, position))
             views.append(view if self.max_hints == 1 else self._numbered(view, number))
         return views
 

@@ -49,6 +49,8 @@ SOURCES: dict[str, Callable[..., PrivilegedSource]] = {
     "wrong_demonstration": WrongDemonstration,
 }
 CONDITIONS: dict[str, Callable[..., conditions.Condition]] = {
+    "above_group_mean": conditions.above_group_mean,
+    "consensus": conditions.consensus,
     "failed": conditions.failed,
     "group_failed": conditions.group_failed,
     "group_reward_below": conditions.group_reward_below,

@@ -49,27 +49,17 @@ class PseudoReference(TextSource):
             raise ValueError(f"`show` must be one of {list(SHOW)}, got {self.show!r}.")
         if not 0 < self.least_share <= 1:
             raise ValueError(f"`least_share` lies above 0 and is at most 1, got {self.least_share}.")
-        if callable(self.answer):
-            self._read = self.answer
-        elif self.answer.startswith("function:"):
-            self._read = imported(self.answer.removeprefix("function:"), "answer")
-        else:
-            try:
-                pattern = re.compile(self.answer)
-            except re.error as error:
-                raise ValueError(f"`answer` is no regular expression: {error}.") from None
-            self._read = lambda text: _last_match(pattern, text)
+        self._read = answer_reader(self.answer)
 
     def __call__(self, groups: list[Group]) -> Views:
         return [views for group in groups for views in self._of_group(group)]
 
     def _of_group(self, group: Group) -> Views:
         answers = [self._read(rollout.text) for rollout in group]
-        votes = Counter(answer for answer in answers if answer is not None).most_common(2)
-        tied = len(votes) == 2 and votes[0][1] == votes[1][1]
-        if not votes or tied or votes[0][1] < self.least_share * len(group):
+        winner = majority(answers, self.least_share)
+        if winner is None:
             return [[] for _ in group]
-        text = self._shown(votes[0][0], dict(zip(range(len(group)), answers, strict=True)), group)
+        text = self._shown(winner, dict(zip(range(len(group)), answers, strict=True)), group)
         return [[self.view(text)] if text.strip() else [] for _ in group]
 
     def _shown(self, answer: str, answers: dict[int, str | None], group: Group) -> str:
@@ -87,6 +77,26 @@ class PseudoReference(TextSource):
                 return ""
             chosen = max(others, key=length)
         return shown(chosen, thinking=self.keep_thinking, tools=True)
+
+
+def answer_reader(answer: str | Callable[[str], str | None]) -> Callable[[str], str | None]:
+    """What reads an answer from a rollout's text: see `answer` of [`PseudoReference`]."""
+    if callable(answer):
+        return answer
+    if answer.startswith("function:"):
+        return imported(answer.removeprefix("function:"), "answer")
+    try:
+        pattern = re.compile(answer)
+    except re.error as error:
+        raise ValueError(f"`answer` is no regular expression: {error}.") from None
+    return lambda text: _last_match(pattern, text)
+
+
+def majority(answers: list[str | None], least_share: float) -> str | None:
+    """The answer that most give, `None` where two have as many votes or the first one has too few."""
+    votes = Counter(answer for answer in answers if answer is not None).most_common(2)
+    tied = len(votes) == 2 and votes[0][1] == votes[1][1]
+    return votes[0][0] if votes and not tied and votes[0][1] >= least_share * len(answers) else None
 
 
 def _last_match(pattern: re.Pattern[str], text: str) -> str | None:
