@@ -129,6 +129,7 @@ class Seen:
         reward (`float`): Mean total reward of the last generation batch, `nan` without rewards.
         truncated (`float`): Share of its rollouts that ended for want of length.
         mean_length, tail_length (`float`): Mean and 95th percentile of its lengths in tokens.
+        progress (`float`): Share of the training that is done, from 0 to 1.
     """
 
     step: int
@@ -139,6 +140,7 @@ class Seen:
     truncated: float
     mean_length: float
     tail_length: float
+    progress: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -158,8 +160,8 @@ class Method:
             in place of the verifier's plus the gap. Needs `distillation_mode="sampled_token"` and no divergence.
         target (`Callable[[Moment], Target]`, *optional*): What the student is pulled to, made of the views.
         weigh (`Callable[[Moment], Weigh]`, *optional*): A factor on the divergence of each token.
-        weigh_at_once (`bool`): Whether that must see all tokens of a micro-batch at once. It costs a product of each
-            head.
+        weigh_at_once (`bool`): Whether that and `extra` must see all tokens of a micro-batch at once. It costs a
+            product of each head.
         extra (`Callable[[Moment], Extra]`, *optional*): A loss of each token beside the divergence.
         hidden (`Callable[[Moment], HiddenTerm]`, *optional*): A loss of hidden states.
         metrics (`Callable[[Signals], dict[str, torch.Tensor]]`, *optional*): Values of shape `(B, C)` whose means over

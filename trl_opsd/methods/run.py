@@ -90,6 +90,7 @@ class MethodRun(TrainerCallback):
             truncated=sum(truncated) / len(truncated),
             mean_length=sum(lengths) / len(lengths),
             tail_length=tail,
+            progress=state.global_step / max(state.max_steps, 1),
         )
         self.state, self.losses = self.method.follow(seen), []
 

@@ -12,7 +12,7 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from trl_opsd.rollouts import Messages, Rollout
-from trl_opsd.views import PLACEHOLDER, View
+from trl_opsd.views import PLACEHOLDER, READERS, View
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class TextSource:
     Base of the sources whose views are texts.
 
     Args:
-        place, template, role, weight, name, chat_template_kwargs: Of each view, as in [`View`].
+        place, template, role, weight, name, chat_template_kwargs, reader: Of each view, as in [`View`].
     """
 
     place: str = "after_user"
@@ -51,6 +51,7 @@ class TextSource:
     weight: float = 1.0
     name: str = "privileged"
     chat_template_kwargs: dict[str, Any] | None = None
+    reader: str = "teacher"
 
     def __post_init__(self) -> None:
         if PLACEHOLDER not in self.template:
@@ -58,6 +59,8 @@ class TextSource:
                 f"`template` must contain the placeholder {PLACEHOLDER}, or the teacher would never see the privileged "
                 f"context; got {self.template!r}."
             )
+        if self.reader not in READERS:
+            raise ValueError(f"`reader` must be one of {list(READERS)}, got {self.reader!r}.")
 
     def view(self, context: str | Messages, **changes: Any) -> View:
         """A view of `context` with the options of this source, but for `changes`."""
@@ -68,6 +71,7 @@ class TextSource:
             "weight": self.weight,
             "name": self.name,
             "chat_template_kwargs": self.chat_template_kwargs,
+            "reader": self.reader,
         }
         return View(context, **{**options, **changes})
 

@@ -116,7 +116,8 @@ class Empty(TextSource):
 
     def __call__(self, groups: list[Group]) -> Views:
         words = self.view("").text.strip()
-        view = self.view(words, template="{privileged_context}") if words else View(name=self.name, weight=self.weight)
+        bare = View(name=self.name, weight=self.weight, reader=self.reader)
+        view = self.view(words, template="{privileged_context}") if words else bare
         return [[view] for _ in rollouts_of(groups)]
 
 
