@@ -62,9 +62,21 @@ def sequence_agreement(logps: torch.Tensor, taught: torch.Tensor, rows: torch.Te
     return weights[which]
 
 
-def early_shares(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+AGREEMENTS = ("none", "token", "sequence")
+
+
+def agreement(how: str, logps: torch.Tensor, taught: torch.Tensor, rows: torch.Tensor, gamma: float) -> torch.Tensor:
+    """The weights of a name in `AGREEMENTS`, `(N,)`; the arguments are those of [`sequence_agreement`]."""
+    if how not in AGREEMENTS:
+        raise ValueError(f"`agreement` must be one of {list(AGREEMENTS)}, got {how!r}.")
+    if how == "none":
+        return torch.ones_like(rows, dtype=logps.dtype)
+    return token_agreement(logps, taught, gamma) if how == "token" else sequence_agreement(logps, taught, rows, gamma)
+
+
+def spent_before(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """
-    What share of its row's sum is reached with each token, `(N,)`.
+    What share of its row's sum comes before each token, `(N,)`: 0 for the first.
 
     Args:
         values (`torch.Tensor` of shape `(N,)`): Not negative.
@@ -73,5 +85,18 @@ def early_shares(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     _, which = rows.unique_consecutive(return_inverse=True)
     many = int(which[-1]) + 1 if which.numel() else 0
     totals = values.new_zeros(many).index_add_(0, which, values)
-    before = totals.cumsum(0) - totals
-    return (values.cumsum(0) - before[which]) / totals[which].clamp(min=torch.finfo(values.dtype).tiny)
+    start = totals.cumsum(0) - totals
+    return (values.cumsum(0) - values - start[which]) / totals[which].clamp(min=torch.finfo(values.dtype).tiny)
+
+
+def mean_one(weights: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    """
+    Weights that are 0 where a token is not counted, over their mean at the others: a mean of losses with them is
+    sum w L / sum w.
+
+    Args:
+        weights (`torch.Tensor` of shape `(N,)`): Not negative, or which tokens are chosen.
+        counted (`torch.Tensor` of shape `(N,)`): Which tokens count.
+    """
+    weights = (weights * counted).to(torch.promote_types(weights.dtype, torch.float32))
+    return weights * counted.sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)

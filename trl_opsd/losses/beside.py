@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-Losses beside a divergence, each with its gradient in closed form: of shape `(t,)`, and on the tempered logits, `(t, V)`.
+Losses of a token beside a divergence, `(t,)`, each with its gradient on the tempered logits in closed form, `(t, V)`.
 
 Legend: t tokens, V vocabulary, S candidates; p student, q teacher; y the sampled token.
 """
@@ -9,6 +9,11 @@ Legend: t tokens, V vocabulary, S candidates; p student, q teacher; y the sample
 import torch
 
 from trl_opsd.losses.weighing import Tile
+
+
+def scaled(term: tuple[torch.Tensor, torch.Tensor], factor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A loss and its gradient times a constant factor of each token, `(t,)`."""
+    return factor * term[0], factor.unsqueeze(-1) * term[1]
 
 
 def entropy(log_p: torch.Tensor, p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,17 +69,30 @@ def sampling_logps(tile: Tile) -> torch.Tensor:
     return logps if tile.old_logps is None else torch.where(tile.old_logps.isnan(), logps, tile.old_logps)
 
 
-def contrast(
-    tile: Tile, log_right: torch.Tensor, log_wrong: torch.Tensor, margin: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def contrast(tile: Tile, right: int, wrong: list[int], margin: float) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    relu(m + |log p - log q+| - |log p - log q-|) of the sampled token (UniSD, huggingface.co/papers/2605.06597).
+    relu(m + |log p - log q+| - |log p - log q-|) of the sampled token, the mean over the q- that teach it, 0 where q+
+    or all q- do not (UniSD, huggingface.co/papers/2605.06597).
 
     Args:
         tile ([`Tile`]): The tokens.
-        log_right, log_wrong (`torch.Tensor` of shape `(t, V)`): log q+ and log q-, of a right and a wrong demonstration.
+        right (`int`): View of a right demonstration, q+.
+        wrong (`list[int]`): Views of wrong demonstrations, q-. There may be none.
         margin (`float`): m.
     """
-    right, wrong = (tile.on_label(tile.log_p) - tile.on_label(log_q) for log_q in (log_right, log_wrong))
-    loss = margin + right.abs() - wrong.abs()
-    return loss.clamp(min=0.0), tile.label_gradient((right.sign() - wrong.sign()) * (loss > 0))
+    logps = tile.on_label(tile.log_p)
+    near = logps - tile.on_label(tile.log_qs[right])
+    loss = slope = torch.zeros_like(logps)
+    for view in wrong:
+        share = tile.taught[right] * tile.taught[view] / tile.taught[wrong].sum(0).clamp(min=1)
+        far = logps - tile.on_label(tile.log_qs[view])
+        value = margin + near.abs() - far.abs()
+        loss = loss + share * value.clamp(min=0.0)
+        slope = slope + share * (near.sign() - far.sign()) * (value > 0)
+    return loss, tile.label_gradient(slope)
+
+
+def mean_gap(tile: Tile) -> torch.Tensor:
+    """log q(y) - log p_old(y), `(t,)`, the mean over the views that teach the token, 0 where none does."""
+    gaps = torch.stack([tile.on_label(log_q) for log_q in tile.log_qs]) - sampling_logps(tile)
+    return (gaps * tile.taught).sum(0) / tile.taught.sum(0).clamp(min=1)
