@@ -55,8 +55,9 @@ class Pass:
             self.scored = score(task.policy, self.student, self.hidden, task.labels, task.chunk_size, grad)
             self.total += self.scored.loss
         self.unit = self._unit()
-        at_once = task.spec.weigh is not None and task.spec.weigh_at_once
-        self.factors = task.spec.weigh(self._all_scores()) if at_once else None
+        spec = task.spec
+        self.everything = self._all_scores() if spec.weigh_at_once else None
+        self.factors = spec.weigh(self.everything) if spec.weigh is not None and spec.weigh_at_once else None
         cut = self._chunks(m, k + 1)
         # Made once: on the CPU, new memory of this size costs a tenth of the products
         block = self._block(cut)
@@ -147,7 +148,8 @@ class Pass:
                 part = result.gradient.mul_((weights[view] / (self.unit * spec.temperature)).unsqueeze(-1))
                 gradient = part if gradient is None else gradient.add_(part)
         if spec.extra is not None:
-            gradient = self._extra(Tile(log_p, p, log_qs, labels.squeeze(-1), *self._of(rows)), plain.sum(0), gradient)
+            known = *self._of(rows), rows, self.everything
+            gradient = self._extra(Tile(log_p, p, log_qs, labels.squeeze(-1), *known), plain.sum(0), gradient)
         if gradient is None:
             return None
         if self.scored is not None:

@@ -51,8 +51,8 @@ class DivergenceSpec:
         target (`str`, `Target` or `None`): One target of the views, a name in `TARGETS` or a function (see
             `losses/targets.py`); `None`: the mean of the divergences to each view.
         weigh (`Weigh` or `None`): A factor on each token's loss from what the pass knows of it: see [`TokenStats`].
-        weigh_at_once (`bool`): Whether `weigh` has to see all tokens of the micro-batch at once, for a quantile, say.
-            That costs one more product of each head.
+        weigh_at_once (`bool`): Whether `weigh` and `extra` have to see all tokens of the micro-batch at once, for a
+            quantile, say. That costs one more product of each head.
         extra (`Extra` or `None`): A loss beside the divergence, with the same weights but for `weigh`: see [`Tile`].
     """
 

@@ -51,6 +51,8 @@ class Tile:
         labels (`torch.Tensor` of shape `(t,)`): The sampled tokens.
         old_logps (`torch.Tensor` of shape `(t,)`, *optional*): log p(y) when they were sampled, `nan` where unknown.
         taught (`torch.Tensor` of shape `(K, t)`): Whether a view teaches the token.
+        place (`slice`): Where these tokens stand among all of the micro-batch.
+        everything ([`TokenStats`], *optional*): Of all tokens of the micro-batch, under `weigh_at_once`.
     """
 
     log_p: torch.Tensor
@@ -59,6 +61,8 @@ class Tile:
     labels: torch.Tensor
     old_logps: torch.Tensor | None
     taught: torch.Tensor
+    place: slice
+    everything: TokenStats | None = None
 
     def on_label(self, log_probs: torch.Tensor) -> torch.Tensor:
         """Those of the sampled tokens, `(t,)`."""

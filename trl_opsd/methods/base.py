@@ -131,6 +131,7 @@ class Seen:
         mean_length, tail_length (`float`): Mean and 95th percentile of its lengths in tokens.
         logged (`dict[str, float]`): What the step logs of its tokens as `self_distillation/NAME`, by name, as means
             over its micro-batches; the method's own `metrics` too. Empty without distilled tokens.
+        progress (`float`): Share of the training that is done, from 0 to 1.
     """
 
     step: int
@@ -142,6 +143,7 @@ class Seen:
     mean_length: float
     tail_length: float
     logged: dict[str, float]
+    progress: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -161,8 +163,8 @@ class Method:
             in place of the verifier's plus the gap. Needs `distillation_mode="sampled_token"` and no divergence.
         target (`Callable[[Moment], Target]`, *optional*): What the student is pulled to, made of the views.
         weigh (`Callable[[Moment], Weigh]`, *optional*): A factor on the divergence of each token.
-        weigh_at_once (`bool`): Whether that must see all tokens of a micro-batch at once. It costs a product of each
-            head.
+        weigh_at_once (`bool`): Whether that and `extra` must see all tokens of a micro-batch at once. It costs a
+            product of each head.
         extra (`Callable[[Moment], Extra]`, *optional*): A loss of each token beside the divergence.
         hidden (`Callable[[Moment], HiddenTerm]`, *optional*): A loss of hidden states.
         metrics (`Callable[[Signals], dict[str, torch.Tensor]]`, *optional*): Values of shape `(B, C)` whose means over

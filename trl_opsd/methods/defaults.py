@@ -36,7 +36,8 @@ def _check_parsed(config: type, given: dict[str, Any], defaults: dict[str, Any],
     """A parser gives every option, so that a method would change none. `OPSDParser` puts its values before the
     recipe's; another parser leaves the package's own, which the method was meant to replace."""
     plain = {item.name: item.default for item in fields(config) if item.default is not MISSING}
-    if defaults and len(given) == count and all(given[name] == plain.get(name) for name in defaults):
+    changed = [name for name in defaults if defaults[name] != plain.get(name)]
+    if changed and len(given) == count and all(given[name] == plain.get(name) for name in changed):
         raise ValueError(
             f"`method={given['method']!r}` came through a parser that gives every option and so leaves none to the "
             "method. Parse with `trl_opsd.OPSDParser`, which knows methods."

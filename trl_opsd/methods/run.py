@@ -99,6 +99,7 @@ class MethodRun(TrainerCallback):
             mean_length=sum(lengths) / len(lengths),
             tail_length=tail,
             logged={name: sum(values) / len(values) for name, values in self.logged.items()},
+            progress=state.global_step / max(state.max_steps, 1),
         )
         self.state, self.losses, self.logged = self.method.follow(seen), [], {}
 

@@ -4,6 +4,7 @@
 
 from trl_opsd.privileged.asking import Asker, call, rollouts_of
 from trl_opsd.privileged.base import Run, TextSource, chance
+from trl_opsd.privileged.baselines import WithBaselines
 from trl_opsd.privileged.column import DatasetColumn
 from trl_opsd.privileged.compose import AllOf, Cached, FirstOf, When
 from trl_opsd.privileged.controls import Empty, OtherRow, Shuffled, WrongDemonstration
@@ -52,6 +53,7 @@ __all__ = [
     "TurnHint",
     "VerifierFeedback",
     "When",
+    "WithBaselines",
     "Written",
     "WrongDemonstration",
     "build_condition",

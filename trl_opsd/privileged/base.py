@@ -13,7 +13,7 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from trl_opsd.rollouts import Messages, Rollout
-from trl_opsd.views import PLACEHOLDER, PLACES, View
+from trl_opsd.views import PLACEHOLDER, PLACES, READERS, View
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class TextSource:
     Base of the sources whose views are texts.
 
     Args:
-        place, template, role, weight, name, policy, chat_template_kwargs: Of each view, as in [`View`].
+        place, template, role, weight, name, policy, chat_template_kwargs, reader: Of each view, as in [`View`].
     """
 
     place: str = "after_user"
@@ -53,6 +53,7 @@ class TextSource:
     name: str = "privileged"
     policy: bool = True
     chat_template_kwargs: dict[str, Any] | None = None
+    reader: str = "teacher"
 
     def __post_init__(self) -> None:
         if self.place not in PLACES:
@@ -66,6 +67,8 @@ class TextSource:
                 f"`template` must contain the placeholder {PLACEHOLDER}, or the teacher would never see the privileged "
                 f"context; got {self.template!r}."
             )
+        if self.reader not in READERS:
+            raise ValueError(f"`reader` must be one of {list(READERS)}, got {self.reader!r}.")
 
     def view(self, context: str | Messages, **changes: Any) -> View:
         """A view of `context` with the options of this source, but for `changes`."""
@@ -77,6 +80,7 @@ class TextSource:
             "name": self.name,
             "policy": self.policy,
             "chat_template_kwargs": self.chat_template_kwargs,
+            "reader": self.reader,
         }
         return View(context, **{**options, **changes})
 

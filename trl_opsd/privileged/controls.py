@@ -116,7 +116,7 @@ class Empty(TextSource):
 
     def __call__(self, groups: list[Group]) -> Views:
         words = self.view("").text.strip()
-        bare = View(name=self.name, weight=self.weight, policy=self.policy)
+        bare = View(name=self.name, weight=self.weight, policy=self.policy, reader=self.reader)
         view = self.view(words, template="{privileged_context}") if words else bare
         return [[view] for _ in rollouts_of(groups)]
 

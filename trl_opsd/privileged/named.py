@@ -9,6 +9,7 @@ from typing import Any
 
 from trl_opsd.privileged import conditions
 from trl_opsd.privileged.base import imported
+from trl_opsd.privileged.baselines import WithBaselines
 from trl_opsd.privileged.column import DatasetColumn
 from trl_opsd.privileged.compose import AllOf, Cached, FirstOf, When
 from trl_opsd.privileged.controls import Empty, OtherRow, Shuffled, WrongDemonstration
@@ -97,6 +98,11 @@ def build_source(spec: Spec, where: str = "privileged_source") -> PrivilegedSour
             raise ValueError(f"`{here}` needs a `condition` and a `source`, got {arguments!r}.")
         condition = build_condition(arguments["condition"], f"{here}.condition")
         return When(condition, build_source(arguments["source"], f"{here}.source"))
+    if name == "with_baselines":
+        if not isinstance(arguments, dict) or "source" not in arguments or set(arguments) - {"source", "alone", "bare"}:
+            raise ValueError(f"`{here}` needs a `source`, and takes `alone` and `bare`; got {arguments!r}.")
+        source = build_source(arguments["source"], f"{here}.source")
+        return WithBaselines(source, *(arguments.get(option, True) for option in ("alone", "bare")))
     if name == "cached":
         return Cached(build_source(arguments, here))
     return _made(name, arguments, SOURCES, here)
@@ -115,6 +121,8 @@ def outline(spec: Spec) -> str:
         return f"{name}({', '.join(outline(part) for part in arguments)})"
     if name == "when":
         return f"when({_name_and_arguments(arguments['condition'], 'condition')[0]}, {outline(arguments['source'])})"
+    if name == "with_baselines":
+        return f"with_baselines({outline(arguments['source'])})"
     return f"cached({outline(arguments)})" if name == "cached" else name
 
 
@@ -133,7 +141,9 @@ def _made(name: str, arguments: Any, known: dict[str, Callable[..., Any]], where
     makers = known
     if name not in known:
         if "." not in name:
-            names = sorted([*known, *(("first_of", "all_of", "when", "cached") if known is SOURCES else ())])
+            names = sorted(
+                [*known, *(("first_of", "all_of", "when", "cached", "with_baselines") if known is SOURCES else ())]
+            )
             raise ValueError(f"`{where}`: there is no {name!r}. The names are {names}; one with a dot is imported.")
         makers = {name: imported(name, where)}
     maker = makers[name]

@@ -1,0 +1,62 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""Views beside another source's, that say what of its effect comes from the context alone or from the prompt alone."""
+
+from trl_opsd.privileged.asking import call
+from trl_opsd.privileged.base import source_name
+from trl_opsd.privileged.compose import Composite
+from trl_opsd.rollouts import Group, Messages, Rollout
+from trl_opsd.views import PROMPT_PLACES, PrivilegedSource, View, Views
+
+
+class WithBaselines(Composite):
+    """
+    The view of a source, and beside it `"alone"`, the text of its context without the problem (Purified OPSD,
+    2607.02234), and `"bare"`, the student's own prompt. Both are read by the teacher and teach the same tokens.
+
+    Args:
+        source (`PrivilegedSource`): Gives one view or none for each rollout. Where it gives none there are none.
+        alone, bare (`bool`): Which views are added.
+
+    Raises:
+        ValueError: If none is added; when asked, for several views of a rollout, or a context without a place in the
+            prompt.
+    """
+
+    def __init__(self, source: PrivilegedSource, alone: bool = True, bare: bool = True):
+        super().__init__(source)
+        if not alone and not bare:
+            raise ValueError("WithBaselines adds nothing: set `alone` or `bare`, or name the source without it.")
+        self.alone, self.bare = alone, bare
+
+    def __call__(self, groups: list[Group]) -> Views:
+        rollouts = [rollout for group in groups for rollout in group]
+        return [self._views(*pair) for pair in zip(rollouts, call(self.parts[0], groups), strict=True)]
+
+    def _views(self, rollout: Rollout, views: list[View]) -> list[View]:
+        if len(views) > 1:
+            names = [view.name for view in views]
+            raise ValueError(
+                f"WithBaselines takes one view of a rollout, and {source_name(self.parts[0])} gave {names} for "
+                f"{rollout.where}."
+            )
+        added = [self._alone(view, rollout) for view in views if self.alone]
+        return [*views, *added, *(View(name="bare", span=_span(view, rollout)) for view in views if self.bare)]
+
+    def _alone(self, view: View, rollout: Rollout) -> View:
+        if not isinstance(view.context, str) or view.prompt is not None or view.place not in PROMPT_PLACES:
+            raise ValueError(
+                f"WithBaselines shows the context alone, for which it must be a text at one of {list(PROMPT_PLACES)}; "
+                f"the view {view.name!r} of {rollout.where} is none."
+            )
+        prompt: str | Messages = view.text.strip()
+        if not isinstance(rollout.prompt, str):
+            system = [message for message in rollout.prompt[:1] if message["role"] == "system"]
+            prompt = [*system, {"role": "user", "content": prompt}]
+        kwargs = view.chat_template_kwargs
+        return View(view.context, name="alone", span=view.span, prompt=prompt, chat_template_kwargs=kwargs)
+
+
+def _span(view: View, rollout: Rollout) -> tuple[int, int] | None:
+    """The tokens that a view teaches, for one that stands elsewhere."""
+    return view.taught(rollout) if view.inserted else view.span
