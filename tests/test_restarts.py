@@ -121,14 +121,21 @@ def test_resumed_equals_uninterrupted(make_trainer, rows, tmp_path, name):
     kill_worker.same(copies(whole), copies(resumed), "teacher")
 
 
-def test_a_finished_run_takes_no_further_step(make_trainer):
-    """Its last checkpoint lies in the middle of an epoch, where transformers would go on."""
-    one = make_trainer(max_steps=3, **{**BUFFERED, "steps_per_generation": 1})
+@pytest.mark.parametrize("evaluates", [False, True], ids=["trained last", "evaluated last"])
+def test_a_finished_run_takes_no_further_step(make_trainer, rows, evaluates):
+    """Its last checkpoint lies in the middle of an epoch, where transformers would go on. What it logs at its end
+    depends on what came last."""
+    options = {**BUFFERED, "steps_per_generation": 1, "logging_steps": 2}
+    if evaluates:
+        options |= {"eval_strategy": "steps", "eval_steps": 3, "eval_dataset": Dataset.from_list(rows[:4])}
+    one = make_trainer(max_steps=3, **options)
     one.train()
     random = torch.get_rng_state()
-    other = make_trainer(max_steps=3, **{**BUFFERED, "steps_per_generation": 1})
+    other = make_trainer(max_steps=3, **options)
     other.train(resume_from_checkpoint=True)
     assert other.state.global_step == 3
+    logs = [kill_worker.untimed(trainer.state.log_history) for trainer in (one, other)]
+    assert logs[0] == logs[1] and ("self_distillation/loss" in logs[0][-1]) != evaluates
     assert torch.equal(torch.get_rng_state(), random)
     assert_same_run(one, other)
 

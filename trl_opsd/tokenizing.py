@@ -104,16 +104,17 @@ class PromptTokenizer:
                 characters.
         """
         for character in sorted(set("".join(strings(context))) - self._known):
-            alone, between = (
-                self.tokenizer.decode(self.tokenizer(f"a{text}a", add_special_tokens=False)["input_ids"])
-                for text in ("", character)
-            )
-            if alone == between:
+            # Between letters and between spaces: a tokenizer of whole words knows no letter by itself
+            around = [[self._read(f"{side}{text}{side}") for text in ("", character)] for side in ("a", " a ")]
+            if all(without == within for without, within in around):
                 raise ValueError(
                     f"the tokenizer has no token for the character {character!r} of the privileged context, so the "
                     "teacher would not read it. Take it out of the text."
                 )
             self._known.add(character)
+
+    def _read(self, text: str) -> str:
+        return self.tokenizer.decode(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     @property
     def bos(self) -> list[int]:

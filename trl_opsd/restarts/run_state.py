@@ -72,6 +72,7 @@ def save_run_state(trainer: GRPOTrainer, folder: Path, generation: int, left_out
         "generation": generation,
         "batches": buffered,
         "metrics": trainer._metrics,
+        "training": trainer.model.training,  # not after an evaluation: whose metrics the next log shows
         "table": {name: rows for name, rows in trainer._logs.items() if name != "images"}
         if trainer.log_completions
         else None,
@@ -109,6 +110,7 @@ def take_up(trainer: GRPOTrainer, state: dict[str, Any]) -> None:
     """Put rollouts and metrics of [`load_run_state`] back. The numbers of the loss have their own time: see
     [`take_up_loss`]."""
     trainer._step = state["step"]
+    trainer.model.train(state["training"])
     trainer._buffered_inputs = None
     if state["batches"] is not None:
         device = trainer.accelerator.device
