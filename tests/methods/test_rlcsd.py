@@ -17,8 +17,9 @@ VIEWS = ["right", "wrong-1", "wrong-2"]
 def reference(batch, size=0.5, tau=0.02, delta=0.02):
     """The paper's two means as one sum over tokens: PPO at ratio 1 is the advantage."""
     sets = {False: [], True: []}
-    for b in range(B):
-        for c in range(C):
+    rows, length = batch.loss_mask.shape
+    for b in range(rows):
+        for c in range(length):
             if not batch.loss_mask[b, c]:
                 continue
             verifier, logps = batch.advantages[b, 0].item(), batch.teacher_logps[:, b, c].tolist()
@@ -32,7 +33,7 @@ def reference(batch, size=0.5, tau=0.02, delta=0.02):
             total = max(total, 0.0) if verifier > 0 else min(total, 0.0) if verifier < 0 else 0.0
             sets[moved].append(((b, c), total if moved else verifier))
     tokens = sum(map(len, sets.values()))
-    wanted = torch.zeros(B, C, dtype=torch.float64)
+    wanted = torch.zeros(rows, length, dtype=torch.float64)
     for one in sets.values():
         for place, value in one:
             wanted[place] = value * tokens / len(one)  # TRL divides the sum by tokens
@@ -81,3 +82,12 @@ def test_all_right_and_all_wrong(make_trainer):
     """No contrast, and no advantage: nothing is left."""
     _, gradient = gradients(scripted_trainer(make_trainer, "rlcsd", WRONG, RIGHT))
     assert norm(gradient) == 0
+
+
+def test_the_loss_of_a_run_is_the_two_means(make_trainer):
+    trainer = scripted_trainer(make_trainer, "rlcsd", MIXED, WRONG)
+    seen, plain = [], trainer.term.signals
+    trainer.term.signals = lambda *given: seen.append(plain(*given)) or seen[-1]
+    loss, _ = gradients(trainer)
+    wanted = -reference(seen[0]).sum() / seen[0].loss_mask.sum()
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-3) and abs(loss.item()) > 1e-3
