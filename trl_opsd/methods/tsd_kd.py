@@ -33,7 +33,7 @@ def extra(moment: Moment) -> Extra:
     def factors(stats: TokenStats):
         unsure = stats.student_entropy >= quantile(stats.student_entropy, options["least"])
         early = spent_before(stats.student_entropy, stats.rows) < options["early"]
-        return (mean_one(chosen, stats.taught.any(0)) for chosen in (unsure, early))
+        return (mean_one(chosen.to(stats.student_entropy), stats.taught.any(0)) for chosen in (unsure, early))
 
     def term(tile: Tile):
         unsure, early = (factor[tile.place] for factor in factors(tile.everything))
