@@ -97,7 +97,10 @@ MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": 
 @pytest.mark.parametrize(
     ("part", "text"),
     [
-        (AllOf(Fixed("a", name="one"), Fixed("b", name="two")), r"takes one view of a rollout, and AllOf gave \['one', "),
+        (
+            AllOf(Fixed("a", name="one"), Fixed("b", name="two")),
+            r"takes one view of a rollout, and AllOf gave \['one', ",
+        ),
         (Fixed(MESSAGES), "it must be a text at one of .* the view 'privileged' of .* is none"),
         (Fixed("x", place="prefill"), "it must be a text at one of"),
     ],

@@ -65,7 +65,9 @@ def test_the_sign_is_that_of_the_consensus():
 
 def test_views_that_say_the_same_leave_no_residual():
     one = torch.randn(20, generator=random(1), dtype=torch.float64)
-    torch.testing.assert_close(coherent_gap(one.expand(3, -1), torch.full((3, 20), 1 / 3, dtype=torch.float64)), one, **CLOSE)
+    torch.testing.assert_close(
+        coherent_gap(one.expand(3, -1), torch.full((3, 20), 1 / 3, dtype=torch.float64)), one, **CLOSE
+    )
 
 
 def test_a_view_that_does_not_teach_is_left_out():

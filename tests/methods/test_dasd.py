@@ -42,7 +42,6 @@ def test_repelling_nothing_is_the_plain_divergence():
 def test_repulsion_is_bounded():
     """The divergence that is pushed up is at most log 2."""
 
-
     def formula(log_p, log_qs, labels):
         unsure = entropy(log_p.detach())
         return torch.where(unsure == unsure.min(), 1.0, -1.0) * jsd(log_p, log_qs[0])

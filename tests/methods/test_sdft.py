@@ -20,7 +20,9 @@ def test_identical_contexts_give_zero(make_trainer):
     from trl_opsd import View
     from trl_opsd.privileged import rollouts_of
 
-    trainer = make_trainer(method="sdft", privileged=lambda groups: [[View()] for _ in rollouts_of(groups)], max_steps=1)
+    trainer = make_trainer(
+        method="sdft", privileged=lambda groups: [[View()] for _ in rollouts_of(groups)], max_steps=1
+    )
     trainer.train()
     log = trainer.state.log_history[0]
     assert log["self_distillation/divergence"] == pytest.approx(0.0, abs=1e-6) and log["grad_norm"] < 1e-5

@@ -61,7 +61,9 @@ def test_the_stopped_term_pushes_mass_out_of_the_set(pair):
 
 def test_over_the_whole_vocabulary_the_term_is_zero(pair):
     raw = gradients(lambda p, q: p.exp() * (p - q), *pair, k=11)
-    whole = token_loss(Pair.of(pair[0].log_softmax(-1), pair[1]), DivergenceSpec("reverse_kl", topk=11, stop_gradient=True))
+    whole = token_loss(
+        Pair.of(pair[0].log_softmax(-1), pair[1]), DivergenceSpec("reverse_kl", topk=11, stop_gradient=True)
+    )
     torch.testing.assert_close(whole.gradient, raw, **CLOSE)
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from method_cases import CLOSE, N, H, check_loss, random
+from method_cases import CLOSE, H, N, check_loss, random
 from trl_opsd.losses.agreement import agreement, mean_one, sequence_agreement, token_agreement
 from trl_opsd.losses.matching import feature_matching
 from trl_opsd.methods.run import MethodRun
