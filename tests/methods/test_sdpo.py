@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""SDPO: generalised JSD on the student's top-k and a tail, importance weights, siblings; and its trust-region teacher."""
+"""SDPO: generalised JSD on the student's top-k and a tail, importance weights, siblings; its trust-region teacher."""
 
 import math
 

@@ -95,8 +95,8 @@ def mean_one(weights: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
     sum w L / sum w.
 
     Args:
-        weights (`torch.Tensor` of shape `(N,)`): Not negative, or which tokens are chosen.
+        weights (`torch.Tensor` of shape `(N,)`): Not negative.
         counted (`torch.Tensor` of shape `(N,)`): Which tokens count.
     """
-    weights = (weights * counted).to(torch.promote_types(weights.dtype, torch.float32))
+    weights = weights * counted
     return weights * counted.sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)

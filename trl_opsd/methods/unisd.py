@@ -17,24 +17,24 @@ of a micro-batch; the variance is that of a population.
 **Fails** where all teachers share a mistake, or nothing fails (no contrast). Each view costs a forward.
 """
 
+from trl_opsd.losses import Extra, Tile, TokenStats, Weigh
 from trl_opsd.losses.agreement import agreement, mean_one
 from trl_opsd.losses.beside import contrast
 from trl_opsd.losses.matching import feature_matching
 from trl_opsd.methods.base import Method, Moment
 
 
-def weigh(moment: Moment):
-    def factor(stats):
+def weigh(moment: Moment) -> Weigh:
+    def factor(stats: TokenStats):
         main, others = stats.taught[moment.view("privileged")], moment.family("context")
-        known = stats.teacher_logps[others], stats.taught[others], stats.rows
-        weights = agreement(moment.options["agreement"], *known, moment.options["gamma"])
-        return moment.options["divergence"] * mean_one(weights, main)
+        known = stats.teacher_logps[others], stats.taught[others], stats.rows, moment.options["gamma"]
+        return moment.options["divergence"] * mean_one(agreement(moment.options["agreement"], *known), main)
 
     return factor
 
 
-def extra(moment: Moment):
-    def term(tile):
+def extra(moment: Moment) -> Extra:
+    def term(tile: Tile):
         pair = moment.view("privileged"), moment.family("wrong")
         return tuple(moment.options["contrast"] * part for part in contrast(tile, *pair, moment.options["margin"]))
 

@@ -63,6 +63,7 @@ CONDITIONS: dict[str, Callable[..., conditions.Condition]] = {
     "truncated": conditions.truncated,
 }
 LISTS = {"first_of": FirstOf, "all_of": AllOf}
+COMPOUND = (*LISTS, "when", "cached", "with_baselines")
 
 Spec = str | dict[str, Any]
 
@@ -141,9 +142,7 @@ def _made(name: str, arguments: Any, known: dict[str, Callable[..., Any]], where
     makers = known
     if name not in known:
         if "." not in name:
-            names = sorted(
-                [*known, *(("first_of", "all_of", "when", "cached", "with_baselines") if known is SOURCES else ())]
-            )
+            names = sorted([*known, *(COMPOUND if known is SOURCES else ())])
             raise ValueError(f"`{where}`: there is no {name!r}. The names are {names}; one with a dot is imported.")
         makers = {name: imported(name, where)}
     maker = makers[name]
