@@ -63,7 +63,7 @@ def test_the_recipe_runs(name, tmp_path, tokenizer):
     """The recipe of this machine with a tiny model: its losses are numbers, and rollouts have views or are counted."""
     recipe = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
     assert recipe["method"] == name
-    tiny.model(tokenizer).save_pretrained(tmp_path / "model")
+    tiny.model(tokenizer, max_position_embeddings=4096).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     task = DATA.get(recipe["dataset_name"])
     options = {

@@ -5,7 +5,7 @@ The context is a critique of this very rollout, aligned with its steps: a frozen
 and rewrites only the first wrong one. Teacher and student then agree up to there and part where the rollout fails,
 while a whole other solution moves every token. The teacher has the weights of the start.
 
-    L = mean over t of KL(q_t || p_t),  q_t = base(. | x, c(y), y_<t) with c(y) = kept steps of y, and one step done right
+    L = mean over t of KL(q_t || p_t),  q_t = base(. | x, c(y), y_<t),  c(y) = kept steps of y, and one step done right
 
 The critic's options are those of `critic` in docs/privileged.md: `{critic: {reference: solution, schema: steps, author:
 ...}}`; by default it is the model itself with the weights of the start, which reads no reference.
