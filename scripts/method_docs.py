@@ -19,10 +19,13 @@ HEAD = """# Methods
 
 <!-- Made by `python scripts/method_docs.py` from trl_opsd/methods. Change it there. -->
 
-`method: NAME` in a recipe, or `OPSDConfig(method="NAME")`, sets a method's values and functions; each value can be overridden. `python -m trl_opsd.methods` lists them;
-[own_method.md](own_method.md) says how to write one. Each has a recipe for this machine, `recipes/methods/NAME.yaml`, and one with the paper's settings, `NAME_paper.yaml`, which was not run.
+`method: NAME` in a recipe, or `OPSDConfig(method="NAME")`, sets a method's values and functions; each value can be
+overridden. `python -m trl_opsd.methods` lists them; [own_method.md](own_method.md) says how to write one. Each has a
+recipe for this machine, `recipes/methods/NAME.yaml`, and one with the paper's settings, `NAME_paper.yaml`, which was
+not run.
 
-The label says what the code stands on: `paper`, `code` (the authors' published code was read), or `proposed reading` (too little is published, and what we chose is under **Changed**).
+The label says what the code stands on: `paper`, `code` (the authors' published code was read), or `proposed reading`
+(too little is published; what we chose is under **Changed**).
 """
 
 
