@@ -12,7 +12,7 @@ import torch
 
 from bench.measure import Results, interleave, map_arrays, workers
 from bench.rollouts import Model, Scenario, from_folder, qwen3_like, smollm2_135m
-from bench.trainers import BareTeacher, Products, Window
+from bench.trainers import BareTeacher, Products, Window, numbered
 from trl_opsd.methods import method_names, method_of
 
 
@@ -32,8 +32,8 @@ OWN = {
     "top-k 100": ("OPSD", {**_LIVE, "distillation_mode": "topk_logits", "distillation_topk": 100}),
     "sampled token": ("OPSD", {**_LIVE, "distillation_mode": "sampled_token", "distillation_alpha": 1.0}),
     "mixed with reward": ("OPSD", {**_LIVE, "reward": True}),
-    "2 views": ("OPSD", {**_LIVE, "views": ["view0", "view1"]}),
-    "4 views": ("OPSD", {**_LIVE, "views": ["view0", "view1", "view2", "view3"]}),
+    "2 views": ("OPSD", {**_LIVE, "views": numbered(2)}),
+    "4 views": ("OPSD", {**_LIVE, "views": numbered(4)}),
     LORA: ("GRPO", {"lora": True}),
     "pure, LoRA": ("OPSD", {"teacher_model_kind": "base", "lora": True}),
 }

@@ -60,6 +60,11 @@ def arguments(scenario: Scenario, device: str, folder: str) -> dict[str, Any]:
     }
 
 
+def numbered(count: int) -> list[str]:
+    """Names of so many views."""
+    return [f"view{number}" for number in range(count)]
+
+
 def views_of(names: list[str]) -> PrivilegedSource:
     """A source of views of these names: the row's context with its words in another order, so of the same length."""
 
