@@ -66,6 +66,8 @@ class OPSDScriptArguments(ScriptArguments):
         environment_factory (`str`, *optional*):
             Class, by dotted path, of which each rollout gets an instance whose methods it may call, such as
             `agents.shop.Shop`.
+        rollout_func (`str`, *optional*):
+            Function that samples the rollouts, by dotted path, such as `trl_opsd.guided.guided_rollouts`.
         chat_template (`str`, *optional*):
             Chat template instead of the model's own: a Jinja file, or the name of one that TRL ships, such as `qwen3`.
             Tools need one that TRL can parse calls of.
@@ -96,6 +98,9 @@ class OPSDScriptArguments(ScriptArguments):
     tools: list[str] | None = field(default=None, metadata={"help": "Functions to call, by dotted path."})
     environment_factory: str | None = field(
         default=None, metadata={"help": "Class of the rollouts' environments, by dotted path."}
+    )
+    rollout_func: str | None = field(
+        default=None, metadata={"help": "Function that samples the rollouts, by dotted path."}
     )
     chat_template: str | None = field(
         default=None, metadata={"help": "Chat template: a Jinja file, or the name of one that TRL ships."}
@@ -275,6 +280,7 @@ def build_trainer(
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
         tools=[import_named("tools", name) for name in script_args.tools or ()] or None,
+        rollout_func=script_args.rollout_func and import_named("rollout_func", script_args.rollout_func),
         environment_factory=environment and import_named("environment_factory", environment),
     )
 

@@ -84,6 +84,9 @@ def test_step(tmp_path, model):
     own = [row for row in rows if row["scenario"] == "own"]
     assert {row["contender"] for row in own} >= {"GRPO", "SDFT (TRL)", "SDPO (TRL)", "pure, live", "2 views"}
     assert all(float(row["over_grpo"]) > 0 for row in own if not row["contender"].endswith(", products"))
+    listed = [row["contender"] for row in rows if row["scenario"] == "methods"]
+    assert {"GRPO", "pure, live", "method opsd", "method rlsd"} <= set(listed)
+    assert "| method rlsd |" in page and "Methods beside plain modes" in page
     products = {
         row["contender"] for row in own if row["contender"].endswith(", products") and float(row["seconds"]) > 0
     }

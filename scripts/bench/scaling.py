@@ -20,7 +20,7 @@ import torch
 from bench.losses import LOSSES, OURS, contender, make_inputs
 from bench.measure import interleave, workers
 from bench.rollouts import Model, Scenario, from_folder, smollm2_135m
-from bench.trainers import Window
+from bench.trainers import Window, numbered
 from trl_opsd.kernels.chunks import budget
 
 
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     for name, members in series(args.quick).items():
         print(f"growth with {name} ...", flush=True)
         builds = {
-            f"{number}": partial(Window, "OPSD", model, scenario, args.device, views=views, **LIVE)
+            f"{number}": partial(Window, "OPSD", model, scenario, args.device, views=numbered(views), **LIVE)
             for number, (scenario, views) in enumerate(members)
         }
         with workers(builds, args.threads, args.device) as made:

@@ -41,7 +41,9 @@ def time_table(figures: Figures, scenario: str) -> str:
         seconds, ratios = (figures.values(scenario, name, column) for column in ("seconds", "over_grpo"))
         products = figures.median(scenario, f"{name}{PRODUCTS}", "seconds")
         share = "-" if products is None else f"{products:.2f}"
-        rows.append([name, spread(seconds), "1" if name == base_of(name) else spread(ratios), share])
+        rows.append(
+            [name, spread([1000 * one for one in seconds], 0), "1" if name == base_of(name) else spread(ratios), share]
+        )
     counts = [
         int(figures.median(scenario, *pair))
         for pair in ((GRPO, "completion_tokens"), (GRPO, "student_tokens"), (BARE, "teacher_tokens"))
@@ -51,7 +53,7 @@ def time_table(figures: Figures, scenario: str) -> str:
         f"{TITLES[scenario]}. Completion tokens: {counts[0]}, with the prompts: {counts[1]}, what one view's teacher "
         f"reads: {counts[2]}. t/g = {bare:.3f} (t: its bare body forward, g: GRPO's loss and backward)."
     )
-    return f"{title}\n\n{table(['trainer', 'seconds', 'over GRPO', 'of it matrix products (s)'], rows)}"
+    return f"{title}\n\n{table(['trainer', 'ms', 'over GRPO', 'of it matrix products (s)'], rows)}"
 
 
 def memory_table(figures: Figures) -> str:
@@ -93,7 +95,7 @@ def blocks(rows: list[Row], setting: str) -> dict[str, str]:
     for model in dict.fromkeys(row["model"] for row in rows):
         figures = Figures(rows, model)
         text.append(f"### {model}")
-        text += [time_table(figures, name) for name in ("own", "shared") if figures.names(name)]
+        text += [time_table(figures, name) for name in ("own", "shared", "methods") if figures.names(name)]
         text += [memory_table(figures), target_table(targets(figures))]
     return {"bench_step": "\n\n".join(text)}
 

@@ -60,16 +60,21 @@ def arguments(scenario: Scenario, device: str, folder: str) -> dict[str, Any]:
     }
 
 
-def views_of(count: int) -> PrivilegedSource:
-    """A source of `count` views a rollout: the row's context with its words in another order, so of the same length."""
+def numbered(count: int) -> list[str]:
+    """Names of so many views."""
+    return [f"view{number}" for number in range(count)]
+
+
+def views_of(names: list[str]) -> PrivilegedSource:
+    """A source of views of these names: the row's context with its words in another order, so of the same length."""
 
     def source(groups: list) -> list[list[View]]:
-        return [[view(rollout, number) for number in range(count)] for group in groups for rollout in group]
+        return [[view(rollout, i) for i in range(len(names))] for group in groups for rollout in group]
 
     def view(rollout: Any, number: int) -> View:
         words = rollout.row["privileged_context"].split()
         random.Random(number).shuffle(words)
-        return View(" ".join(words), name=f"view{number}")
+        return View(" ".join(words), name=names[number])
 
     return source
 

@@ -1,0 +1,68 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""
+docs/methods.md, made of the methods' docstrings and fields:
+
+python scripts/method_docs.py
+"""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+from trl_opsd.methods import method_names, method_of
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
+HEAD = """# Methods
+
+<!-- Made by `python scripts/method_docs.py` from trl_opsd/methods. Change it there. -->
+
+`method: NAME` in a recipe, or `OPSDConfig(method="NAME")`, sets a method's values and functions; each value can be
+overridden. `python -m trl_opsd.methods` lists them; [own_method.md](own_method.md) says how to write one. Each has a
+recipe for this machine, `recipes/methods/NAME.yaml`, and one with the paper's settings, `NAME_paper.yaml`, which was
+not run.
+
+The label says what the code stands on: `paper`, `code` (the authors' published code was read), or `proposed reading`
+(too little is published; what we chose is under **Changed**).
+"""
+
+
+def link(name: str) -> str:
+    method = method_of(name)
+    return f"[{method.paper}](https://arxiv.org/abs/{method.paper})" if method.on_arxiv else f"<{method.paper}>"
+
+
+def contents() -> str:
+    """Table of the methods."""
+    lines = ["| method | paper | label | needs |", "| --- | --- | --- | --- |"]
+    for name in method_names():
+        method = method_of(name)
+        lines.append(f"| [{name}](#{name}) | {link(name)} | {method.label} | {method.needs} |")
+    return "\n".join(lines)
+
+
+def values(pairs: dict[str, Any]) -> str:
+    return ", ".join(f"`{name}: {json.dumps(value, ensure_ascii=False)}`" for name, value in pairs.items())
+
+
+def block(name: str) -> str:
+    """One method's entry."""
+    method = method_of(name)
+    by = f", by {method.authors.replace(' and ', ', ')}" if method.authors else ""
+    lines = [f"## {name}", "", f"*{method.title}*{by}. {link(name)}. Label: {method.label}. Needs {method.needs}.", ""]
+    lines.append(importlib.import_module(f"trl_opsd.methods.{name}").__doc__.strip())
+    lines += ["", f"Defaults: {values(method.defaults) or 'those of `OPSDConfig`'}."]
+    if method.options:
+        lines += ["", f"`method_options`: {values(method.options)}."]
+    return "\n".join(lines)
+
+
+def page() -> str:
+    return "\n\n".join([HEAD.strip(), contents(), *map(block, method_names())]) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"{PAGE} holds {len(method_names())} methods.")

@@ -1,0 +1,92 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""The comparison of methods: one budget, runs that are kept, failures that are told."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import tiny
+
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import compare_methods  # noqa: E402
+import tasks  # noqa: E402
+
+
+@pytest.fixture
+def compare(tmp_path, tokenizer, monkeypatch):
+    """Run the script on a tiny model; the report and the results by contender and seed."""
+    tiny.model(tokenizer).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    tasks.prepare("addition", tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    options = ["--model", tmp_path / "model", "--data", tmp_path / "data", "--output", tmp_path / "runs",
+               "--max_steps", 2, "--eval_steps", 1, "--eval_rows", 4]  # fmt: skip
+
+    def run(*line):
+        monkeypatch.setattr(sys, "argv", ["compare_methods.py", *map(str, [*line, *options])])
+        compare_methods.main()
+        results = [json.loads(path.read_text()) for path in sorted((tmp_path / "runs").glob("*.json"))]
+        return (tmp_path / "runs" / "table.md").read_text(), {(one["contender"], one["seed"]): one for one in results}
+
+    return run
+
+
+def test_methods_and_controls_are_scored_and_kept(compare, tmp_path, monkeypatch):
+    text, results = compare("opsd", "grpo", "opsd+no_pi", "opsd+wrong_pi", "--seeds", 1, 2)
+    assert set(results) == {(name, seed) for name in ("opsd", "grpo", "opsd+no_pi", "opsd+wrong_pi") for seed in (1, 2)}
+    assert all(list(one["scores"]) == ["0", "1", "2"] and len(one["metrics"]["loss"]) == 2 for one in results.values())
+    assert results["opsd", 1]["metrics"]["self_distillation/view_share"] == [1, 1]
+    losses = [tuple(results[name, 1]["metrics"]["loss"]) for name in ("opsd", "opsd+no_pi", "opsd+wrong_pi")]
+    assert len(set(losses)) == 3, "the contexts differ"
+    assert "| `opsd` | code | 0.0% |" in text and "`opsd+wrong_pi`" in text and "Failed" not in text
+    assert (tmp_path / "runs" / "addition.png").stat().st_size > 5000
+
+    monkeypatch.setattr(compare_methods, "run", lambda *_: pytest.fail("a finished run is not repeated"))
+    assert compare("opsd", "--seeds", 1)[0] == text
+    assert compare()[0] == text
+
+
+def test_a_failure_is_told_and_tried_again(compare, monkeypatch):
+    whole = compare_methods.run
+
+    def failing(name, *rest):
+        if name == "live":
+            raise RuntimeError("no luck")
+        return whole(name, *rest)
+
+    monkeypatch.setattr(compare_methods, "run", failing)
+    text, results = compare("live", "base")
+    assert results["live", 1]["error"] == "RuntimeError: no luck" and "scores" in results["base", 1]
+    assert "Failed:\n\n- `live`, seed 1: RuntimeError: no luck" in text and "| `live` |" not in text
+    monkeypatch.setattr(compare_methods, "run", whole)
+    text, results = compare("live")
+    assert "error" not in results["live", 1] and "Failed" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "text"),
+    [
+        ("rlds", "addition", r"There is no 'rlds': it must be one of \['base'"),
+        ("opcd", "addition", "opcd has no setting for the task addition: its recipe is for json"),
+        ("opsd+pi", "addition", "A control is no_pi or wrong_pi, got 'pi'"),
+    ],
+)
+def test_mistakes(name, task, text):
+    with pytest.raises(ValueError, match=text):
+        compare_methods.setting(name, task)
+
+
+@pytest.mark.parametrize("task", ["addition", "json"])
+@pytest.mark.parametrize("control", ["no_pi", "wrong_pi"])
+def test_controls_parse(task, control, monkeypatch):
+    monkeypatch.setattr(compare_methods.opsd, "check_folder", lambda option, value: None)
+    recipe, options = compare_methods.setting(f"base+{control}", task)
+    line = [part for option, value in options.items() for part in (f"--{option}", str(value))]
+    _, args, *_ = compare_methods.opsd.parse(["--config", str(recipe), *line])
+    assert args.privileged_source == getattr(compare_methods.TASKS[task], control)
