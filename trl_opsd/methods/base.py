@@ -142,7 +142,7 @@ class Seen:
     truncated: float
     mean_length: float
     tail_length: float
-    logged: dict[str, float]
+    logged: dict[str, float] = field(default_factory=dict)
     progress: float = 0.0
 
 
