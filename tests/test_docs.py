@@ -63,4 +63,6 @@ def test_options_named_in_the_documentation_exist():
     options = OPSDConfig.__dataclass_fields__
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for name in re.findall(r"`((?:distillation|teacher|privileged)_\w+)[`=]", path.read_text()):
-            assert name in options or name in ("privileged_context", "teacher_entropy"), f"{path.name}: {name}"
+            assert name in options or name in ("privileged_context", "teacher_entropy", "teacher_logps"), (
+                f"{path.name}: {name}"
+            )

@@ -13,7 +13,7 @@ from trl_opsd.privileged import rollouts_of
 
 NAMES = [name for name in method_names() if not method_of(name).needs_reward]
 # What methods call the views that they look for
-VIEWS = ["privileged", "alone", "bare", "context-1", "context-2", "wrong"]
+VIEWS = ["privileged", "alone", "bare", "context-1", "context-2", "own", "other-1", "wrong"]
 PLAIN = ("sdpo", "sdft", "opsd", "pw_opsd", "dasd", "taid", "stop_grad_topk")
 
 
