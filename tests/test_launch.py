@@ -11,6 +11,8 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -70,16 +72,18 @@ def start(config: str, *options: str) -> subprocess.Popen:
 
 
 def finish(processes: list[subprocess.Popen]) -> None:
-    try:
-        outputs = [process.communicate(timeout=LIMIT_SECONDS)[0] for process in processes]
-    except subprocess.TimeoutExpired:
-        pytest.fail(f"did not end in {LIMIT_SECONDS} s")
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-    for process, output in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, output[-4000:]
+    """Wait for all; the first that fails ends the others, which would wait for it, and is shown."""
+    with ThreadPoolExecutor() as pool:
+        outputs = {pool.submit(process.communicate, timeout=LIMIT_SECONDS): process for process in processes}
+        for output in as_completed(outputs):
+            process = outputs[output]
+            late = output.exception() is not None
+            if late or process.returncode != 0:
+                for other in processes:
+                    with suppress(ProcessLookupError):
+                        os.killpg(other.pid, signal.SIGKILL)
+                shown = process.communicate()[0] if late else output.result()[0]
+                pytest.fail(f"{f'did not end in {LIMIT_SECONDS} s' if late else process.returncode}: {shown[-4000:]}")
 
 
 def script(folder: Path, prepared: list[str]) -> list[str]:
