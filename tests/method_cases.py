@@ -14,7 +14,7 @@ import torch
 from trl_opsd import OPSDConfig
 from trl_opsd.kernels import Head, Task, linear_divergence
 from trl_opsd.methods import Moment, Signals
-from trl_opsd.methods.run import MethodRun
+from trl_opsd.methods.frame.run import MethodRun
 from trl_opsd.term import divergence_spec
 
 

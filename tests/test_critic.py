@@ -14,7 +14,7 @@ from test_hints import AGENT, SCRIPTS, agent_model, agent_tokenizer, follow_scri
 from test_places import teacher_reads
 from test_trainer_loss import batch_of
 from trl_opsd.privileged import AllOf, Cached, Critic, DatasetColumn, FirstOf, When, build_source, conditions
-from trl_opsd.privileged.critic import ANSWERS, EXAMPLE, aligned
+from trl_opsd.privileged.sources.critic import ANSWERS, EXAMPLE, aligned
 
 
 OPTIONS = {

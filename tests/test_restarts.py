@@ -24,7 +24,7 @@ import kill_worker
 from conftest import length_reward
 from launch import outcome
 from test_drop_in import assert_same_run, history
-from trl_opsd.diagnostics import SignalMonitor
+from trl_opsd.monitor import SignalMonitor
 from trl_opsd.teacher_weights import CopiedWeights
 
 

@@ -12,7 +12,7 @@ from test_places import teacher_reads
 from test_restarts import Leaves
 from test_trainer_loss import batch_of
 from trl_opsd.privileged import Skills, build_source
-from trl_opsd.privileged.skill_store import Skill, SkillStore
+from trl_opsd.privileged.sources.skill_store import Skill, SkillStore
 from written_worker import SUMMARY
 
 

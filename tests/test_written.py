@@ -11,7 +11,7 @@ from scripted import right, sums, writing
 from test_places import teacher_reads
 from test_trainer_loss import batch_of
 from trl_opsd.privileged import Written, build_source
-from trl_opsd.privileged.written import INSTRUCTION
+from trl_opsd.privileged.sources.written import INSTRUCTION
 
 
 OPTIONS = {

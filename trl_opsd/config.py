@@ -9,7 +9,7 @@ from typing import Any
 from trl import GRPOConfig
 
 from trl_opsd.config_checks import CHOICES, check_combinations, check_method, check_policy_weight, check_values
-from trl_opsd.methods.defaults import takes_method_defaults
+from trl_opsd.methods.frame.defaults import takes_method_defaults
 from trl_opsd.privileged.named import outline
 from trl_opsd.views import PLACEHOLDER
 

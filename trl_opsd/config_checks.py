@@ -9,7 +9,7 @@ from transformers.trainer_utils import HubStrategy
 
 from trl_opsd.leaks import Phrases
 from trl_opsd.losses import TARGETS
-from trl_opsd.methods.registry import method_of, options_of
+from trl_opsd.methods.frame.registry import method_of, options_of
 from trl_opsd.privileged.named import build_source
 from trl_opsd.views import PLACEHOLDER, PROMPT_PLACES
 

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from trl import GRPOConfig
 
 from trl_opsd.config import OPSDConfig
-from trl_opsd.methods.registry import method_of
+from trl_opsd.methods.frame.registry import method_of
 
 
 PAPER = {

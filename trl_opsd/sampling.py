@@ -10,7 +10,7 @@ import torch
 from trl_opsd.collecting import ViewCollector
 from trl_opsd.encoding import EncodedView, alignment_error
 from trl_opsd.images import with_empty_lists
-from trl_opsd.methods.run import MethodRun
+from trl_opsd.methods.frame.run import MethodRun
 from trl_opsd.metrics import generation_metrics
 from trl_opsd.restarts import RestartableTrainer, raised_everywhere
 from trl_opsd.rollouts import Rollout, rows_of_columns, total_reward, turns_of

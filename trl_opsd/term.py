@@ -18,8 +18,8 @@ from trl_opsd.config import OPSDConfig
 from trl_opsd.forward import StudentPass, TeacherPass
 from trl_opsd.kernels import TOKEN_STATS
 from trl_opsd.losses import DivergenceSpec, distillation_mask, places, token_weights, view_shares
-from trl_opsd.methods.base import Signals
-from trl_opsd.methods.run import MethodRun
+from trl_opsd.methods.frame.base import Signals
+from trl_opsd.methods.frame.run import MethodRun
 from trl_opsd.teacher import Teacher, reading_alone
 from trl_opsd.teacher_batch import TeacherBatch, is_live, view_names, view_weights
 
@@ -99,7 +99,7 @@ class DistillationTerm:
         args ([`OPSDConfig`]): Options of the loss.
         teacher ([`Teacher`]): Whose weights answer.
         accelerator (`Accelerator`): For autocast and the number of processes.
-        method ([`~trl_opsd.methods.run.MethodRun`]): What changes the loss.
+        method ([`~trl_opsd.methods.frame.run.MethodRun`]): What changes the loss.
     """
 
     def __init__(self, args: OPSDConfig, teacher: Teacher, accelerator: Accelerator, method: MethodRun):

@@ -29,13 +29,13 @@ from trl_opsd.checks import (
 )
 from trl_opsd.collecting import ViewCollector, source_of
 from trl_opsd.config import OPSDConfig
-from trl_opsd.diagnostics import SignalMonitor
 from trl_opsd.encoding import ViewEncoder
 from trl_opsd.forward import ObservedForward, add_distillation_forward
 from trl_opsd.images import MODALITIES, ImageInputs
-from trl_opsd.methods.run import MethodRun
+from trl_opsd.methods.frame.run import MethodRun
 from trl_opsd.metrics import PREFIX, mean_gaps, method_metrics, token_metrics
 from trl_opsd.model_card import PAPER, add_settings, paper_of
+from trl_opsd.monitor import SignalMonitor
 from trl_opsd.prefix import can_share_prefix
 from trl_opsd.privileged import DatasetColumn, Run
 from trl_opsd.sampling import SamplingTrainer
@@ -288,7 +288,9 @@ class OPSDTrainer(SamplingTrainer):
             signals = self.term.signals(inputs, stats, self.policy_weight)
             values |= method_metrics(self.accelerator, self.method.metrics(signals), inputs["distillation_mask"])
         if self.model.training:
-            self.method.saw_loss((shares * stats["loss"]).sum(), inputs["distillation_mask"].sum())
+            self.method.saw_loss(
+                torch.where(shares > 0, shares * stats["loss"], 0.0).sum(), inputs["distillation_mask"].sum()
+            )
             self.method.saw_metrics(values)
         for name, value in values.items():
             metrics[name].append(value)

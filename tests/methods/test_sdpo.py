@@ -11,7 +11,7 @@ from method_cases import CLOSE, check_loss, random
 from scripted import right, sums, writing
 from trl_opsd import OPSDConfig
 from trl_opsd.kernels import Head, Task, linear_divergence
-from trl_opsd.methods.run import MethodRun
+from trl_opsd.methods.frame.run import MethodRun
 from trl_opsd.term import divergence_spec
 
 

@@ -13,7 +13,7 @@ from trl_opsd import OPSDConfig
 from trl_opsd.kernels import Head, Task, linear_divergence
 from trl_opsd.losses.agreement import quantile, spent_before
 from trl_opsd.losses.beside import entropy, plackett_luce
-from trl_opsd.methods.run import MethodRun
+from trl_opsd.methods.frame.run import MethodRun
 from trl_opsd.term import divergence_spec
 
 

@@ -1,10 +1,9 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Signs that a run goes wrong, and whether it is worth beginning."""
+"""Whether a run is worth beginning."""
 
-from trl_opsd.diagnostics.monitor import SignalMonitor
 from trl_opsd.diagnostics.preflight import preflight
 from trl_opsd.diagnostics.preflight_report import PreflightReport, ViewReport
 
 
-__all__ = ["PreflightReport", "SignalMonitor", "ViewReport", "preflight"]
+__all__ = ["PreflightReport", "ViewReport", "preflight"]

@@ -4,7 +4,7 @@
 
 import importlib
 
-from trl_opsd.methods.registry import method_names, method_of
+from trl_opsd.methods.frame.registry import method_names, method_of
 
 
 def first_sentence(name: str) -> str:

@@ -21,7 +21,7 @@ import math
 
 import torch
 
-from trl_opsd.methods.base import Method, Seen, Signals, State
+from trl_opsd.methods.frame.base import Method, Seen, Signals, State
 
 
 def advantages(signals: Signals) -> torch.Tensor:

@@ -21,7 +21,7 @@ import torch
 
 from trl_opsd.losses import Target
 from trl_opsd.losses.mixing import coherent_gap
-from trl_opsd.methods.base import Method, Moment
+from trl_opsd.methods.frame.base import Method, Moment
 
 
 def target(moment: Moment) -> Target:

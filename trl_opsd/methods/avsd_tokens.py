@@ -19,7 +19,7 @@ import torch
 
 from trl_opsd.losses.mixing import coherent_gap
 from trl_opsd.methods.avsd import METHOD as AVSD
-from trl_opsd.methods.base import Method, Signals
+from trl_opsd.methods.frame.base import Method, Signals
 
 
 def advantages(signals: Signals) -> torch.Tensor:

@@ -22,7 +22,7 @@ the start's.
 
 import math
 
-from trl_opsd.methods.base import Method, Seen, State
+from trl_opsd.methods.frame.base import Method, Seen, State
 
 
 START = {"steps": 0, "reward": 0.0, "tail": 0.0, "truncated": 0.0}  # sums since the last gate

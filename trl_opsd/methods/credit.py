@@ -19,7 +19,7 @@ contexts of unrelated rows under the same input. A token without either kind of 
 import torch
 
 from trl_opsd.losses import contrast
-from trl_opsd.methods.base import Method, Signals
+from trl_opsd.methods.frame.base import Method, Signals
 
 
 def advantages(signals: Signals) -> torch.Tensor:

@@ -15,7 +15,7 @@ Another instruction: `privileged_source: {fixed: {context: ..., place: ...}}`.
 stop before the next renewal once it falls. An instruction that the model does not follow teaches nothing.
 """
 
-from trl_opsd.methods.base import Method
+from trl_opsd.methods.frame.base import Method
 
 
 INSTRUCTION = "Be concise. Reason in as few words as the task allows, without repeating yourself, and then answer."

@@ -18,7 +18,7 @@ import torch
 
 from trl_opsd.losses import TokenStats, Weigh
 from trl_opsd.losses.agreement import quantile
-from trl_opsd.methods.base import Method, Moment
+from trl_opsd.methods.frame.base import Method, Moment
 
 
 def weigh(moment: Moment) -> Weigh:

@@ -21,7 +21,7 @@ with); under a policy term they would be off-policy.
 import torch
 
 from trl_opsd.losses import TokenStats, Weigh
-from trl_opsd.methods.base import Method, Moment
+from trl_opsd.methods.frame.base import Method, Moment
 
 
 def weigh(moment: Moment) -> Weigh:

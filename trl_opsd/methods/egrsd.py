@@ -16,7 +16,7 @@ exp(-H), as well as f = 0.5, are chosen here. The paper's second variant, which 
 
 import torch
 
-from trl_opsd.methods.base import Method, Signals
+from trl_opsd.methods.frame.base import Method, Signals
 
 
 def advantages(signals: Signals) -> torch.Tensor:

@@ -22,7 +22,7 @@ from trl_opsd.losses import Extra, Target, Tile, Weigh
 from trl_opsd.losses.beside import clipped_policy, mean_gap
 from trl_opsd.losses.mixing import top_k_alone
 from trl_opsd.losses.targets import arithmetic_mean
-from trl_opsd.methods.base import Method, Moment
+from trl_opsd.methods.frame.base import Method, Moment
 
 
 def target(moment: Moment) -> Target:

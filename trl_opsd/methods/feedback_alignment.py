@@ -17,7 +17,7 @@ step is ours, with a check that what is kept stands in the rollout. The paper's 
 is wrong. A critique that quotes the wrong step makes the teacher like it.
 """
 
-from trl_opsd.methods.base import Method
+from trl_opsd.methods.frame.base import Method
 
 
 METHOD = Method(

@@ -18,7 +18,7 @@ left out: a proposed reading. b was not found, and is chosen here.
 
 import torch
 
-from trl_opsd.methods.base import Method, Signals
+from trl_opsd.methods.frame.base import Method, Signals
 
 
 def advantages(signals: Signals) -> torch.Tensor:

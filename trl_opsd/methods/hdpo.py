@@ -16,7 +16,7 @@ compared; the paper renormalises the teacher's and lets the student's rest count
 **Fails** when even the teacher can't turn a failed rollout towards the solution.
 """
 
-from trl_opsd.methods.base import Method
+from trl_opsd.methods.frame.base import Method
 
 
 METHOD = Method(

@@ -17,7 +17,7 @@ teacher is another model, for which `teacher_model_kind: checkpoint` stands; her
 
 import torch
 
-from trl_opsd.methods.base import Method, Signals
+from trl_opsd.methods.frame.base import Method, Signals
 
 
 def advantages(signals: Signals) -> torch.Tensor:

@@ -14,7 +14,7 @@ drawn (evenly among other prompts) and worded is ours: a proposed reading.
 a control it is a baseline: a method on true solutions that does no better has not used them.
 """
 
-from trl_opsd.methods.base import Method
+from trl_opsd.methods.frame.base import Method
 
 
 TEMPLATE = "Here is a worked example of another problem:\n\n{privileged_context}\n\nNow work on the problem above."

@@ -18,7 +18,7 @@ where the set holds nearly all mass (`topk_mass` in the log). How the lessons ar
 apart from what they learn.
 """
 
-from trl_opsd.methods.base import Method
+from trl_opsd.methods.frame.base import Method
 
 
 METHOD = Method(

@@ -16,7 +16,7 @@ sampled_token`, `distillation_alpha: 1.0` and no clip.
 where the clip inverts the objective: see docs/defaults.md.
 """
 
-from trl_opsd.methods.base import Method
+from trl_opsd.methods.frame.base import Method
 
 
 METHOD = Method(

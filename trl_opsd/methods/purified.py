@@ -20,7 +20,7 @@ import torch
 
 from trl_opsd.losses import Target
 from trl_opsd.losses.mixing import tilted
-from trl_opsd.methods.base import Method, Moment
+from trl_opsd.methods.frame.base import Method, Moment
 
 
 def target(moment: Moment) -> Target:

@@ -17,7 +17,7 @@ Options: `least` (w), `middle` (tau), `softness` (s); the published moderate set
 import torch
 
 from trl_opsd.losses import TokenStats, Weigh
-from trl_opsd.methods.base import Method, Moment
+from trl_opsd.methods.frame.base import Method, Moment
 
 
 def weigh(moment: Moment) -> Weigh:

@@ -23,7 +23,7 @@ import math
 import torch
 
 from trl_opsd.losses import mean_over, top_share
-from trl_opsd.methods.base import Method, Signals
+from trl_opsd.methods.frame.base import Method, Signals
 
 
 def advantages(signals: Signals) -> torch.Tensor:

@@ -16,7 +16,7 @@ pi-Distill samples from the teacher and is not implemented.
 **Fails** when the two prompts begin far apart: a large KL at the start predicted failure.
 """
 
-from trl_opsd.methods.base import Method
+from trl_opsd.methods.frame.base import Method
 
 
 METHOD = Method(

@@ -21,7 +21,7 @@ without a wrong sibling keeps A.
 import torch
 
 from trl_opsd.losses import contrast, keep_sign, mean_over
-from trl_opsd.methods.base import Method, Signals
+from trl_opsd.methods.frame.base import Method, Signals
 
 
 TEMPLATE = "An answer to this question:\n\n{privileged_context}\n\nNow answer it in your own way."

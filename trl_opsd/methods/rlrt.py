@@ -17,7 +17,7 @@ RLSD's form here, without its annealing. lambda, epsilon and the teacher's weigh
 
 import torch
 
-from trl_opsd.methods.base import Method, Signals
+from trl_opsd.methods.frame.base import Method, Signals
 
 
 def advantages(signals: Signals) -> torch.Tensor:

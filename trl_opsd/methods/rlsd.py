@@ -16,7 +16,7 @@ Options: `share` is lambda at the start, `steps` the steps over which it falls t
 
 import torch
 
-from trl_opsd.methods.base import Method, Signals
+from trl_opsd.methods.frame.base import Method, Signals
 
 
 def advantages(signals: Signals) -> torch.Tensor:

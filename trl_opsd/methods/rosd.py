@@ -18,7 +18,7 @@ also found where it is nearly, not exactly, in the rollout (`threshold: 1.0` tak
 teaches a wrong thing. Groups that all succeed or all fail teach nothing.
 """
 
-from trl_opsd.methods.base import Method
+from trl_opsd.methods.frame.base import Method
 
 
 METHOD = Method(

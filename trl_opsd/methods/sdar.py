@@ -19,7 +19,7 @@ likelier, right or wrong, and only lambda keeps that small.
 
 import torch
 
-from trl_opsd.methods.base import Method, Signals
+from trl_opsd.methods.frame.base import Method, Signals
 
 
 def advantages(signals: Signals) -> torch.Tensor:

@@ -16,7 +16,7 @@ The mean is over all tokens, not over those of each answer. Prompts are in our o
 instructions (an independent run: 20 points on IFEval).
 """
 
-from trl_opsd.methods.base import Method
+from trl_opsd.methods.frame.base import Method
 
 
 METHOD = Method(

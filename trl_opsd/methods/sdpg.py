@@ -16,7 +16,7 @@ mean is over the gated tokens alone; how the paper's divides is not known to us.
 **Fails** as GRPO does without a spread of rewards in the groups, as far as so small a nudge does not help.
 """
 
-from trl_opsd.methods.base import Method
+from trl_opsd.methods.frame.base import Method
 
 
 METHOD = Method(

@@ -19,7 +19,7 @@ These are the values for tasks without feedback. With rich feedback: `distillati
 context (1.5B: worse than GRPO), and on long chains of thought in mathematics (RLCSD's comparison: 73.7 of 75.5).
 """
 
-from trl_opsd.methods.base import Method
+from trl_opsd.methods.frame.base import Method
 
 
 METHOD = Method(

@@ -15,7 +15,7 @@ options in both but for `weight`, `name` and `reader`, and no choice by chance.
 **Fails** as `sdpo` does; and it costs a second teacher forward.
 """
 
-from trl_opsd.methods.base import Method
+from trl_opsd.methods.frame.base import Method
 
 
 METHOD = Method(

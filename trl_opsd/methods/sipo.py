@@ -18,7 +18,7 @@ answer without telling right from wrong.
 
 import torch
 
-from trl_opsd.methods.base import Method, Signals
+from trl_opsd.methods.frame.base import Method, Signals
 
 
 def advantages(signals: Signals) -> torch.Tensor:

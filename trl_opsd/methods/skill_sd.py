@@ -17,7 +17,7 @@ Seed1.8), in three lines instead of JSON: see the source `skills`.
 **Fails** while nothing succeeds, so that there is little to summarise; lambda = 0.01 held the paper's students back.
 """
 
-from trl_opsd.methods.base import Method
+from trl_opsd.methods.frame.base import Method
 
 
 METHOD = Method(

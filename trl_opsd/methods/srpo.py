@@ -19,7 +19,7 @@ up to 2, a moving average as the teacher.
 import torch
 
 from trl_opsd.losses import TokenStats, Weigh
-from trl_opsd.methods.base import Method, Moment
+from trl_opsd.methods.frame.base import Method, Moment
 
 
 def weigh(moment: Moment) -> Weigh:

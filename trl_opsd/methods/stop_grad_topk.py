@@ -16,7 +16,7 @@ as nothing else is said; for context that all prompts share (a system prompt) it
 teachers, which is empty where their solutions do not agree (no gain on MATH500 and AIME in the paper).
 """
 
-from trl_opsd.methods.base import Method
+from trl_opsd.methods.frame.base import Method
 
 
 METHOD = Method(

@@ -24,7 +24,7 @@ import torch
 from trl_opsd.losses import Target
 from trl_opsd.losses.mixing import interpolated
 from trl_opsd.losses.targets import geometric_mean
-from trl_opsd.methods.base import Method, Moment, Seen, State
+from trl_opsd.methods.frame.base import Method, Moment, Seen, State
 
 
 def target(moment: Moment) -> Target:

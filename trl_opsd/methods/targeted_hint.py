@@ -17,7 +17,7 @@ reward goes on counting: `privileged_source: {turn_hint: {rules: [...], max_hint
 **Fails** on mistakes that no rule sees, and where the model ignores the hint.
 """
 
-from trl_opsd.methods.base import Method
+from trl_opsd.methods.frame.base import Method
 
 
 RULE = {"hint": "The call below goes wrong. Use a listed tool, with its arguments in the exact types that it declares."}

@@ -21,7 +21,7 @@ divergence is small, and the other two terms are nearly all of the loss (sums: 0
 from trl_opsd.losses import Extra, Tile, TokenStats, Weigh
 from trl_opsd.losses.agreement import mean_one, quantile, spent_before
 from trl_opsd.losses.beside import entropy, plackett_luce, scaled
-from trl_opsd.methods.base import Method, Moment
+from trl_opsd.methods.frame.base import Method, Moment
 
 
 def weigh(moment: Moment) -> Weigh:

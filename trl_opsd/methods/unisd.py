@@ -21,7 +21,7 @@ from trl_opsd.losses import Extra, Tile, TokenStats, Weigh
 from trl_opsd.losses.agreement import agreement, mean_one
 from trl_opsd.losses.beside import contrast
 from trl_opsd.losses.matching import feature_matching
-from trl_opsd.methods.base import Method, Moment
+from trl_opsd.methods.frame.base import Method, Moment
 
 
 def weigh(moment: Moment) -> Weigh:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from trl_opsd.privileged.base import chance
-from trl_opsd.privileged.pseudo_reference import NUMBER, answer_reader, majority
+from trl_opsd.privileged.votes import NUMBER, answer_reader, majority
 from trl_opsd.rollouts import Group, Rollout
 
 

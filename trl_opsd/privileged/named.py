@@ -10,22 +10,22 @@ from typing import Any
 from trl_opsd.privileged import conditions
 from trl_opsd.privileged.base import imported
 from trl_opsd.privileged.baselines import WithBaselines
-from trl_opsd.privileged.column import DatasetColumn
 from trl_opsd.privileged.compose import AllOf, Cached, FirstOf, When
-from trl_opsd.privileged.controls import Empty, OtherRow, Shuffled, WrongDemonstration
-from trl_opsd.privileged.critic import Critic
-from trl_opsd.privileged.environment import EnvironmentFeedback
-from trl_opsd.privileged.exposure import PartialExposure
-from trl_opsd.privileged.feedback import VerifierFeedback
-from trl_opsd.privileged.fixed import Fixed
-from trl_opsd.privileged.hints import TurnHint
-from trl_opsd.privileged.image import ImageView
-from trl_opsd.privileged.pseudo_reference import PseudoReference
-from trl_opsd.privileged.reflection import Reflection
-from trl_opsd.privileged.retrieval import Retrieval
-from trl_opsd.privileged.sibling import SiblingSuccess
-from trl_opsd.privileged.skills import Skills
-from trl_opsd.privileged.written import Written
+from trl_opsd.privileged.sources.column import DatasetColumn
+from trl_opsd.privileged.sources.controls import Empty, OtherRow, Shuffled, WrongDemonstration
+from trl_opsd.privileged.sources.critic import Critic
+from trl_opsd.privileged.sources.environment import EnvironmentFeedback
+from trl_opsd.privileged.sources.exposure import PartialExposure
+from trl_opsd.privileged.sources.feedback import VerifierFeedback
+from trl_opsd.privileged.sources.fixed import Fixed
+from trl_opsd.privileged.sources.hints import TurnHint
+from trl_opsd.privileged.sources.image import ImageView
+from trl_opsd.privileged.sources.pseudo_reference import PseudoReference
+from trl_opsd.privileged.sources.reflection import Reflection
+from trl_opsd.privileged.sources.retrieval import Retrieval
+from trl_opsd.privileged.sources.sibling import SiblingSuccess
+from trl_opsd.privileged.sources.skills import Skills
+from trl_opsd.privileged.sources.written import Written
 from trl_opsd.views import PrivilegedSource
 
 

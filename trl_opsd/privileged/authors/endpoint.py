@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from trl_opsd.privileged.answer_cache import AnswerCache
-from trl_opsd.privileged.posting import PassingError, post_json
+from trl_opsd.privileged.authors.answer_cache import AnswerCache
+from trl_opsd.privileged.authors.posting import PassingError, post_json
 from trl_opsd.rollouts import Messages
 
 

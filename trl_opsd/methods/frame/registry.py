@@ -1,23 +1,23 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Methods by name: the files of this folder that hold a `METHOD`, or one of the user's by its dotted path."""
+"""Methods by name: the files of `trl_opsd/methods`, or one of the user's by its dotted path."""
 
 import importlib
 import pkgutil
 from pathlib import Path
 from typing import Any
 
-from trl_opsd.methods.base import Method
+from trl_opsd.methods.frame.base import Method
 from trl_opsd.privileged.base import imported
 
 
-_FRAME = {"base", "registry", "run", "defaults"}
+_FOLDER = Path(__file__).parent.parent
 
 
 def method_names() -> list[str]:
     """Names of the methods of this package."""
-    found = {module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])}
-    return sorted(name for name in found - _FRAME if not name.startswith("_"))
+    found = pkgutil.iter_modules([str(_FOLDER)])
+    return sorted(module.name for module in found if not module.ispkg and not module.name.startswith("_"))
 
 
 def method_of(name: str) -> Method:

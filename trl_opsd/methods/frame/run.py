@@ -15,8 +15,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from trl_opsd.forward import HiddenTerm
 from trl_opsd.losses import DivergenceSpec
-from trl_opsd.methods.base import Method, Moment, Seen, Signals
-from trl_opsd.methods.registry import method_of, options_of
+from trl_opsd.methods.frame.base import Method, Moment, Seen, Signals
+from trl_opsd.methods.frame.registry import method_of, options_of
 from trl_opsd.metrics import PREFIX
 from trl_opsd.rollouts import Rollout
 
@@ -67,10 +67,11 @@ class MethodRun(TrainerCallback):
         """The local rollouts of a generation batch."""
         self.rollouts = [(one.total, len(one.completion_ids), one.truncated) for one in rollouts]
 
-    def saw_loss(self, loss: torch.Tensor, tokens: torch.Tensor) -> None:
-        """Sum of the loss over the distilled tokens of a local micro-batch, and their number."""
+    def saw_loss(self, loss: torch.Tensor, shares: torch.Tensor) -> None:
+        """Loss and share of each view at each token of a local micro-batch, `(K, B, C)`."""
         if self.method.follow is not None:
-            self.losses.append((float(loss), float(tokens)))
+            total = torch.where(shares > 0, shares * loss, 0.0).sum()  # elsewhere it may be infinite
+            self.losses.append((float(total), float(shares.sum())))
 
     def saw_metrics(self, values: dict[str, float]) -> None:
         """What a micro-batch logs of its tokens, the same on every process."""

@@ -9,7 +9,7 @@ from typing import Any
 from datasets import Dataset, IterableDataset
 
 from trl_opsd.privileged.asking import rollouts_of
-from trl_opsd.privileged.authors import Author, WrittenSource, task_text
+from trl_opsd.privileged.authors.written_source import Author, WrittenSource, task_text
 from trl_opsd.privileged.checks import check_column, check_context
 from trl_opsd.rollouts import Group, Rollout
 from trl_opsd.views import PLACEHOLDER, Views

@@ -2,19 +2,17 @@
 
 """A reference that nobody gave: what most rollouts of a group agree on."""
 
-import re
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 
-from trl_opsd.privileged.base import TextSource, imported
+from trl_opsd.privileged.base import TextSource
 from trl_opsd.privileged.transcripts import shown
+from trl_opsd.privileged.votes import NUMBER, answer_reader, majority
 from trl_opsd.rollouts import Group, Rollout
 from trl_opsd.views import Views
 
 
 SHOW = ("answer", "shortest", "longest_other")
-NUMBER = r"[-+]?\d+(?:[.,]\d+)*"
 
 
 @dataclass
@@ -77,30 +75,3 @@ class PseudoReference(TextSource):
                 return ""
             chosen = max(others, key=length)
         return shown(chosen, thinking=self.keep_thinking, tools=True)
-
-
-def answer_reader(answer: str | Callable[[str], str | None]) -> Callable[[str], str | None]:
-    """What reads an answer from a rollout's text: see `answer` of [`PseudoReference`]."""
-    if callable(answer):
-        return answer
-    if answer.startswith("function:"):
-        return imported(answer.removeprefix("function:"), "answer")
-    try:
-        pattern = re.compile(answer)
-    except re.error as error:
-        raise ValueError(f"`answer` is no regular expression: {error}.") from None
-    return lambda text: _last_match(pattern, text)
-
-
-def majority(answers: list[str | None], least_share: float) -> str | None:
-    """The answer that most give, `None` where two have as many votes or the first one has too few."""
-    votes = Counter(answer for answer in answers if answer is not None).most_common(2)
-    tied = len(votes) == 2 and votes[0][1] == votes[1][1]
-    return votes[0][0] if votes and not tied and votes[0][1] >= least_share * len(answers) else None
-
-
-def _last_match(pattern: re.Pattern[str], text: str) -> str | None:
-    matches = list(pattern.finditer(text))
-    if not matches:
-        return None
-    return matches[-1].group(1 if pattern.groups else 0)

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from trl import TrlParser
 
-from trl_opsd.methods.registry import method_of
+from trl_opsd.methods.frame.registry import method_of
 
 
 def takes_method_defaults(config: type) -> type:

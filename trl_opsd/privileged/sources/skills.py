@@ -10,10 +10,10 @@ from typing import Any
 from datasets import Dataset, IterableDataset
 
 from trl_opsd.privileged.asking import rollouts_of
-from trl_opsd.privileged.authors import WrittenSource, tagged, task_text, transcript
+from trl_opsd.privileged.authors.written_source import WrittenSource, tagged, task_text, transcript
 from trl_opsd.privileged.base import imported
 from trl_opsd.privileged.checks import check_column
-from trl_opsd.privileged.skill_store import Skill, SkillStore
+from trl_opsd.privileged.sources.skill_store import Skill, SkillStore
 from trl_opsd.rollouts import Group, Messages, Rollout
 from trl_opsd.views import View, Views
 

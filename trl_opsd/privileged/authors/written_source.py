@@ -11,11 +11,11 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from trl_opsd.privileged.authors.endpoint import EndpointAuthor
+from trl_opsd.privileged.authors.model_author import ModelAuthor
 from trl_opsd.privileged.base import Run, TextSource, imported, set_up, source_name, together
 from trl_opsd.privileged.checks import excerpt
-from trl_opsd.privileged.endpoint import EndpointAuthor
 from trl_opsd.privileged.locate import decoded
-from trl_opsd.privileged.model_author import ModelAuthor
 from trl_opsd.privileged.transcripts import without_thinking
 from trl_opsd.rollouts import Messages, Rollout, message_text
 

@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from datasets import Dataset, IterableDataset
 
 from trl_opsd.privileged.asking import rollouts_of
-from trl_opsd.privileged.authors import WrittenSource, tagged, task_text, transcript
+from trl_opsd.privileged.authors.written_source import WrittenSource, tagged, task_text, transcript
 from trl_opsd.privileged.checks import check_column
 from trl_opsd.privileged.conditions import has_reward
 from trl_opsd.privileged.locate import locate
