@@ -39,6 +39,7 @@ bench: .venv/.ready  ## time and memory beside other losses and trainers, in abo
 	@$(BIN)/python scripts/bench_kernel.py $(ARGS)
 	@$(BIN)/python scripts/bench_kernel.py --allocator tuned --repeats 2 $(ARGS)
 	@$(BIN)/python scripts/bench_step.py --repeats 2 $(ARGS)
+	@$(BIN)/python scripts/bench_step.py --methods --repeats 2 $(ARGS)
 	@$(BIN)/python scripts/bench_scaling.py --repeats 2 $(ARGS)
 
 # The files that depend most on transformers run with both of its versions. With ARGS, the tests that it names alone

@@ -5,6 +5,7 @@ Time and memory of the training part of a step, on scripted rollouts: OPSDTraine
 experimental self-distillation trainers:
 
 python scripts/bench_step.py
+python scripts/bench_step.py --methods
 """
 
 from bench.setting import machine, parse, parser, settings
@@ -13,13 +14,15 @@ from bench.setting import machine, parse, parser, settings
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--model", action="append", help="folder of a causal language model; default: two models")
+    options.add_argument("--methods", action="store_true", help="the published methods instead, on the first model")
     args = parse(options)
-    from bench import report, step, step_report
+    from bench import methods, report, step, step_report
 
-    rows = step.run(args)
-    report.write_csv(args.output / "step.csv", rows)
-    step_report.draw(rows, args.output / "step.png")
-    report.put(args.output, {"machine": machine(args.device)} | step_report.blocks(rows, settings(args)))
+    part, shown, name = (methods, methods, "step_methods") if args.methods else (step, step_report, "step")
+    rows = part.run(args)
+    report.write_csv(args.output / f"{name}.csv", rows)
+    shown.draw(rows, args.output / f"{name}.png")
+    report.put(args.output, {"machine": machine(args.device)} | shown.blocks(rows, settings(args)))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import torch
 from bench.measure import Results, interleave, map_arrays, workers
 from bench.rollouts import Model, Scenario, from_folder, qwen3_like, smollm2_135m
 from bench.trainers import BareTeacher, Products, Window, numbered
-from trl_opsd.methods import method_names, method_of
 
 
 GRPO, LORA, LIVE, BARE = "GRPO", "GRPO, LoRA", "pure, live", "bare teacher"
@@ -43,40 +42,17 @@ MEMORY = {name: OWN[name] for name in (GRPO, SDFT, SDPO, LIVE, "2 views", "pure,
 QUICK = {name: OWN[name] for name in (GRPO, SDFT, SDPO, LIVE, "2 views")}
 
 
-def names_in(source: Any) -> list[str]:
-    """Names that a described source gives its views."""
-    if isinstance(source, list):
-        return [name for part in source for name in names_in(part)]
-    if not isinstance(source, dict):
-        return []
-    own = [source["name"]] if isinstance(source.get("name"), str) else []
-    return own + [name for part in source.values() for name in names_in(part)]
-
-
-def method_options(name: str) -> dict[str, Any]:
-    """A method on scripted rollouts. Its views stand in for its own source, which is not what is timed."""
-    method = method_of(name)
-    views = list(dict.fromkeys(names_in(method.defaults.get("privileged_source")))) or ["privileged"]
-    mixed = method.needs_reward or method.defaults.get("policy_weight", 0.0) > 0
-    return {"method": name, "privileged_source": None, "views": views, "reward": mixed}
-
-
-METHODS = {name: OWN[name] for name in (GRPO, LIVE, "sampled token")}
-METHODS |= {f"method {name}": ("OPSD", method_options(name)) for name in method_names()}
-QUICK_METHODS = {name: METHODS[name] for name in (GRPO, LIVE, "method opsd", "method rlsd")}
-
 SCENARIOS = {
     "own": (Scenario(rows=8, batch=4, completion=(16, 48)), OWN),
     "shared": (Scenario(8, 8, (16, 48), prompt=(48, 48), context=(240, 240), group=8), SHARED),
     "memory": (Scenario(16, 16, (48, 96), checkpointing=True), MEMORY),
-    "methods": (Scenario(rows=8, batch=4, completion=(16, 48)), METHODS),
 }
 TITLES = {
     "own": "A context for each row",
     "shared": "One prompt and one context of five times its length, shared by the 8 rollouts of a group",
     "memory": "Peak memory with gradient checkpointing",
-    "methods": "Methods beside plain modes, a context for each row and view",
 }
+TINY = {"rows": 4, "batch": 2, "completion": (3, 6), "prompt": (2, 4), "context": (2, 4)}
 
 
 def models(args: argparse.Namespace) -> list[Model]:
@@ -90,11 +66,9 @@ def models(args: argparse.Namespace) -> list[Model]:
 def scenarios(args: argparse.Namespace) -> dict[str, tuple[Scenario, dict]]:
     if not args.quick:
         return SCENARIOS
-    tiny = {"rows": 4, "batch": 2, "completion": (3, 6), "prompt": (2, 4), "context": (2, 4)}
     return {
-        "own": (Scenario(**tiny), QUICK),
-        "memory": (Scenario(**tiny, checkpointing=True), {GRPO: OWN[GRPO]}),
-        "methods": (Scenario(**tiny), QUICK_METHODS),
+        "own": (Scenario(**TINY), QUICK),
+        "memory": (Scenario(**TINY, checkpointing=True), {GRPO: OWN[GRPO]}),
     }
 
 

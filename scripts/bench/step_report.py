@@ -95,7 +95,7 @@ def blocks(rows: list[Row], setting: str) -> dict[str, str]:
     for model in dict.fromkeys(row["model"] for row in rows):
         figures = Figures(rows, model)
         text.append(f"### {model}")
-        text += [time_table(figures, name) for name in ("own", "shared", "methods") if figures.names(name)]
+        text += [time_table(figures, name) for name in ("own", "shared") if figures.names(name)]
         text += [memory_table(figures), target_table(targets(figures))]
     return {"bench_step": "\n\n".join(text)}
 

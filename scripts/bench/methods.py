@@ -1,0 +1,115 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""bench_step --methods: what each method costs beyond the plain loss of its mode and the forwards of its views."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from bench.measure import spread
+from bench.report import Row, Target, figure, save, table, target_table
+from bench.rollouts import Scenario
+from bench.step import BARE, GRPO, TINY, check_tokens, models, time_all, to_rows
+from bench.step_report import Figures
+from trl_opsd import OPSDConfig
+from trl_opsd.methods import method_names, method_of
+
+
+SCENARIO = "methods"
+MOST = 1.1  # times what is expected: the plain loss and the bare forwards of further views
+
+
+def names_in(source: Any) -> list[str]:
+    """Names that a described source gives its views."""
+    if isinstance(source, list):
+        return [name for part in source for name in names_in(part)]
+    if not isinstance(source, dict):
+        return []
+    own = [source["name"]] if isinstance(source.get("name"), str) else []
+    return own + [name for part in source.values() for name in names_in(part)]
+
+
+def views_of(name: str) -> list[str]:
+    """Names of a method's views, which stand in for its own source: that is not what is timed."""
+    return list(dict.fromkeys(names_in(method_of(name).defaults.get("privileged_source")))) or ["privileged"]
+
+
+def options_of(name: str) -> dict[str, Any]:
+    method = method_of(name)
+    mixed = method.needs_reward or method.defaults.get("policy_weight", 0.0) > 0
+    return {"method": name, "privileged_source": None, "views": views_of(name), "reward": mixed}
+
+
+def plain(name: str) -> tuple[str, dict[str, Any]]:
+    """Name and options of the loss that a method changes: same mode, teacher and reward, one view."""
+    config = OPSDConfig(output_dir="unused", method=name, num_generations=2, bf16=False)
+    kind, reward = config.teacher_model_kind, options_of(name)["reward"]
+    options = {"distillation_mode": config.distillation_mode, "teacher_model_kind": kind, "reward": reward}
+    if kind == "snapshot":
+        options["teacher_sync_steps"] = 10  # it is renewed between windows
+    if config.distillation_mode == "topk_logits":
+        options["distillation_topk"] = config.distillation_topk
+    if config.distillation_mode == "sampled_token":
+        options["distillation_alpha"] = 1.0
+    parts = [config.distillation_mode, kind, *(["reward"] if reward else [])]
+    return ", ".join([*parts, *([str(config.distillation_topk)] if "distillation_topk" in options else [])]), options
+
+
+def contenders(quick: bool) -> dict[str, tuple[str, dict]]:
+    names = ["opsd", "rlsd"] if quick else method_names()
+    plains = {label: ("OPSD", options) for label, options in map(plain, names)}
+    return {GRPO: ("GRPO", {}), **plains, **{f"method {name}": ("OPSD", options_of(name)) for name in names}}
+
+
+def run(args: argparse.Namespace) -> list[Row]:
+    """On the first model alone; one row a run."""
+    model, all_ = models(args)[0], contenders(args.quick)
+    scenario = Scenario(**TINY) if args.quick else Scenario(rows=4, batch=4, completion=(16, 48))
+    print(f"{model.name}: {len(all_)} contenders ...", flush=True)
+    results = time_all(model, SCENARIO, scenario, all_, args)
+    check_tokens(results, all_)
+    return to_rows(model, SCENARIO, results)
+
+
+def expected(figures: Figures, name: str) -> float:
+    """Time over GRPO that a method's plain loss and the bare forwards of its further views take."""
+    forward = figures.over(SCENARIO, BARE, GRPO)
+    return figures.over(SCENARIO, plain(name)[0], GRPO) + (len(views_of(name)) - 1) * forward
+
+
+def methods_in(figures: Figures) -> list[str]:
+    return [name.removeprefix("method ") for name in figures.names(SCENARIO) if name.startswith("method ")]
+
+
+def blocks(rows: list[Row], setting: str) -> dict[str, str]:
+    figures = Figures(rows, rows[0]["model"])
+    lines, plains, shares = [], {}, {}
+    for name in methods_in(figures):
+        seconds, ratios = (figures.values(SCENARIO, f"method {name}", column) for column in ("seconds", "over_grpo"))
+        plains.setdefault(label := plain(name)[0], figures.values(SCENARIO, label, "over_grpo"))
+        shares[name] = figures.over(SCENARIO, f"method {name}", GRPO) / expected(figures, name)
+        cells = [spread([1000 * one for one in seconds], 0), spread(ratios), f"{expected(figures, name):.2f}"]
+        lines.append([f"`{name}`", label, len(views_of(name)), *cells, f"{shares[name]:.2f}"])
+    head = ["method", "plain loss", "views", "ms", "over GRPO", "expected", "over expected"]
+    modes = table(["plain loss", "over GRPO"], [[label, spread(ratios)] for label, ratios in plains.items()])
+    targets = [Target(f"`{name}` over expected", MOST, share) for name, share in shares.items() if share > MOST]
+    worst = max(shares, key=shares.get)
+    targets = targets or [Target(f"the most over expected: `{worst}`", MOST, shares[worst])]
+    grpo = spread([1000 * one for one in figures.values(SCENARIO, GRPO, "seconds")], 0)
+    title = f"{setting}, {figures.rows[0]['model']}. GRPO: {grpo} ms; t/g = {figures.over(SCENARIO, BARE, GRPO):.3f}."
+    return {"bench_step_methods": "\n\n".join([title, modes, table(head, lines), target_table(targets)])}
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    """Time over GRPO of each method, and as a mark what is expected."""
+    figures = Figures(rows, rows[0]["model"])
+    made, (axes,) = figure(1, width=7)
+    made.set_figheight(8)
+    names = methods_in(figures)
+    axes.barh(range(len(names)), [figures.over(SCENARIO, f"method {name}", GRPO) for name in names], color="tab:red")
+    axes.plot([expected(figures, name) for name in names], range(len(names)), "k|", markersize=9, label="expected")
+    axes.set_yticks(range(len(names)), names, fontsize="small")
+    axes.invert_yaxis()
+    axes.legend(fontsize="small")
+    axes.set(title=figures.rows[0]["model"], xlabel="time of the training part over GRPO")
+    save(made, path)
