@@ -92,6 +92,8 @@ def _serve(pipe: Any, build: Callable, threads: int, device: str, trim: bool) ->
                 pipe.send(measure(contenders[name], device, trim))
             except Exception:
                 pipe.send(traceback.format_exc())
+            if trim:
+                _trim()  # others run now
 
 
 def measure(contender: Contender, device: str, trim: bool = True) -> Run:
@@ -131,11 +133,17 @@ def _reset_peak(device: str) -> int | None:
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
     try:
-        ctypes.CDLL(None).malloc_trim(0)
+        _trim()
         Path("/proc/self/clear_refs").write_text("5")
-    except (AttributeError, OSError):
+    except OSError:
         return None
     return _resident("VmRSS")
+
+
+def _trim() -> None:
+    """Give memory that is free back to the system."""
+    with suppress(AttributeError):  # of a system without it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _peak(device: str) -> int:

@@ -16,22 +16,27 @@ from trl_opsd.methods import method_names, method_of
 
 
 SCENARIO = "methods"
+MOST_AT_ONCE = 12
 MOST = 1.1  # times what is expected: the plain loss and the bare forwards of further views
 
 
 def names_in(source: Any) -> list[str]:
-    """Names that a described source gives its views."""
-    if isinstance(source, list):
-        return [name for part in source for name in names_in(part)]
-    if not isinstance(source, dict):
-        return []
-    own = [source["name"]] if isinstance(source.get("name"), str) else []
-    return own + [name for part in source.values() for name in names_in(part)]
+    """Names of the views that a described source gives."""
+    kind, options = next(iter(source.items())) if isinstance(source, dict) else (source, {})
+    if kind == "all_of":
+        return [name for part in options for name in names_in(part)]
+    if kind == "first_of":
+        return names_in(options[0])
+    inner = names_in(options["source"]) if "source" in options else []
+    if kind == "with_baselines":
+        return inner + [name for name in ("alone", "bare") if options.get(name, True)]
+    name, count = options.get("name", "privileged"), options.get("count", 1)
+    return inner or ([name] if count == 1 else [f"{name}-{number}" for number in range(1, count + 1)])
 
 
 def views_of(name: str) -> list[str]:
     """Names of a method's views, which stand in for its own source: that is not what is timed."""
-    return list(dict.fromkeys(names_in(method_of(name).defaults.get("privileged_source")))) or ["privileged"]
+    return names_in(method_of(name).defaults.get("privileged_source") or "column")
 
 
 def options_of(name: str) -> dict[str, Any]:
@@ -55,26 +60,42 @@ def plain(name: str) -> tuple[str, dict[str, Any]]:
     return ", ".join([*parts, *([str(config.distillation_topk)] if "distillation_topk" in options else [])]), options
 
 
-def contenders(quick: bool) -> dict[str, tuple[str, dict]]:
-    names = ["opsd", "rlsd"] if quick else method_names()
-    plains = {label: ("OPSD", options) for label, options in map(plain, names)}
-    return {GRPO: ("GRPO", {}), **plains, **{f"method {name}": ("OPSD", options_of(name)) for name in names}}
+Contenders = dict[str, tuple[str, dict]]
+
+
+def groups() -> list[Contenders]:
+    """Plain losses with the methods that change them, and GRPO with each group. A teacher may hold weights of its own,
+    for which there is not memory at once."""
+    plains = {name: plain(name) for name in method_names()}
+    made: list[Contenders] = []
+    for label, options in dict(plains.values()).items():
+        part = {label: ("OPSD", options)}
+        part |= {f"method {name}": ("OPSD", options_of(name)) for name in plains if plains[name][0] == label}
+        if not made or len(made[-1]) + len(part) > MOST_AT_ONCE:
+            made.append({GRPO: ("GRPO", {})})
+        made[-1] |= part
+    return made
 
 
 def run(args: argparse.Namespace) -> list[Row]:
     """On the first model alone; one row a run."""
-    model, all_ = models(args)[0], contenders(args.quick)
+    model, rows = models(args)[0], []
     scenario = Scenario(**TINY) if args.quick else Scenario(rows=4, batch=4, completion=(16, 48))
-    print(f"{model.name}: {len(all_)} contenders ...", flush=True)
-    results = time_all(model, SCENARIO, scenario, all_, args)
-    check_tokens(results, all_)
-    return to_rows(model, SCENARIO, results)
+    for group in groups():
+        print(f"{model.name}: {', '.join(group)} ...", flush=True)
+        results = time_all(model, SCENARIO, scenario, group, args)
+        check_tokens(results, group)
+        rows += to_rows(model, SCENARIO, results)
+    return rows
+
+
+def over_grpo(figures: Figures, name: str) -> float:
+    return figures.median(SCENARIO, name, "over_grpo")
 
 
 def expected(figures: Figures, name: str) -> float:
     """Time over GRPO that a method's plain loss and the bare forwards of its further views take."""
-    forward = figures.over(SCENARIO, BARE, GRPO)
-    return figures.over(SCENARIO, plain(name)[0], GRPO) + (len(views_of(name)) - 1) * forward
+    return over_grpo(figures, plain(name)[0]) + (len(views_of(name)) - 1) * over_grpo(figures, BARE)
 
 
 def methods_in(figures: Figures) -> list[str]:
@@ -87,7 +108,7 @@ def blocks(rows: list[Row], setting: str) -> dict[str, str]:
     for name in methods_in(figures):
         seconds, ratios = (figures.values(SCENARIO, f"method {name}", column) for column in ("seconds", "over_grpo"))
         plains.setdefault(label := plain(name)[0], figures.values(SCENARIO, label, "over_grpo"))
-        shares[name] = figures.over(SCENARIO, f"method {name}", GRPO) / expected(figures, name)
+        shares[name] = over_grpo(figures, f"method {name}") / expected(figures, name)
         cells = [spread([1000 * one for one in seconds], 0), spread(ratios), f"{expected(figures, name):.2f}"]
         lines.append([f"`{name}`", label, len(views_of(name)), *cells, f"{shares[name]:.2f}"])
     head = ["method", "plain loss", "views", "ms", "over GRPO", "expected", "over expected"]
@@ -96,7 +117,7 @@ def blocks(rows: list[Row], setting: str) -> dict[str, str]:
     worst = max(shares, key=shares.get)
     targets = targets or [Target(f"the most over expected: `{worst}`", MOST, shares[worst])]
     grpo = spread([1000 * one for one in figures.values(SCENARIO, GRPO, "seconds")], 0)
-    title = f"{setting}, {figures.rows[0]['model']}. GRPO: {grpo} ms; t/g = {figures.over(SCENARIO, BARE, GRPO):.3f}."
+    title = f"{setting}, {figures.rows[0]['model']}. GRPO: {grpo} ms; t/g = {over_grpo(figures, BARE):.3f}."
     return {"bench_step_methods": "\n\n".join([title, modes, table(head, lines), target_table(targets)])}
 
 
@@ -106,7 +127,7 @@ def draw(rows: list[Row], path: Path) -> None:
     made, (axes,) = figure(1, width=7)
     made.set_figheight(8)
     names = methods_in(figures)
-    axes.barh(range(len(names)), [figures.over(SCENARIO, f"method {name}", GRPO) for name in names], color="tab:red")
+    axes.barh(range(len(names)), [over_grpo(figures, f"method {name}") for name in names], color="tab:red")
     axes.plot([expected(figures, name) for name in names], range(len(names)), "k|", markersize=9, label="expected")
     axes.set_yticks(range(len(names)), names, fontsize="small")
     axes.invert_yaxis()
