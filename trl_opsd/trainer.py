@@ -288,9 +288,7 @@ class OPSDTrainer(SamplingTrainer):
             signals = self.term.signals(inputs, stats, self.policy_weight)
             values |= method_metrics(self.accelerator, self.method.metrics(signals), inputs["distillation_mask"])
         if self.model.training:
-            self.method.saw_loss(
-                torch.where(shares > 0, shares * stats["loss"], 0.0).sum(), inputs["distillation_mask"].sum()
-            )
+            self.method.saw_loss(stats["loss"], shares)
             self.method.saw_metrics(values)
         for name, value in values.items():
             metrics[name].append(value)

@@ -120,6 +120,18 @@ def test_a_method_of_ones_own():
     assert config.method == "test_frame.MINE"
 
 
+SEEN = Method(title="S", paper="https://example.org", label="paper", follow=lambda seen: {"loss": seen.loss})
+
+
+def test_a_schedule_sees_the_loss_that_is_trained(make_trainer):
+    """Of all tokens of a step, over micro-batches with different numbers of them, some rows without a view."""
+    options = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3, "max_steps": 1}
+    trainer = make_trainer(method="test_frame.SEEN", **options)
+    trainer.train()
+    loss = trainer.state.log_history[0]["loss"]
+    assert loss > 0 and trainer.method.state["loss"] == pytest.approx(loss, rel=1e-4)
+
+
 def test_a_parser_that_knows_no_methods_is_refused(tmp_path):
     from trl import TrlParser
 
