@@ -84,7 +84,9 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def time_all(model: Model, name: str, scenario: Scenario, contenders: dict, args: argparse.Namespace) -> Results:
+def time_all(
+    model: Model, name: str, scenario: Scenario, contenders: dict, args: argparse.Namespace, slow: float = SLOW
+) -> Results:
     memory = name == "memory"
     # The peak does not depend on threads and rounds, so it is had with all cores and at once
     threads, rounds = (os.cpu_count(), 1) if memory else (args.threads, args.repeats)
@@ -94,7 +96,7 @@ def time_all(model: Model, name: str, scenario: Scenario, contenders: dict, args
     }
     builds[BARE] = partial(BareTeacher, model, scenario, args.device)
     with workers(builds, threads, args.device) as made:
-        results = interleave(made, rounds, GRPO, SLOW)
+        results = interleave(made, rounds, GRPO, slow)
     return results | profiled(model, scenario, contenders, args) if name == "own" else results
 
 
