@@ -102,7 +102,7 @@ def test_step(tmp_path, model):
 def test_methods_beside_their_plain_losses(tmp_path, model):
     rows, page = bench("step", tmp_path, "--methods", "--model", model, made="step_methods")
     assert {f"method {name}" for name in method_names()} < {row["contender"] for row in rows}
-    assert "| `rlsd` | sampled_token, snapshot, reward | 1 |" in page and "over expected" in page
+    assert "| sampled token, snapshot, reward |" in page and "| top-k 100, base, 2 views |" in page
 
 
 @pytest.mark.slow

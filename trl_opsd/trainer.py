@@ -33,21 +33,20 @@ from trl_opsd.encoding import ViewEncoder
 from trl_opsd.forward import ObservedForward, add_distillation_forward
 from trl_opsd.images import MODALITIES, ImageInputs
 from trl_opsd.methods.frame.run import MethodRun
-from trl_opsd.metrics import PREFIX, mean_gaps, method_metrics, token_metrics
-from trl_opsd.model_card import PAPER, add_settings, paper_of
+from trl_opsd.model_card import PAPER, paper_of
 from trl_opsd.monitor import SignalMonitor
 from trl_opsd.prefix import can_share_prefix
 from trl_opsd.privileged import DatasetColumn, Run
-from trl_opsd.sampling import SamplingTrainer
+from trl_opsd.recording import RecordingTrainer
 from trl_opsd.teacher import Teacher, TeacherFollows
-from trl_opsd.teacher_batch import add_teacher_batches, view_names
+from trl_opsd.teacher_batch import add_teacher_batches
 from trl_opsd.term import DistillationTerm
 from trl_opsd.tokenizing import PromptTokenizer
 from trl_opsd.views import PrivilegedSource
 from trl_opsd.writing import Writer
 
 
-class OPSDTrainer(SamplingTrainer):
+class OPSDTrainer(RecordingTrainer):
     """
     Trainer for on-policy self-distillation (OPSD), a drop-in extension of [`~trl.GRPOTrainer`].
 
@@ -272,59 +271,6 @@ class OPSDTrainer(SamplingTrainer):
         if counted:
             aux_loss = counted * (aux_loss - aux_loss.detach())
         return self.router_aux_loss_coef * aux_loss / scale
-
-    # Records
-
-    def _log_tokens(self, inputs: dict[str, Any], stats: dict[str, torch.Tensor]) -> None:
-        metrics = self._metrics["train" if self.model.training else "eval"]
-        stats = {name: value.to(inputs["distillation_mask"].device) for name, value in stats.items()}
-        shares = self.term.shares(inputs)
-        topk = self.args.distillation_mode == "topk_logits"
-        values = token_metrics(self.accelerator, view_names(inputs), stats, shares, topk)
-        if values and self.policy_weight == 0 and self.args.distillation_mode != "sampled_token":
-            # TRL logs it beside the policy loss; here the policy loss does not run
-            values["entropy"] = values[f"{PREFIX}student_entropy"]
-        if self.method.method.metrics is not None:
-            signals = self.term.signals(inputs, stats, self.policy_weight)
-            values |= method_metrics(self.accelerator, self.method.metrics(signals), inputs["distillation_mask"])
-        if self.model.training:
-            self.method.saw_loss(stats["loss"], shares)
-            self.method.saw_metrics(values)
-        for name, value in values.items():
-            metrics[name].append(value)
-        if self.log_completions:
-            self._fill_mean_gap(inputs, stats, shares)
-
-    def _fill_mean_gap(self, inputs: dict[str, Any], stats: dict[str, torch.Tensor], shares: torch.Tensor) -> None:
-        """Put each row's mean gap into the completions table, which TRL filled when the rows were sampled."""
-        if int(inputs["rollout_generation"]) != self._generation:
-            return  # an evaluation has come between, and its rows are in the table now
-        local = zip(inputs["rollout_index"].tolist(), mean_gaps(stats, shares).tolist(), strict=True)
-        column, batch = self._logs["extra"]["mean_gap"], int(inputs["rollout_count"])
-        for row, value in gather_object(list(local)):  # objects, as ranks may have left out different numbers of rows
-            if len(column) - batch + row >= 0:  # TRL keeps the last rows of a long table
-                column[len(column) - batch + row] = value
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        training = self.model.training
-        if self._distills and not self._has_reward:
-            metrics = self._metrics["train" if training else "eval"]
-            for name in [n for n in metrics if n.startswith("reward") or n == "frac_reward_zero_std"]:
-                del metrics[name]  # of the stand-in
-            self._logs["rewards"].clear()
-        super().log(logs, start_time)
-        if self._distills and training:
-            self.monitor.observe(logs, self.state.global_step)
-
-    def create_model_card(
-        self,
-        model_name: str | None = None,
-        dataset_name: str | None = None,
-        tags: str | list[str] | None = None,
-    ) -> None:
-        super().create_model_card(model_name, dataset_name, tags)
-        if self._distills and self.is_world_process_zero():
-            add_settings(Path(self.args.output_dir) / "README.md", self.args, self.policy_weight)
 
     # Restarts
 
