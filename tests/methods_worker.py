@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""One rank of tests/methods/test_two_processes.py: a tiny model with each method on rollouts that are known."""
+"""One rank of tests/methods/test_in_two_processes.py: a tiny model with each method on rollouts that are known."""
 
 import json
 import os

@@ -10,8 +10,9 @@ import yaml
 from scripted import right, sums, writing
 from test_places import check_scores, completions, teacher_reads, tool_answers
 from test_trainer_loss import batch_of
-from trl_opsd.privileged import AllOf, Reflection, build_source, reflection, skills
+from trl_opsd.privileged import AllOf, Reflection, build_source
 from trl_opsd.privileged.authors.written_source import tagged
+from trl_opsd.privileged.sources import reflection, skills
 
 
 TAGS = {"reflection": reflection.TAGS, "skills": skills.TAGS}

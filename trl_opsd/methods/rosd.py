@@ -18,6 +18,7 @@ also found where it is nearly, not exactly, in the rollout (`threshold: 1.0` tak
 teaches a wrong thing. Groups that all succeed or all fail teach nothing.
 """
 
+from trl_opsd.methods import sdpo
 from trl_opsd.methods.frame.base import Method
 
 
@@ -28,14 +29,5 @@ METHOD = Method(
     "Zhaochun Ren and Xiao-Ming Wu",
     label="code",
     needs="a reward and several rollouts of a prompt",
-    defaults={
-        "policy_weight": 0.0,
-        "distillation_alpha": 0.5,
-        "distillation_mode": "topk_logits",
-        "distillation_topk": 100,
-        "distillation_add_tail": True,
-        "distillation_is_clip": 2.0,
-        "teacher_model_kind": "ema",
-        "privileged_source": {"reflection": {"max_new_tokens": 1024}},
-    },
+    defaults=sdpo.METHOD.defaults | {"privileged_source": {"reflection": {"max_new_tokens": 1024}}},
 )

@@ -15,6 +15,7 @@ options in both but for `weight`, `name` and `reader`, and no choice by chance.
 **Fails** as `sdpo` does; and it costs a second teacher forward.
 """
 
+from trl_opsd.methods import sdpo
 from trl_opsd.methods.frame.base import Method
 
 
@@ -23,13 +24,8 @@ METHOD = Method(
     paper="2601.20802",
     label="code",
     needs="a reward and several rollouts of a prompt",
-    defaults={
-        "policy_weight": 0.0,
-        "distillation_alpha": 0.5,
-        "distillation_mode": "topk_logits",
-        "distillation_topk": 100,
-        "distillation_add_tail": True,
-        "distillation_is_clip": 2.0,
+    defaults=sdpo.METHOD.defaults
+    | {
         "distillation_target": "geometric",
         "teacher_model_kind": "base",
         "privileged_source": {
