@@ -228,16 +228,35 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def draw(results: list[dict[str, Any]], path: Path) -> None:
-    """Mean score by step, one line a contender; controls are dashed."""
+    """Score by step, one panel a contender and one line a seed, which a mean would hide."""
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(8, 5))
-    for name, runs in by_contender([one for one in results if "error" not in one]).items():
-        means = curve(runs)
-        axes.plot(means.keys(), means.values(), "--" if "+" in name else "-", marker=".", label=f"{name} ({len(runs)})")
-    axes.set(title=results[0]["task"], xlabel="step", ylabel="right held-out answers, mean over seeds")
-    axes.legend(fontsize="small")
-    figure.savefig(path, dpi=120, bbox_inches="tight")
+    done = by_contender([one for one in results if "error" not in one])
+    columns = min(4, max(len(done), 1))
+    rows = -(-len(done) // columns) or 1
+    figure, grid = plt.subplots(
+        rows,
+        columns,
+        figsize=(2.6 * columns, 2.2 * rows),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axes, (name, runs) in zip(grid.flat, done.items(), strict=False):
+        for one in runs:
+            steps = [int(step) for step in one["scores"]]
+            axes.plot(steps, [100 * score for score in one["scores"].values()], marker=".", label=f"seed {one['seed']}")
+        axes.set_title(name, fontsize="medium")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in grid.flat[len(done) :]:
+        axes.set_axis_off()
+    if done:
+        grid.flat[0].legend(fontsize="small")
+    figure.supxlabel("step")
+    figure.supylabel("right held-out answers, %")
+    figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
