@@ -11,7 +11,11 @@ import importlib.util
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MODEL_DIR = Path("demo/models/smollm2-135m")
 EOS, PAD = "<|im_end|>", "<|endoftext|>"
@@ -55,10 +59,9 @@ def prepare(target: Path = MODEL_DIR) -> Path:
     return target
 
 
-def convert(gguf: Path, folder: Path) -> None:
-    """De-quantise to float32 and save with the special tokens that SmolLM2 was trained with."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
+def read_tokenizer(gguf: Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer inside the GGUF file, with the special tokens that SmolLM2 was trained with."""
+    from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     # The GGUF file names <|im_start|> as end of sequence and no padding token; a model that is told so never stops.
@@ -66,7 +69,16 @@ def convert(gguf: Path, folder: Path) -> None:
     tokens = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     if tokens != {"eos_token_id": 2, "pad_token_id": 0}:
         raise ValueError(f"{gguf.name} is not the SmolLM2 file this script knows: its special tokens are {tokens}.")
+    return tokenizer
 
+
+def convert(gguf: Path, folder: Path) -> None:
+    """De-quantise to float32 and save with the tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = read_tokenizer(gguf)
+    tokens = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     source = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     # A model loaded from GGUF keeps a quantisation config and refuses to be saved: move its weights to a plain one.
     settings = source.config.to_dict()

@@ -73,13 +73,30 @@ def test_a_failure_is_told_and_tried_again(compare, monkeypatch):
     ("name", "task", "text"),
     [
         ("rlds", "addition", r"There is no 'rlds': it must be one of \['base'"),
-        ("opcd", "addition", "opcd has no setting for the task addition: its recipe is for json"),
         ("opsd+pi", "addition", "A control is no_pi or wrong_pi, got 'pi'"),
     ],
 )
 def test_mistakes(name, task, text):
     with pytest.raises(ValueError, match=text):
         compare_methods.setting(name, task)
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "recipe", "reward", "mode"),
+    [
+        ("opcd", "json", "methods/opcd.yaml", None, "topk_logits"),
+        ("opcd", "addition", "smollm2_addition.yaml", None, "topk_logits"),
+        ("taid", "json", "smollm2_json.yaml", None, "full_logits"),
+        ("rlsd", "json", "smollm2_json.yaml", ["tasks.valid_json"], "sampled_token"),
+    ],
+)
+def test_a_method_stands_on_its_recipe_or_on_that_of_the_task(name, task, recipe, reward, mode, monkeypatch):
+    monkeypatch.setattr(compare_methods.opsd, "check_folder", lambda option, value: None)
+    path, options = compare_methods.setting(name, task)
+    assert path == ROOT / "recipes" / recipe
+    line = [part for option, value in options.items() for part in (f"--{option}", str(value))]
+    script_args, args, *_ = compare_methods.opsd.parse(["--config", str(path), *line])
+    assert (args.method, script_args.reward_funcs, args.distillation_mode) == (name, reward, mode)
 
 
 @pytest.mark.parametrize("task", ["addition", "json"])

