@@ -96,14 +96,18 @@ def test_without_distillation_weight_it_is_grpo_trainer_bit_for_bit(make_trainer
 
 
 def test_the_parents_metrics_are_unchanged_in_the_mixed_case(make_trainer):
-    """At the first step, before the terms have moved the weights apart, every metric of GRPO has the same value."""
+    """At the first step, before the terms have moved the weights apart, every metric of GRPO has the same value.
+
+    Log-probs and entropy are the loss kernel's, which adds up in another order than TRL's: the last bit of a float32
+    may differ.
+    """
     plain = make_trainer(config=GRPOConfig, trainer_class=GRPOTrainer, reward_funcs=[length_reward], max_steps=1)
     plain.train()
     mixed = make_trainer(reward_funcs=[length_reward], max_steps=1)
     mixed.train()
     expected, got = history(plain)[0], history(mixed)[0]
     for name in expected.keys() - {"loss", "grad_norm"}:
-        assert got[name] == expected[name], name
+        assert got[name] == pytest.approx(expected[name], rel=1e-5), name
 
 
 # Loss types, data, engines of TRL

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 
 import tiny
-from test_locate import smollm2
+from test_locate import real as smollm2
 from test_places import giving, long_answers, teacher_reads
 from test_restarts import interrupted
 from test_trainer_loss import batch_of
