@@ -21,7 +21,7 @@ import opsd  # noqa: E402
 from agents import calculator, measure, shop  # noqa: E402
 
 
-def call(name, **arguments):
+def call(name, /, **arguments):
     return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call><|im_end|>"
 
 
@@ -173,21 +173,26 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("recipe", CASES)
-def test_recipes_hint_at_real_errors_and_measure_counts_them(tmp_path, tokenizer, recipe, monkeypatch):
-    module, wrong = CASES[recipe]
-    made(tmp_path, module, tokenizer)
+def agent(tmp_path, monkeypatch, recipe, say):
+    """The trainer of a recipe whose student begins with `say(number of the rollout)` and ends after a tool's result."""
 
     def single_turn(self, prompt_ids, *_, **__):
         said = [self._tokenizer.decode(ids) for ids in prompt_ids]
         answered = ["<tool_response>" in text for text in said]
-        texts = ["Sorry.<|im_end|>" if done else wrong(i) for i, done in enumerate(answered)]
+        texts = ["Sorry.<|im_end|>" if done else say(i) for i, done in enumerate(answered)]
         return self._tokenizer(texts)["input_ids"], None
 
     monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", single_turn)
     script_args, args, model_args, dataset_args = opsd.parse(options(tmp_path, recipe))
     dataset = opsd.load_data(script_args, dataset_args)
-    trainer = opsd.build_trainer(script_args, args, model_args, dataset)
+    return opsd.build_trainer(script_args, args, model_args, dataset), dataset
+
+
+@pytest.mark.parametrize("recipe", CASES)
+def test_recipes_hint_at_real_errors_and_measure_counts_them(tmp_path, tokenizer, recipe, monkeypatch):
+    module, wrong = CASES[recipe]
+    made(tmp_path, module, tokenizer)
+    trainer, dataset = agent(tmp_path, monkeypatch, recipe, wrong)
     assert trainer._tokenizer.chat_template == qwen3_chat_template
     before = measure.evaluated(trainer, dataset["test"])
     assert before == {"rollouts": 8, "calls": 8, "errors": 8, "error_rate": 1.0, "no_call": 0.0, "success": 0.0}
@@ -200,6 +205,25 @@ def test_recipes_hint_at_real_errors_and_measure_counts_them(tmp_path, tokenizer
     if module is shop:
         assert contexts == {"Arguments use the exact JSON types that the tool declares."}
         assert all(isinstance(one.environment, shop.Shop) for one in trainer.collector.rollouts)
+
+
+def test_what_the_shop_says_is_the_context(tmp_path, tokenizer, monkeypatch):
+    """The recipe of the environment's own words: errors, and the final state where no call failed."""
+    made(tmp_path, shop, tokenizer)
+
+    def say(i):
+        return call("search_items", name="e") if i % 2 else call("get_order", order_id=str(i))
+
+    trainer, _ = agent(tmp_path, monkeypatch, "smollm2_shop_state.yaml", say)
+    trainer.train()
+    assert trainer.state.log_history[0]["self_distillation/view_share"] == 1.0
+    for rollout, (view,) in zip(trainer.collector.rollouts, trainer.collector.views, strict=True):
+        if rollout.turns[0].errors:
+            assert view.context == rollout.turns[0].results[0]["content"] and "order_id" in view.context
+        else:
+            assert view.context == str(rollout.environment)
+            assert "in stock.\nOrder 60: " in view.context and view.context.endswith(", open.")
+    assert [bool(one.turns[0].errors) for one in trainer.collector.rollouts] == [True, False] * 4
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,14 @@ class Shop:
         """1 if the orders are exactly those that the errand should have led to."""
         return float(self._orders() == self.expected)
 
+    def __str__(self) -> str:
+        """The shop as it is, for a teacher: no tool, as its name is no public one."""
+        items = self.database.execute("SELECT id, name, stock FROM items ORDER BY id")
+        orders = self.database.execute("SELECT id, item, quantity, status FROM orders ORDER BY id")
+        lines = [f"Item {number} ({name}): {stock} in stock." for number, name, stock in items]
+        lines += [f"Order {number}: {count} of item {item}, {status}." for number, item, count, status in orders]
+        return "\n".join(lines)
+
     def _orders(self) -> list[tuple]:
         return self.database.execute("SELECT item, quantity, status FROM orders ORDER BY id").fetchall()
 
