@@ -61,9 +61,10 @@ def server(tmp_path_factory):
         process.wait()
 
 
-def trainer_of(server, folder, **options):
+def trainer_of(server, folder, chat=False, **options):
     """A trainer on the model that the server has, in float32 on the CPU."""
-    rows = [{"prompt": prompt, "privileged_context": "Say it in French."} for prompt in PROMPTS * 2]
+    prompts = [[{"role": "user", "content": prompt}] if chat else prompt for prompt in PROMPTS]
+    rows = [{"prompt": prompt, "privileged_context": "Say it in French."} for prompt in prompts * 2]
     arguments = {**conftest.ARGS, "use_cpu": True, "per_device_train_batch_size": 6}
     rollout_func = options.pop("rollout_func", None)
     return OPSDTrainer(
@@ -105,6 +106,31 @@ def test_a_batch_sampled_by_the_server(server, tmp_path):
     assert sorted(rows) == sorted(sent)
     loss = trainer._compute_loss(trainer.model, inputs).item()
     assert loss == pytest.approx(reference_loss(trainer, inputs)[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_the_server_writes_contexts(server, tmp_path, chat):
+    """vLLM's OpenAI-compatible addresses: the teacher reads what the greedy model there has written about each row."""
+    endpoint = {"url": f"{server[1]}/v1", "model": str(server[0]), "cache_dir": str(tmp_path / "_texts")}
+    written = {"author": {"endpoint": endpoint}, "instruction": "", "request": "{task} {privileged_context}"}
+    source = {"written": {**written, "max_new_tokens": 6, "temperature": 0.0}}
+    trainer = trainer_of(server, tmp_path, chat=chat, privileged_source=source)
+    batch_of(trainer)
+    model, tokenizer = tiny.Qwen2ForCausalLM.from_pretrained(server[0]), tiny.tokenizer()
+    for rollout, (view,) in zip(trainer.collector.rollouts, trainer.collector.views, strict=True):
+        task = rollout.row["prompt"][0]["content"] if chat else rollout.row["prompt"]
+        request = f"{task} Say it in French."
+        if chat:
+            messages = [{"role": "user", "content": request}]
+            ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        else:
+            ids = tokenizer(request + "\n\n")["input_ids"]
+        said = model.generate(torch.tensor([ids]), max_new_tokens=6, do_sample=False)[0, len(ids) :]
+        text = tokenizer.decode(said, skip_special_tokens=True).rstrip("\ufffd").strip()  # vLLM waits for whole ones
+        assert text and view.context == text
+    counts = trainer.collector.count_metrics()
+    assert counts["self_distillation/endpoint_requests"] == len(PROMPTS)
+    assert counts["self_distillation/endpoint_failed"] == 0
 
 
 def test_without_nccl_the_user_is_told_at_once(server, tmp_path):
