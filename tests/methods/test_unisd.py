@@ -136,6 +136,17 @@ def test_agreement_where_views_are_missing():
         assert agreement(how, *nothing, torch.zeros(0, dtype=torch.long), 1.0).shape == (0,)
 
 
+def test_a_token_of_great_disagreement_is_bounded():
+    """One of forty, beyond ten times the quantile: 1 / (1 + gamma 10), or 0.01 if that is less."""
+    logps = torch.stack([torch.full((40,), -1.0), torch.full((40,), -1.2)])
+    logps[1, 7] = -30.0
+    taught = torch.ones(2, 40, dtype=torch.bool)
+    for gamma, least in ((1.0, 1 / 11), (50.0, 0.01)):
+        weights = token_agreement(logps, taught, gamma)
+        assert weights[7].item() == pytest.approx(least)
+        assert weights[0].item() == pytest.approx(max(1 / (1 + gamma), 0.01), rel=1e-3)
+
+
 def test_weights_have_the_mean_one():
     weights, counted = torch.tensor([1.0, 3.0, 5.0]), torch.tensor([True, True, False])
     assert mean_one(weights, counted).tolist() == [0.5, 1.5, 0.0]
