@@ -37,6 +37,7 @@ RUNS: list[tuple[str, str, int, bool]] = [
     ("reward of both", "reward", BOTH, False),
     ("source", "source", 1, False),
     ("overlong", "overlong", 0, False),
+    ("written", "written", 1, False),
     ("disk", "disk", 0, False),
     ("disk", "nothing", 0, True),
 ]
@@ -63,6 +64,8 @@ class Failing:
     def source(self, groups: list) -> list[list[View]]:
         if self.trips("source"):
             raise KeyError("no such solution")
+        if self.trips("written"):  # where what the teacher reads is to be written down
+            (self.folder / "_privileged" / f"train-{groups[0][0].step:06d}-1.jsonl").mkdir()
         views = DatasetColumn("privileged_context")(groups)
         if self.trips("overlong"):
             return [[View("very " * 200)], *views[1:]]
@@ -91,6 +94,7 @@ def train(folder: Path, rank: int, kind: str, resume: bool) -> None:
         callbacks=[Clock(failing)],
         per_device_train_batch_size=2,
         save_total_limit=1,
+        log_privileged_context=True,
     )
     try:
         trainer.train(resume_from_checkpoint=resume)

@@ -24,6 +24,8 @@ from trl_opsd.privileged import (
     build_source,
     rollouts_of,
 )
+from trl_opsd.privileged.compose import row_key
+from trl_opsd.rollouts import Rollout
 
 
 GROUPS = ["2", "3", "it is 2", "no"], ["1", "2", "3", "no way"]  # the second has no success
@@ -99,15 +101,27 @@ def test_a_condition_on_one_reward_function(make_trainer):
     assert "Raised by the privileged source When." in caught.value.__notes__
 
 
-def test_conditions_without_a_reward(make_trainer):
-    """Nothing succeeds, and nothing has a reward above or below."""
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "failed", "succeeded", "group_failed", "above_group_mean", {"reward_below": 9.0}, {"reward_from": -9.0},
+        {"group_reward_below": 9.0},
+    ],
+)  # fmt: skip
+def test_conditions_without_a_reward(make_trainer, spec):
+    name = spec if isinstance(spec, str) else next(iter(spec))
     dataset = Dataset.from_list([{"prompt": [{"role": "user", "content": "Q"}]}] * 4)
+    with pytest.raises(ValueError, match=f"The condition `{name}` looks at rewards, and this run has none"):
+        batch_of(make_trainer(dataset=dataset, privileged=when(spec)))
+
+
+def test_conditions_where_a_function_gave_no_reward(make_trainer):
+    """Nothing succeeds, and nothing has a reward above or below."""
     found = {}
     for name, spec in {"failed": "failed", "below": {"reward_below": 9.0}, "from": {"reward_from": -9.0}}.items():
-        trainer = make_trainer(dataset=dataset, privileged=when(spec))
-        batch_of(trainer)
+        trainer = run(make_trainer, when(spec), rewards=lambda completions, **_: [None] * len(completions))
         found[name] = contexts(trainer)
-    assert found == {"failed": [["x"]] * 4, "below": [[]] * 4, "from": [[]] * 4}
+    assert found == {"failed": [["x"]] * 8, "below": [[]] * 8, "from": [[]] * 8}
 
 
 def test_truncated_rollouts(make_trainer):
@@ -313,6 +327,19 @@ def test_a_row_is_asked_about_once(make_trainer):
     trainer.train()
     assert costly.asked == [["Use fingers.", "Use a line."], [], []]
     assert contexts(trainer) == [*[["About Use fingers."]] * 4, *[["About Use a line."]] * 4]
+
+
+def test_rows_with_images_are_told_apart_by_what_they_show():
+    """Two objects of one picture are one, another picture is another, whatever their addresses."""
+    from PIL import Image
+
+    def key(color):
+        rollout = Rollout(
+            {"image": Image.new("RGB", (2, 2), color)}, "", "", [], [], [], {}, 0.0, False, {}, 0, 0, 0, 0, 1
+        )
+        return row_key(rollout)
+
+    assert key("red") == key("red") != key("blue")
 
 
 def test_a_row_without_views_is_kept_too(make_trainer):

@@ -132,6 +132,26 @@ def test_exposure(make_trainer, options, wanted):
     assert found == [wanted] * 2
 
 
+@pytest.mark.parametrize(
+    ("solution", "answer", "hidden", "shown"),
+    [
+        ("15 and 2.5 make 5, or 5.0.", "5", "15 and 2.5 make ..., or 5.0.", None),
+        ("Of 25 all but 15.", "5", None, "Of 25 all but 15.\n\nAnswer: 5"),
+        ("A and B: AB. Take A", "A", "... and B: AB. Take ...", None),
+        ("It is -3, 3 less.", "-3", "It is ..., 3 less.", None),
+        (r"so \boxed{5}, 5", r"\boxed{5}", "so ..., 5", None),
+        ("结果等于五个。", "五", "结果等于...个。", None),
+        ("One.", " ", None, None),
+    ],
+)
+def test_an_answer_stands_for_itself(make_trainer, solution, answer, hidden, shown):
+    """It is neither hidden within longer numbers and words, nor taken for shown there; white space is no answer."""
+    dataset = Dataset.from_list([{**row, "solution": solution, "answer": answer} for row in ROWS[:1] * 4])
+    for hide, wanted in ((True, hidden), (False, shown)):
+        views, *_ = views_of(make_trainer, PartialExposure(answer="answer", hide_answer=hide), dataset=dataset)
+        assert views[0][0].context == (wanted or solution)
+
+
 def test_a_scheduled_share(make_trainer):
     """From all four parts to one, over three steps; the steps after that are as the third."""
     seen = []

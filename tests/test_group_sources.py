@@ -9,7 +9,14 @@ import tiny
 from scripted import right, sums, writing
 from test_places import teacher_reads
 from test_trainer_loss import batch_of
-from trl_opsd.privileged import EnvironmentFeedback, FirstOf, PseudoReference, SiblingSuccess, VerifierFeedback
+from trl_opsd.privileged import (
+    EnvironmentFeedback,
+    FirstOf,
+    PseudoReference,
+    SiblingSuccess,
+    VerifierFeedback,
+    WrongDemonstration,
+)
 
 
 def contexts_of(make_trainer, source, *texts, dataset=None, reward=right, **options):
@@ -73,12 +80,11 @@ def test_the_only_success_has_no_context_of_its_own(make_trainer):
     assert contexts_of(make_trainer, SiblingSuccess(), ["2", "no"], ["5", "5 5"]) == [None, "2", "5 5", "5"]
 
 
-def test_without_rewards_nothing_succeeds(make_trainer):
-    trainer = make_trainer(
-        dataset=sums(), privileged=SiblingSuccess(), rollout_func=writing(["2", "2"], ["5", "5"]), num_generations=2
-    )
-    batch_of(trainer)
-    assert trainer.collector.views == [[], [], [], []]
+@pytest.mark.parametrize("source", [SiblingSuccess(), SiblingSuccess(threshold=0.5), WrongDemonstration()])
+def test_without_rewards_nothing_tells_success_from_failure(make_trainer, source):
+    options = {"dataset": sums(), "rollout_func": writing(["2", "2"], ["5", "5"]), "num_generations": 2}
+    with pytest.raises(ValueError, match=r"looks at rewards, and this run has none\. Give a reward function"):
+        batch_of(make_trainer(privileged=source, **options))
 
 
 THOUGHTS = ["<think>one and one</think>2", "[THINK]hm[/THINK] 2", "opened before</think>so 2", "<think>2"]

@@ -283,7 +283,7 @@ def test_bad_options(options, text):
 
 
 def test_without_a_reward(make_trainer):
-    with pytest.raises(ValueError, match="give a reward function"):
+    with pytest.raises(ValueError, match="`reflection` looks at rewards, and this run has none"):
         reflected(make_trainer, BOTH, reward_funcs=None)
 
 

@@ -97,9 +97,10 @@ class ViewCollector:
             self.group_success = {group[0].group: any(one.success for one in group) for group in groups}
             self.views = self.asker(groups)
             self.counts = self._counted()
-        self.leaks = find_leaks(rollouts, self.views, self.args.leak_ngram_size, self._phrases)
-        if self.args.log_privileged_context:
-            self._write_down(step)
+        with raised_everywhere(self.accelerator, "what is told of the contexts", step):
+            self.leaks = find_leaks(rollouts, self.views, self.args.leak_ngram_size, self._phrases)
+            if self.args.log_privileged_context:
+                self._write_down(step)
 
     def _counted(self) -> dict[str, float]:
         """What the source counted of this batch, on this process."""

@@ -56,10 +56,11 @@ def same_images(one: list[Any], other: list[Any]) -> bool:
     """Whether two lists hold the same pictures, be they the same objects or not."""
     if len(one) != len(other):
         return False
-    return all(a is b or _content(a) == _content(b) for a, b in zip(one, other, strict=True))
+    return all(a is b or image_content(a) == image_content(b) for a, b in zip(one, other, strict=True))
 
 
-def _content(image: Any) -> str:
+def image_content(image: Any) -> str:
+    """What tells pictures apart, be they equal objects or not: a hash, or the address of one."""
     if hasattr(image, "getpalette"):  # Pillow's, which is no requirement for text
         return hashlib.sha256(f"{image.mode} {image.size} {image.getpalette()}".encode() + image.tobytes()).hexdigest()
     if isinstance(image, str):
@@ -207,7 +208,7 @@ class ImageInputs:
             images (`list`): Its images.
             encode (`Callable`): Gives the processor's tensors for both.
         """
-        pictures = tuple(_content(image) for image in images)
+        pictures = tuple(image_content(image) for image in images)
         if (text, pictures) not in self._ids:
             found = encode()
             self._ids[text, pictures] = found["input_ids"][0].tolist()
@@ -216,7 +217,7 @@ class ImageInputs:
 
     def pixels(self, images: list[Any]) -> Pixels:
         """Pixel tensors of images that were read: one set for all rows and views of a batch that have the same."""
-        pictures = tuple(_content(image) for image in images)
+        pictures = tuple(image_content(image) for image in images)
         if pictures and pictures not in self._prepared:
             self._prepared[pictures] = self.prepare(self._tensors[pictures])
         return self._prepared.get(pictures, {})

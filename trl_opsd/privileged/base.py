@@ -97,6 +97,20 @@ def chance(rollout: Rollout, seed: int, what: str) -> random.Random:
     return random.Random(f"{what} {seed} {rollout.training} {rollout.step} {rollout.index}")
 
 
+def check_scored(rollout: Rollout, who: str) -> None:
+    """
+    Refuse to tell successes from failures in a run without rewards, where all would count as failed.
+
+    Raises:
+        ValueError: Naming who asked.
+    """
+    if not rollout.rewards:
+        raise ValueError(
+            f"{who} looks at rewards, and this run has none. Give a reward function (at `policy_weight: 0` it trains "
+            "nothing), or choose what needs no reward."
+        )
+
+
 def set_up(run: Run | None, source: Any) -> Run:
     """
     The run of a source.

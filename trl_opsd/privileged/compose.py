@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from trl_opsd.images import image_content
 from trl_opsd.privileged.asking import call, call_all, rollouts_of
 from trl_opsd.privileged.base import Run, set_up, together
 from trl_opsd.privileged.conditions import Condition
@@ -161,5 +162,10 @@ class Cached(Composite):
 
 
 def row_key(rollout: Rollout) -> str:
-    """The row as text: rollouts of equal rows share it."""
-    return json.dumps(rollout.row, sort_keys=True, default=repr)
+    """The row as text: rollouts of equal rows share it. Images count by their content."""
+    return json.dumps(rollout.row, sort_keys=True, default=_shown)
+
+
+def _shown(value: Any) -> str:
+    # The text of an image holds its address in memory, which is another one each time that the row is read
+    return image_content(value) if hasattr(value, "getpalette") else repr(value)

@@ -1,11 +1,14 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Which rollouts a source is asked for: functions of a rollout and its group, for [`When`]."""
+"""
+Which rollouts a source is asked for: functions of a rollout and its group, for [`When`]. Those of rewards and successes
+raise a ValueError in a run that has no reward.
+"""
 
 import math
 from collections.abc import Callable
 
-from trl_opsd.privileged.base import chance
+from trl_opsd.privileged.base import chance, check_scored
 from trl_opsd.privileged.votes import NUMBER, answer_reader, majority
 from trl_opsd.rollouts import Group, Rollout
 
@@ -13,19 +16,29 @@ from trl_opsd.rollouts import Group, Rollout
 Condition = Callable[[Rollout, Group], bool]
 
 
+def _of_rewards(condition: Condition, name: str) -> Condition:
+    """A condition that means nothing in a run without rewards."""
+
+    def checked(rollout: Rollout, group: Group) -> bool:
+        check_scored(rollout, f"The condition `{name}`")
+        return condition(rollout, group)
+
+    return checked
+
+
 def failed() -> Condition:
     """Rollouts without success."""
-    return lambda rollout, group: not rollout.success
+    return _of_rewards(lambda rollout, group: not rollout.success, "failed")
 
 
 def succeeded() -> Condition:
     """Rollouts with success."""
-    return lambda rollout, group: rollout.success
+    return _of_rewards(lambda rollout, group: rollout.success, "succeeded")
 
 
 def group_failed() -> Condition:
     """Rollouts of a group without any success."""
-    return lambda rollout, group: not any(one.success for one in group)
+    return _of_rewards(lambda rollout, group: not any(one.success for one in group), "group_failed")
 
 
 def truncated() -> Condition:
@@ -41,7 +54,7 @@ def reward_below(value: float, function: str | None = None) -> Condition:
         value (`float`): The value.
         function (`str`, *optional*): Name of a reward function. `None` means the total.
     """
-    return lambda rollout, group: _reward(rollout, function) < value
+    return _of_rewards(lambda rollout, group: _reward(rollout, function) < value, "reward_below")
 
 
 def reward_from(value: float, function: str | None = None) -> Condition:
@@ -52,12 +65,12 @@ def reward_from(value: float, function: str | None = None) -> Condition:
         value (`float`): The value.
         function (`str`, *optional*): Name of a reward function. `None` means the total.
     """
-    return lambda rollout, group: _reward(rollout, function) >= value
+    return _of_rewards(lambda rollout, group: _reward(rollout, function) >= value, "reward_from")
 
 
 def group_reward_below(value: float) -> Condition:
     """Rollouts of a group whose best total is below a value."""
-    return lambda rollout, group: all(not one.total >= value for one in group)
+    return _of_rewards(lambda rollout, group: all(not one.total >= value for one in group), "group_reward_below")
 
 
 def most_errors() -> Condition:
@@ -77,7 +90,7 @@ def above_group_mean() -> Condition:
         totals = [one.total for one in group if has_reward(one)]
         return bool(totals) and rollout.total > sum(totals) / len(totals)
 
-    return is_above
+    return _of_rewards(is_above, "above_group_mean")
 
 
 def consensus(least_share: float = 0.5, answer: str | Callable[[str], str | None] = NUMBER) -> Condition:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datasets import Dataset, IterableDataset
 
 from trl_opsd.privileged.asking import rollouts_of
-from trl_opsd.privileged.base import Run, TextSource, chance
+from trl_opsd.privileged.base import Run, TextSource, chance, check_scored
 from trl_opsd.privileged.checks import check_column
 from trl_opsd.privileged.rows import OtherRows, prompt_text
 from trl_opsd.privileged.transcripts import shown
@@ -159,6 +159,7 @@ class WrongDemonstration(TextSource):
         if self.column is not None:
             wrong = rollout.row.get(self.column)
             return [] if wrong is None else [self.view(wrong)]
+        check_scored(rollout, "The source `wrong_demonstration` without a column")
         others = [one for one in group if one.index != rollout.index and one.total == one.total and not one.success]
         chosen = chance(rollout, self.seed, "wrong").sample(others, min(self.count, len(others)))
         texts = [text for one in chosen if (text := shown(one, thinking=self.keep_thinking, tools=True)).strip()]

@@ -31,8 +31,8 @@ class PartialExposure(TextSource):
         answer (`str`, *optional*): What is the answer: the name of a column, or a regular expression after `regex:`
             whose last match in the solution it is (its first group, if it has one). With it the answer is always shown,
             on a line of its own at the end, unless `hide_answer`.
-        hide_answer (`bool`): Whether the answer is taken out of what is shown, wherever it stands (the views of AVSD,
-            2605.20643).
+        hide_answer (`bool`): Whether the answer is taken out of what is shown, wherever it stands for itself and not
+            within a longer number or word (the views of AVSD, 2605.20643).
         seed (`int`): Of `"random"`.
 
     Raises:
@@ -84,8 +84,8 @@ class PartialExposure(TextSource):
         count = math.floor(self._share(rollout) * len(ends) + 1e-9)  # 0.3 * 10 is 2.9999999999999996
         text = solution.strip()[: ends[count - 1]] if count else ""
         if answer is not None and self.hide_answer:
-            text = text.replace(answer, "...")
-        elif answer is not None and answer not in text:
+            text = _whole(answer).sub("...", text)
+        elif answer is not None and not _whole(answer).search(text):
             text = f"{text}\n\nAnswer: {answer}".strip()
         return [self.view(text)] if text.strip() else []
 
@@ -100,11 +100,19 @@ class PartialExposure(TextSource):
         if self.answer is None:
             return None
         if self._pattern is None:
-            return None if rollout.row.get(self.answer) is None else str(rollout.row[self.answer])
+            value = rollout.row.get(self.answer)
+            return None if value is None else str(value).strip() or None
         matches = list(self._pattern.finditer(solution))
         if not matches:
             raise ValueError(
                 f"`answer` ({self.answer!r}) matches nothing in the column `{self.column}` of {rollout.where}: "
                 f"{solution[-80:]!r}. Correct the expression, or name a column with the answer."
             )
-        return matches[-1].group(1 if self._pattern.groups else 0)
+        return matches[-1].group(1 if self._pattern.groups else 0).strip() or None
+
+
+def _whole(answer: str) -> re.Pattern[str]:
+    """An answer where it stands for itself: 5 is neither in 15 nor in 2.5, and A not in AND."""
+    before = r"(?<!\d)(?<!\d[.,])" if answer[0].isdigit() else r"(?<![A-Za-z])" if answer[0].isalpha() else ""
+    after = r"(?![.,]?\d)" if answer[-1].isdigit() else r"(?![A-Za-z])" if answer[-1].isalpha() else ""
+    return re.compile(before + re.escape(answer) + after)

@@ -2,13 +2,12 @@
 
 """A hint inside the trajectory, just before the turn or the token that went wrong."""
 
-import pkgutil
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from trl_opsd.privileged.asking import rollouts_of
-from trl_opsd.privileged.base import Run, TextSource
+from trl_opsd.privileged.base import Run, TextSource, imported
 from trl_opsd.privileged.locate import decoded, token_span
 from trl_opsd.rollouts import Group, Rollout, Turn, message_text
 from trl_opsd.views import View, Views
@@ -118,7 +117,7 @@ class TurnHint(TextSource):
             raise ValueError("With `place: before_token` every rule must be on the text: a result has no token.")
         self._locate: Locator = self._by_rules
         if self.function is not None:
-            self._locate = _resolved(self.function) if isinstance(self.function, str) else self.function
+            self._locate = imported(self.function, "function") if isinstance(self.function, str) else self.function
 
     def setup(self, run: Run) -> None:
         self._tokenizer = run.tokenizer
@@ -161,10 +160,3 @@ class TurnHint(TextSource):
                 position = turn.start + token_span(self._tokenizer, ids, first, first + 1)[0]
             places.append((position, "\n".join(dict.fromkeys(rule.hint for rule, _ in found))))
         return places
-
-
-def _resolved(function: str) -> Locator:
-    try:
-        return pkgutil.resolve_name(function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"`function` {function} can't be imported: {error}") from error

@@ -8,6 +8,7 @@ from datasets import Dataset, IterableDataset
 
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.authors.written_source import WrittenSource, tagged, task_text, transcript
+from trl_opsd.privileged.base import check_scored
 from trl_opsd.privileged.checks import check_column
 from trl_opsd.privileged.conditions import has_reward
 from trl_opsd.privileged.locate import locate
@@ -98,8 +99,8 @@ class Reflection(WrittenSource):
 
     def _wrong(self, groups: list[Group]) -> tuple[list[Rollout], list[str | None], list[str]]:
         """Wrong rollouts to reflect on, their solutions, and what the reflector reads."""
-        if any(not rollout.rewards for rollout in rollouts_of(groups)):
-            raise ValueError("Reflection must know which rollouts are correct: give a reward function.")
+        for rollout in rollouts_of(groups):
+            check_scored(rollout, "The source `reflection`")
         pairs = [
             (rollout, self._solution(rollout, group))
             for group in groups

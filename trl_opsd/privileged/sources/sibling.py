@@ -5,7 +5,7 @@
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 
-from trl_opsd.privileged.base import TextSource, chance
+from trl_opsd.privileged.base import TextSource, chance, check_scored
 from trl_opsd.privileged.transcripts import shown
 from trl_opsd.rollouts import Group, Rollout
 from trl_opsd.views import View, Views
@@ -37,6 +37,9 @@ class SiblingSuccess(TextSource):
         keep_thinking (`bool`): Whether thought blocks (`<think>` or `[THINK]`) and parsed reasoning are shown.
         keep_tools (`bool`): Whether tool calls and their results are shown.
         seed (`int`): Of `"random"`.
+
+    Raises:
+        ValueError: For an unknown choice; when asked, in a run without rewards.
     """
 
     choice: str = "first"
@@ -58,6 +61,7 @@ class SiblingSuccess(TextSource):
         return [views for group in groups for views in self._of_group(group)]
 
     def _of_group(self, group: Group) -> Views:
+        check_scored(group[0], "The source `sibling`")
         successes = [one for one in group if self._succeeded(one)]
         return [self._views(rollout, successes) for rollout in group]
 
