@@ -98,6 +98,18 @@ def watched(trainer: OPSDTrainer) -> list[tuple[float, float]]:
     return seen
 
 
+def requests(trainer: OPSDTrainer) -> list[str]:
+    """Record the prompts, as text, that vLLM is sent from now on."""
+    seen, generate = [], trainer.vllm_generation.llm.generate
+
+    def recorded(prompts: list[dict[str, Any]], *args: Any, **kwargs: Any) -> Any:
+        seen.extend(trainer.processing_class.decode(prompt["prompt_token_ids"]) for prompt in prompts)
+        return generate(prompts, *args, **kwargs)
+
+    trainer.vllm_generation.llm.generate = recorded
+    return seen
+
+
 def unsynced(trainer: OPSDTrainer) -> dict[str, float]:
     """A micro-batch whose sampler lags behind: its loss beside a dense float64 computation."""
     trainer.vllm_generation.sync_weights = lambda: None
@@ -143,7 +155,7 @@ def main(folder: Path) -> None:
 
     options = {"vllm_importance_sampling_mode": "token_truncate", "vllm_importance_sampling_clip_max": RATIO_CAP}
     trainer = build(folder, optim="adamw_torch", learning_rate=5e-3, **options)
-    results["full"] = watched(trainer)
+    results["full"], results["requests"] = watched(trainer), requests(trainer)
     trainer.train()
     trainer.evaluate()
     results["history"] = trainer.state.log_history

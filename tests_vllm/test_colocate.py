@@ -51,6 +51,13 @@ def test_privileged_contexts_do_not_count_for_vllms_length(seen):
     assert "privileged contexts do not count" in seen["overlong"]
 
 
+def test_no_request_holds_a_privileged_context(seen):
+    asked = [text.split("<|im_start|>user\n")[1] for text in seen["requests"]]
+    wanted = {f"What is {i}?<|im_end|>\n<|im_start|>assistant\n" for i in range(16)}
+    assert len(asked) > 16 and set(asked) <= wanted, "the student's prompt, and nothing after it"
+    assert not any(word in text for text in seen["requests"] for word in ("The answer", "It is long"))
+
+
 def test_a_sampler_that_lags_behind_is_corrected_for(seen):
     """With the sync switched off and the trainer's weights moved, against the ratio of vLLM's own log-probabilities."""
     run = seen["unsynced"]
