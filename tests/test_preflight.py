@@ -126,11 +126,11 @@ def test_rewards_score_student_and_teacher(make_trainer):
         return [2.0 if i % 2 else None for i in range(len(completions))]
 
     rewards = {"reward_funcs": [length_reward, constant], "reward_weights": [0.0, 3.0]}
-    report = preflight(make_trainer(privileged=giving(View(HINT)), **rewards), rows=4)
-    assert (report.prompts, report.rollouts) == (4, 8)
+    report = preflight(make_trainer(privileged=giving(View(HINT)), **rewards), rows=8)
+    assert (report.prompts, report.rollouts) == (8, 16)
     (view,) = report.views
     assert report.student_score == view.student_score == view.teacher_score == 3.0  # half of them have 6, half 0
-    assert view.scored == 8 and view.verdict == "no gap"
+    assert (view.scored, view.prompts, view.error) == (16, 8, 0.0) and view.verdict == "no gap"
 
 
 def test_a_hint_within_the_completion_continues_the_students_own_tokens(make_trainer):
@@ -243,6 +243,8 @@ CASES = {
     },
     "ema, dropout": {"teacher_model_kind": "ema", "peft_config": {"lora_dropout": 0.5}},
     "sampled token": {"distillation_mode": "sampled_token", "distillation_alpha": 1.0, "reward_funcs": length_reward},
+    "a method's schedule": {"method": "taid"},
+    "a method's gate": {"method": "antisd", "reward_funcs": length_reward, "privileged_source": "column"},
 }  # fmt: skip
 
 
@@ -266,10 +268,11 @@ def test_training_after_it_is_training_without(make_trainer, tmp_path, case):
         logs = [{n: v for n, v in log.items() if "time" not in n and "per_second" not in n and "runtime" not in n}
                 for log in trainer.state.log_history]  # fmt: skip
         weights = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
-        return logs, weights, list(trainer._logs["completion"])
+        return logs, weights, list(trainer._logs["completion"]), trainer.method.state, trainer.method.losses
 
     one, two = run("without", False), run("after", True)
-    assert one[0] == two[0] and one[2] == two[2]
+    assert one[0] == two[0] and one[2:] == two[2:]
+    assert ("method" in CASES[case]) == bool(one[3]), "a state that the measurement could have moved"
     for name, weight in one[1].items():
         assert torch.equal(weight, two[1][name]), name
 
@@ -343,7 +346,7 @@ def test_verdicts_of_real_runs(make_trainer):
     options = {"privileged": giving(View(HINT))}
 
     def verdict(*values):
-        report = preflight(make_trainer(**options), rows=4, score=Scores(*values) if values else None)
+        report = preflight(make_trainer(**options), rows=8, score=Scores(*values) if values else None)
         (view,) = report.views
         assert view.sentence in str(report)
         return view.verdict
@@ -360,6 +363,33 @@ def test_verdicts_of_real_runs(make_trainer):
     assert verdict(0.0, 1.0) == "no views"
 
 
+def test_batches_without_the_view_make_no_further_row(make_trainer):
+    """One batch of four rollouts has it, the other does not; the rollouts of one prompt are one sample."""
+
+    def source(groups):
+        source.calls += 1
+        return [[View(HINT, name="hint")] if source.calls == 1 else [] for _ in rollouts_of(groups)]
+
+    source.calls = 0
+    trainer = make_trainer(privileged=source, reward_funcs=length_reward)
+    (view,) = preflight(trainer, rows=4, score=Scores(0.0, 1.0)).views
+    assert (view.view, view.share, view.scored, view.prompts, view.verdict) == ("hint", 0.5, 4, 2, "unsure")
+
+
+def test_scores_that_are_not_finite(make_trainer):
+    trainer = make_trainer(privileged=giving(View(HINT)))
+    report = preflight(trainer, rows=8, score=Scores([0.0, -math.inf, 0.0, 0.0], 1.0))
+    assert report.views[0].scored == 6 and report.student_score == 0.0
+    assert "Note: scores that are not finite are left out." in str(report)
+
+
+def test_nothing_distilled_is_no_promise(make_trainer):
+    trainer = make_trainer(privileged=giving(View(HINT)), num_loss_tokens_to_skip=100)
+    report = preflight(trainer, rows=8, score=Scores(0.0, 1.0))
+    assert report.worthy == [] and report.views[0].verdict == "no divergence"
+    assert "no token of these rollouts is distilled" in str(report)
+
+
 def test_no_score_no_prediction(make_trainer):
     report = preflight(make_trainer(), rows=4)
     told = str(report)
@@ -369,7 +399,7 @@ def test_no_score_no_prediction(make_trainer):
 
 def view_of(name, student, teacher, error, **changes):
     figures = {"share": 1.0, "dropped": 0, "shortened": 0, "mean_length": 9.0, "max_length": 9, "divergence": 0.5}
-    figures |= {"log_ratio": -0.5, "scored": 32, "bounded": True, **changes}
+    figures |= {"log_ratio": -0.5, "scored": 32, "prompts": 32, "bounded": True, **changes}
     return ViewReport(name, "v", student_score=student, teacher_score=teacher, error=error, **figures)
 
 
@@ -382,7 +412,11 @@ def view_of(name, student, teacher, error, **changes):
         (0.3, 0.1, 0.09, {}, "worse"),
         (0.0, 0.19, 0.01, {}, "weak"),
         (0.0, 0.2, 0.01, {}, "worth it"),
-        (0.0, 1.0, math.inf, {"scored": 1}, "unsure"),
+        (0.0, 1.0, math.inf, {"scored": 4, "prompts": 1}, "unsure"),
+        (0.0, 1.0, 0.0, {"prompts": 4}, "unsure"),
+        (0.0, 1.0, 0.0, {"prompts": 5}, "worth it"),
+        (0.0, 1.0, 0.0, {"divergence": math.nan}, "no divergence"),
+        (0.0, 1.0, 0.0, {"divergence": math.inf}, "no divergence"),
         (0.0, 1.0, 0.0, {"divergence": 9e-4}, "same"),
         (0.0, 1.0, 0.0, {"divergence": -9e-4}, "same"),
         (0.0, 1.0, 0.0, {"divergence": 1e-3}, "worth it"),

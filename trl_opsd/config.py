@@ -68,7 +68,8 @@ class OPSDConfig(GRPOConfig):
             set.
         distillation_stop_gradient (`bool`, *optional*, defaults to `False`):
             Whether to leave both sides of the top-k set as they are and hold log(p/q) constant: sum over the set of p
-            sg(log(p/q)), for the reverse KL (Many Faces of On-Policy Distillation, 2605.11182: the method `stop_grad_topk`).
+            sg(log(p/q)), for the reverse KL (Many Faces of On-Policy Distillation, 2605.11182; see the method
+            `stop_grad_topk`).
         distillation_target (`str`, *optional*):
             One target made of the views of a rollout, by their weights: their `"arithmetic"` or `"geometric"` mean.
             `None` means the mean of the divergences to each view.

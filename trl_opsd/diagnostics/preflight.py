@@ -93,9 +93,9 @@ def _check(
 
 @dataclass
 class _Tally:
-    """What is known of one view: local rows as `(has it, tokens read, student's score, teacher's score)`."""
+    """What is known of one view: local rows as `(has it, tokens read, prompt, student's score, teacher's score)`."""
 
-    rows: list[tuple[bool, int, float, float]] = field(default_factory=list)
+    rows: list[tuple[bool, int, tuple[int, int], float, float]] = field(default_factory=list)
     divergences: list[float] = field(default_factory=list)
     log_ratios: list[float] = field(default_factory=list)
     dropped: int = 0
@@ -142,12 +142,15 @@ class _Measurement:
         slowest = self.accelerator.gather(seconds.to(self.accelerator.device).unsqueeze(0)).amax(0) / steps
         scores, lengths, truncated = zip(*gather_object(self.rollouts), strict=True)
         views = [_view_report(*names, self.tallies[names], len(scores)) for names in sorted(self.tallies)]
+        # A batch without any view has one of the default name in their place
+        found = {view.source for view in views if view.share}
+        views = [view for view in views if view.share or view.dropped or view.source not in found]
         if args.teacher_overlong == "error" and any(view.dropped for view in views):
             self._note("training stops at a view that is too long: shorten the contexts or set `teacher_overlong`.")
         return PreflightReport(
             prompts=len(scores) // trainer.num_generations,
             rollouts=len(scores),
-            student_score=_mean([score for score in scores if not math.isnan(score)]),
+            student_score=_mean([score for score in scores if math.isfinite(score)]),
             completion_length=statistics.mean(lengths),
             truncated=sum(truncated) / len(truncated),
             length_limit=trainer.collector.encoder.max_length,
@@ -214,7 +217,10 @@ class _Measurement:
             tally.dropped += one.dropped
             tally.shortened += one.shortened
             lengths = [len(ids) for ids in one.prompt_ids]
-            tally.rows += zip([weight > 0 for weight in one.weights], lengths, student, teacher, strict=True)
+            prompts = [(len(self.seconds), rollout.group) for rollout in rollouts]
+            tally.rows += zip([weight > 0 for weight in one.weights], lengths, prompts, student, teacher, strict=True)
+            if any(math.isinf(score) for score in (*student, *teacher)):
+                self._note("scores that are not finite are left out.")
         return output
 
     def _compare(self, tally: _Tally, output: dict[str, Any]) -> None:
@@ -251,8 +257,12 @@ class _Measurement:
 def _view_report(source: str, view: str, tally: _Tally, rollouts: int) -> ViewReport:
     """Of all processes. A collective."""
     rows = [row for row in gather_object(tally.rows) if row[0]]
-    pairs = [(student, teacher) for *_, student, teacher in rows if not math.isnan(student + teacher)]
-    gaps = [teacher - student for student, teacher in pairs]
+    scored = [row[2:] for row in rows if math.isfinite(row[3]) and math.isfinite(row[4])]
+    pairs = [(student, teacher) for _, student, teacher in scored]
+    by_prompt: dict[tuple[int, int], list[float]] = {}
+    for prompt, student, teacher in scored:
+        by_prompt.setdefault(prompt, []).append(teacher - student)
+    gaps = [statistics.mean(values) for values in by_prompt.values()]  # rollouts of one prompt are no samples apart
     lengths = [length for _, length, *_ in rows]
     return ViewReport(
         source=source,
@@ -265,6 +275,7 @@ def _view_report(source: str, view: str, tally: _Tally, rollouts: int) -> ViewRe
         divergence=_mean(tally.divergences),
         log_ratio=_mean(tally.log_ratios),
         scored=len(pairs),
+        prompts=len(gaps),
         student_score=_mean([student for student, _ in pairs]),
         teacher_score=_mean([teacher for _, teacher in pairs]),
         error=statistics.stdev(gaps) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.inf,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 SAME = 1e-3  # nats a token: below it the teacher tells the student next to nothing
 SURE = 2.0  # standard errors that a gap must be away from zero
+FEW = 5  # prompts: of fewer, all may lean one way by chance
 LOW = 0.2  # score of a teacher that mostly fails, where scores lie between 0 and 1
 
 
@@ -30,9 +31,9 @@ class ViewReport:
         mean_length, max_length (`float`, `int`): Tokens that the teacher reads before it scores the rollout.
         divergence (`float`): Mean of the loss's divergence, in nats a token, `nan` without views.
         log_ratio (`float`): Mean of log q(y_t) - log p(y_t) over the student's own tokens, teacher against student.
-        scored (`int`): Rollouts with the view for which both have a score.
+        scored, prompts (`int`): Rollouts with the view for which both have a score, and how many prompts they are of.
         student_score, teacher_score (`float`): Mean score of these rollouts, and of what the teacher writes instead.
-        error (`float`): Standard error of the gap, `inf` from fewer than two rollouts.
+        error (`float`): Standard error of the gap, whose samples are prompts; `inf` from fewer than two.
         bounded (`bool`): Whether all scores lie between 0 and 1.
     """
 
@@ -46,6 +47,7 @@ class ViewReport:
     divergence: float
     log_ratio: float
     scored: int
+    prompts: int
     student_score: float
     teacher_score: float
     error: float
@@ -58,14 +60,17 @@ class ViewReport:
 
     @property
     def verdict(self) -> str:
-        """`"no views"`, `"same"`, `"no score"`, `"unsure"`, `"no gap"`, `"worse"`, `"weak"` or `"worth it"`."""
+        """`"no views"`, `"no divergence"`, `"same"`, `"no score"`, `"unsure"`, `"no gap"`, `"worse"`, `"weak"` or
+        `"worth it"`."""
         if self.share == 0:
             return "no views"
+        if not math.isfinite(self.divergence):
+            return "no divergence"
         if abs(self.divergence) < SAME:
             return "same"
         if not self.scored:
             return "no score"
-        if math.isinf(self.error):
+        if self.prompts < FEW:
             return "unsure"
         if abs(self.gap) <= SURE * self.error or self.gap == 0:
             return "no gap"
@@ -80,11 +85,16 @@ class ViewReport:
         return {
             "no views": "No rollout has this view, so nothing would be distilled. Check the source and its columns"
             + (", and the lengths: views were too long." if self.dropped else "."),
+            "no divergence": f"The divergence is {self.divergence:g}, so no prediction is possible: either no token of "
+            "these rollouts is distilled (`num_loss_tokens_to_skip`, spans), or one side rules out what the other may "
+            "say.",
             "same": f"With the context the model says nearly what it says without ({self.divergence:.2g} nats a token, "
             f"less than {SAME:g}): there is nothing to learn. Check what the teacher reads.",
             "no score": "Without a score no prediction is possible: the divergence says that there is something to "
-            "learn, not that it is any good. Give a reward or `score`.",
-            "unsure": "One rollout is too few for a prediction: raise the number of rows.",
+            "learn, not that it is any good. Give a reward or `score`; where there is one, a note says why the teacher "
+            "has none.",
+            "unsure": f"{self.prompts} scored prompts are too few for a prediction, which takes {FEW}: raise the "
+            "number of rows.",
             "no gap": f"No gap can be told from chance ({gap}), so no gain is to be expected: not worth training as it "
             "is. Better contexts come first, or more rows if the gap may be small.",
             "worse": f"The teacher is worse than the student ({gap}): training would pull the student down. Not worth "

@@ -16,14 +16,15 @@ if TYPE_CHECKING:
     from trl_opsd.trainer import OPSDTrainer
 
 _FILLED_IN_PLACE = ("_metrics", "_logs", "_pending_extra_logs", "_pending_metrics")
+_OF_METHODS = ("state", "losses", "rollouts", "logged")  # what a schedule follows
 
 
 @contextmanager
 def untouched(trainer: "OPSDTrainer") -> Iterator[None]:
     """
     Put back what sampling and losses change: random states (of Python, NumPy, the CPU and CUDA), counters, metrics, the
-    completions table, the state of the privileged source. Gradients are cleared. The trainer is in training mode
-    meanwhile.
+    completions table, the state of the privileged source and of the method. Gradients are cleared. The trainer is in
+    training mode meanwhile.
 
     The random state of a vLLM engine can't be put back, nor what a user's own functions keep for themselves.
 
@@ -32,6 +33,7 @@ def untouched(trainer: "OPSDTrainer") -> Iterator[None]:
     """
     attributes, source = dict(vars(trainer)), trainer.privileged
     kept = copy.deepcopy(source.state_dict()) if hasattr(source, "state_dict") else None
+    method = {name: copy.deepcopy(getattr(trainer.method, name)) for name in _OF_METHODS}
     modes = [(module, module.training) for module in trainer.model.modules()]
     python, numpy = random.getstate(), np.random.get_state()
     devices = range(torch.cuda.device_count()) if trainer.accelerator.device.type == "cuda" else []
@@ -48,6 +50,7 @@ def untouched(trainer: "OPSDTrainer") -> Iterator[None]:
         for name in vars(trainer).keys() - attributes.keys():
             delattr(trainer, name)
         vars(trainer).update(attributes)
+        vars(trainer.method).update(method)
         trainer.model.zero_grad()
         for module, training in modes:
             module.training = training
