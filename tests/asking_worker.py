@@ -58,12 +58,22 @@ def bad_view(groups: list) -> list[list[View]]:
     return [[View("Count.", weight=0)], *good(groups)[1:]]
 
 
+def exits(groups: list) -> list[list[View]]:
+    sys.exit("no more")
+
+
+def cancels(groups: list) -> list[list[View]]:
+    raise asyncio.CancelledError
+
+
 KINDS: dict[str, tuple[Callable, float | None]] = {  # what the second rank asks, and the timeout of both
     "raises": (raises, None),
     "async raises": (raises_late, None),
     "late": (late, 0.5),
     "async late": (late_async, 0.5),
     "nothing": (lambda groups: None, None),
+    "exits": (exits, None),
+    "is cancelled": (cancels, None),
     "a bad view": (bad_view, None),
 }
 

@@ -60,6 +60,17 @@ def drips(handler: Any) -> None:
         pass
 
 
+def drips_headers(handler: Any) -> None:
+    """The same before anything is said."""
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+    try:
+        while not handler.server.closing.wait(0.05):
+            handler.wfile.write(b"x")
+            handler.wfile.flush()
+    except OSError:
+        pass
+
+
 def slow(seconds: float, then: Reply) -> Reply:
     def reply(handler: Any) -> None:
         handler.server.closing.wait(seconds)

@@ -4,12 +4,14 @@
 
 import asyncio
 import json
+import sys
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import TrainerCallback
 
 import asking_worker
 from launch import launch
@@ -73,6 +75,14 @@ class Judge:
         raise LookupError("no such solution")
 
 
+def cancels(groups):
+    raise asyncio.CancelledError
+
+
+def exits(groups):
+    sys.exit("no more")
+
+
 def of_the_wanted(groups):
     return [[View("Think!")] for group in groups for one in group if one.index < 2]
 
@@ -85,7 +95,13 @@ FAILURES = {
     "raises": (Judge(), LookupError, ["no such solution", "source Judge."]),
     "lambda": (lambda groups: 1 / 0, ZeroDivisionError, ["source <lambda>."]),
     "async raises": (failing, OSError, ["no critic there", "source failing."]),
-    "async is cancelled": (cancelled, RuntimeError, ["It was cancelled from within", "source cancelled."]),
+    "async is cancelled": (
+        cancelled,
+        RuntimeError,
+        ["It gave no views, but raised CancelledError.", "source cancelled."],
+    ),
+    "is cancelled": (cancels, RuntimeError, ["It gave no views, but raised CancelledError.", "source cancels."]),
+    "exits": (exits, RuntimeError, ["It gave no views, but raised SystemExit.", "source exits."]),
     "async tuple": (tuples, ValueError, ["source tuples must return one list", "got tuple"]),
     "generator": (yielding, ValueError, ["source yielding must return one list", "4 rollouts", "got generator"]),
     "async generator": (yielding_slowly, ValueError, ["source yielding_slowly", "got async_generator"]),
@@ -301,6 +317,31 @@ def test_a_source_that_lets_the_model_write_takes_no_timeout(make_trainer):
         make_trainer(privileged=AllOf(writing), privileged_timeout=1.0)
 
 
+def test_a_source_that_is_still_at_work_is_not_asked_again(make_trainer, caplog):
+    """It is late for the first batch and busy through the second; the third it answers."""
+    calls, done = [], threading.Event()
+
+    def source(groups):
+        calls.append(None)
+        if len(calls) == 1:
+            done.wait(60)
+        return hint(groups)
+
+    class Waits(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            if state.global_step == 2:
+                done.set()
+                time.sleep(0.2)
+
+    trainer = make_trainer(
+        privileged=source, privileged_timeout=0.1, privileged_on_error="skip", max_steps=3, callbacks=[Waits()]
+    )
+    trainer.train()
+    assert [log["self_distillation/source_errors"] for log in trainer.state.log_history[:3]] == [4, 4, 0]
+    assert len(calls) == 2
+    assert any("still at work on an earlier batch" in record.getMessage() for record in caplog.records)
+
+
 # Two processes
 
 
@@ -318,6 +359,8 @@ RAISED = {
     "late": ("TimeoutError", "no views within 0.5 seconds"),
     "async late": ("TimeoutError", "no views within 0.5 seconds"),
     "nothing": ("ValueError", "got NoneType"),
+    "exits": ("RuntimeError", "raised SystemExit"),
+    "is cancelled": ("RuntimeError", "raised CancelledError"),
     "a bad view": ("ValueError", "weight 0"),
 }
 

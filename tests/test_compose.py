@@ -5,6 +5,7 @@
 import asyncio
 import json
 
+import numpy as np
 import pytest
 from datasets import Dataset
 
@@ -333,13 +334,16 @@ def test_rows_with_images_are_told_apart_by_what_they_show():
     """Two objects of one picture are one, another picture is another, whatever their addresses."""
     from PIL import Image
 
-    def key(color):
-        rollout = Rollout(
-            {"image": Image.new("RGB", (2, 2), color)}, "", "", [], [], [], {}, 0.0, False, {}, 0, 0, 0, 0, 1
-        )
-        return row_key(rollout)
+    def key_of(value):
+        return row_key(Rollout({"x": value}, "", "", [], [], [], {}, 0.0, False, {}, 0, 0, 0, 0, 1))
 
-    assert key("red") == key("red") != key("blue")
+    def image(color):
+        return Image.new("RGB", (2, 2), color)
+
+    assert key_of(image("red")) == key_of(image("red")) != key_of(image("blue"))
+    middle = np.zeros(2000)
+    middle[1000] = 1
+    assert key_of(np.zeros(2000)) == key_of(np.zeros(2000)) != key_of(middle), "its text leaves out the middle"
 
 
 def test_a_row_without_views_is_kept_too(make_trainer):

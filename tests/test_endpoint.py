@@ -13,7 +13,7 @@ from email.utils import formatdate
 import pytest
 
 import endpoint_server
-from endpoint_server import breaks_off, drips, hangs_up, says, sends, serving, slow
+from endpoint_server import breaks_off, drips, drips_headers, hangs_up, says, sends, serving, slow
 from trl_opsd.privileged import EndpointAuthor
 
 
@@ -104,12 +104,23 @@ def test_what_does_not_pass_in_the_end(endpoint, case):
     assert counted(author) == [2, 1, 0, 1]
 
 
-@pytest.mark.parametrize("reply", [drips, slow(5, says("late"))], ids=["drips", "slow"])
+@pytest.mark.parametrize("reply", [drips, drips_headers, slow(5, says("late"))], ids=["drips", "headers", "slow"])
 def test_time_out(endpoint, reply):
     endpoint.replies = [reply]
     start = time.monotonic()
     assert author_of(endpoint, timeout=0.3).write(chat("one"), **OPTIONS) == ["About: one"]
     assert time.monotonic() - start < 3 and len(endpoint.requests) == 2
+
+
+@pytest.mark.parametrize("key", ["sk-secret\nx", "sk-\u00e4"])
+def test_a_key_that_no_header_takes_is_named_by_its_variable(endpoint, monkeypatch, key):
+    monkeypatch.setenv("CRITIC_KEY", key)
+    author = author_of(endpoint, api_key_env="CRITIC_KEY")
+    for ask in (author.setup, lambda: author.write(chat("one"), **OPTIONS)):
+        with pytest.raises(ValueError, match="the environment variable CRITIC_KEY holds what no key has") as caught:
+            ask()
+        assert key[:3] not in str(caught.value)
+    assert endpoint.requests == []
 
 
 def test_nobody_listens():

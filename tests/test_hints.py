@@ -13,6 +13,7 @@ from trl.chat_template_utils import qwen3_chat_template
 
 import tiny
 from launch import launch
+from scripted import sums, writing
 from test_places import SAMPLED, check_scores, completions, student_prompts, teacher_reads, tool_answers
 from test_trainer_loss import batch_of
 from trl_opsd import View
@@ -253,6 +254,7 @@ BAD = [
     ({"rules": RULES, "place": "before_token"}, "every rule must be on the text"),
     ({"rules": RULES, "teach": "all"}, "`teach` must be"),
     ({"rules": RULES, "max_hints": 0}, "`max_hints` must be at least 1"),
+    ({"function": "json.dumps", "repeat": False}, "`repeat` is about `rules`"),
     ({"function": "no_such_module.locate"}, "no_such_module.locate can't be imported"),
     ({"function": "json.no_such"}, "json.no_such can't be imported"),
 ]
@@ -262,6 +264,36 @@ BAD = [
 def test_bad_options(options, text):
     with pytest.raises(ValueError, match=rf"`privileged_source.turn_hint`: .*{text}"):
         build_source({"turn_hint": options})
+
+
+def test_a_hint_for_each_class_of_mistake(make_agent):
+    """Two wrong arguments, then an unknown tool: with `repeat` off a rule hints at the first of its turns."""
+    script = [call(a=1, b="x"), call(a=2, b="y"), call("times", a=1, b=1), DONE]
+    found = {}
+    for repeat in (True, False):
+        trainer = make_agent(TurnHint(rules=RULES, max_hints=2, repeat=repeat), [script], max_completion_length=1000)
+        batch_of(trainer)
+        found[repeat] = [(view.position, view.context) for view in trainer.collector.views[0]]
+    assert found[True] == [(0, "Give integers."), (1, "Give integers.")]
+    assert found[False] == [(0, "Give integers."), (2, "Only one tool exists.")]
+
+
+@pytest.mark.parametrize("given", [None, ["x"], [(0, "x", 1)]])
+def test_a_function_that_gives_no_pairs(make_agent, given):
+    trainer = make_agent(TurnHint(function=lambda rollout: given))
+    with pytest.raises(ValueError, match=r"must return a list of pairs of a position and a hint, got .* the row with"):
+        batch_of(trainer)
+
+
+@pytest.mark.parametrize("text", ["no", ""])
+def test_a_rule_on_what_is_missing_stands_before_the_end(make_trainer, text):
+    """A match of nothing, at the end of a text or of none, is before the token that ends the turn."""
+    source = TurnHint(rules=[{"on": "text", "match": r"\Z", "hint": "Say the answer."}], place="before_token")
+    trainer = make_trainer(
+        dataset=sums(), privileged=source, rollout_func=writing([text] * 2, [text] * 2), num_generations=2
+    )
+    batch_of(trainer)
+    assert [row[0].position for row in trainer.collector.views] == [len(text)] * 4
 
 
 # Kolibri: the worst rollout of a failing group learns from its hints alone

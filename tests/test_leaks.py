@@ -115,7 +115,8 @@ SPOKEN = [
     ("HINT", "hint"),
     ("The solution\nabove: 2", "solution above"),
     ("By the (provided) solution!", "provided solution"),
-    ("hints, hinting, preference, secretly", None),
+    ("hinting, preference, secretly", None),
+    ("These Hints, and references.", "hints"),
     ("the above solution", None),
     ("", None),
 ]

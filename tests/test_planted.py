@@ -18,7 +18,8 @@ from huggingface_hub.utils import filter_repo_objects
 
 from test_places import long_answers, teacher_reads
 from test_privileged import contains, text_block, user
-from trl_opsd import View
+from trl_opsd import OPSDConfig, View
+from trl_opsd.model_card import settings_section
 from trl_opsd.privileged import rollouts_of
 
 
@@ -81,7 +82,7 @@ WHERE = {
     "fixed": ({"privileged_source": {"fixed": {"context": PLANTED}}}, None),
     "within others": (
         {"privileged_source": {"first_of": [
-            {"when": {"condition": "failed", "source": {"fixed": PLANTED}}},
+            {"when": {"condition": {"probability": 1.0}, "source": {"fixed": PLANTED}}},
             {"cached": {"column": {"column": "hint", "template": PLANTED + "{privileged_context}"}}},
         ]}},
         None,
@@ -154,10 +155,28 @@ def test_only_the_teacher_reads_it(run, hub, tokenizer, where):
 def test_what_the_card_says(run, hub):
     run("within others")
     card = hub.files["README.md"][-1].decode()
-    assert "`'first_of(when(failed, fixed), cached(column))'`" in card
+    assert "`'first_of(when(probability, fixed), cached(column))'`" in card
     saved = torch.load(io.BytesIO(hub.files["training_args.bin"][-1]), weights_only=False)
-    assert saved.privileged_source == "first_of(when(failed, fixed), cached(column))"
+    assert saved.privileged_source == "first_of(when(probability, fixed), cached(column))"
     assert saved.learning_rate == 1e-2
+
+
+def test_what_the_teacher_alone_is_given_has_no_texts_in_files(tmp_path):
+    """Documents for its chat template, a token to load it with; of the student's own arguments nothing is hidden."""
+    documents = {"documents": [{"title": PLANTED, "pages": 3}], "enable_thinking": True}
+    args = OPSDConfig(
+        str(tmp_path), bf16=False, num_generations=1, teacher_chat_template_kwargs=documents,
+        teacher_model_kind="checkpoint", teacher_model_name_or_path="someone/model",
+        teacher_model_init_kwargs={"token": PLANTED}, chat_template_kwargs={"style": "brief"},
+    )  # fmt: skip
+    for shown in (str(args.public()), str(args.to_dict()), settings_section(args, 0.0)):
+        assert PLANTED not in shown
+    shown = args.to_dict()
+    assert shown["teacher_chat_template_kwargs"] == {
+        "documents": [{"title": "[...]", "pages": 3}],
+        "enable_thinking": True,
+    }
+    assert shown["chat_template_kwargs"] == {"style": "brief"} and args.teacher_chat_template_kwargs == documents
 
 
 def test_the_arguments_of_the_run_stay(run):

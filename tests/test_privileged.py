@@ -227,6 +227,27 @@ def test_the_reasoning_of_a_shown_turn_is_literal_too(make_trainer):
     assert special_count(teacher) == special_count(student) + 2
 
 
+def test_names_and_values_of_arguments_are_literal_too(make_trainer):
+    """Whatever the argument is called: a template reads the type of a call, and not of what is in it."""
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "{{ message.content }}", "{{ message.content }}{{ message.tool_calls | tojson if message.tool_calls else '' }}"
+    )
+    arguments = {"type": "a<|im_end|>b", "c<|im_end|>d": {"role": ["e<|im_end|>f"]}}
+    call = {"type": "function", "function": {"name": "g", "arguments": arguments}}
+    context = [{**assistant("B"), "tool_calls": [call]}]
+
+    def source(groups):
+        return [[View(context)] for _ in rollouts_of(groups)]
+
+    dataset = Dataset.from_list([{"prompt": QUESTION}] * 4)
+    batch = batch_of(make_trainer(dataset=dataset, processing_class=tokenizer, privileged=source))
+    student, teacher = ids_of(batch, "prompt")[0], ids_of(batch, "teacher_prompt")[0]
+    text = tokenizer.decode(teacher)
+    assert all(part in text for part in ("a<|im_end|>b", "c<|im_end|>d", "e<|im_end|>f"))
+    assert special_count(teacher) == special_count(student) + 2
+
+
 @every_place
 @pytest.mark.parametrize("kind", ["text", "chat"])
 def test_literal_in_every_place(make_trainer, tokenizer, place, kind):

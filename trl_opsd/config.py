@@ -22,6 +22,18 @@ class _SingleGeneration(int):
         return False
 
 
+# Options that may hold documents for a chat template, or a token for the Hub
+_OF_THE_TEACHER = ("teacher_chat_template_kwargs", "teacher_model_init_kwargs")
+
+
+def _without_texts(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_texts(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_texts(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, float)) else "[...]"
+
+
 # docstyle-ignore
 @takes_method_defaults
 @dataclass
@@ -357,16 +369,18 @@ class OPSDConfig(GRPOConfig):
 
     def public(self) -> "OPSDConfig":
         """A copy for files and trackers that others read: it names the privileged source, without its texts, and shows
-        `[...]` for those of `privileged_template`."""
+        `[...]` for those of `privileged_template` and of what the teacher alone is given."""
         shown = copy.copy(self)
         if self.privileged_source is not None:
             shown.privileged_source = outline(self.privileged_source)
         shown.privileged_template = PLACEHOLDER.join(
             "[...]" if text else "" for text in self.privileged_template.split(PLACEHOLDER)
         )
+        for name in _OF_THE_TEACHER:
+            setattr(shown, name, _without_texts(getattr(self, name)))
         return shown
 
     def to_dict(self) -> dict[str, Any]:
         """Of what is public: see [`public`]."""
-        shown, names = self.public(), ("privileged_source", "privileged_template")
+        shown, names = self.public(), ("privileged_source", "privileged_template", *_OF_THE_TEACHER)
         return super().to_dict() | {name: getattr(shown, name) for name in names}

@@ -13,7 +13,10 @@ from trl_opsd.rollouts import Messages, Rollout
 from trl_opsd.views import View
 
 
-LEAK_PHRASES = ("hint", "privileged", "provided solution", "reference", "secret", "solution above")
+LEAK_PHRASES = (
+    "hint", "hints", "privileged", "provided solution", "provided solutions", "reference", "references", "secret",
+    "secrets", "solution above", "solutions above",
+)  # fmt: skip
 
 # Scripts that set no spaces between words: Thai and Lao, Burmese, Khmer, kana, Chinese characters
 _UNSPACED = (

@@ -13,15 +13,24 @@ from trl_opsd.rollouts import Messages
 
 # What a template reads to decide, and never prints as somebody's text
 _NOT_TEXT = ("role", "type")
+_ARGUMENTS = "arguments"
 
 
-def strings(value: Any) -> list[str]:
-    """Every piece of text in a prompt or context: contents, reasoning, arguments of tool calls."""
+def strings(value: Any, data: bool = False) -> list[str]:
+    """
+    Every piece of text in a prompt or context: contents, reasoning, arguments of tool calls with their names.
+
+    Args:
+        value (`Any`): Text, messages, or a part of them.
+        data (`bool`, *optional*, defaults to `False`): Whether it is an argument of a tool call, all of which is text.
+    """
     if isinstance(value, str):
         return [value]
     if isinstance(value, dict):
-        return [text for key, item in value.items() if key not in _NOT_TEXT for text in strings(item)]
-    return [text for item in value for text in strings(item)] if isinstance(value, list) else []
+        own = [key for key in value if isinstance(key, str)] if data else []
+        parts = ((item, data or key == _ARGUMENTS) for key, item in value.items() if data or key not in _NOT_TEXT)
+        return own + [text for part in parts for text in strings(*part)]
+    return [text for item in value for text in strings(item, data)] if isinstance(value, list) else []
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -83,10 +92,15 @@ def _unused_character(text: str) -> str:
     return next(chr(code) for code in range(0xE000, 0xF900) if chr(code) not in text)
 
 
-def _mapped(value: Any, change: Callable[[str], str]) -> Any:
-    """A copy with every piece of text changed."""
+def _mapped(value: Any, change: Callable[[str], str], data: bool = False) -> Any:
+    """A copy with every piece of text changed; `data` as in [`strings`]."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):
-        return {key: item if key in _NOT_TEXT else _mapped(item, change) for key, item in value.items()}
-    return [_mapped(item, change) for item in value] if isinstance(value, list) else value
+        return {
+            change(key) if data and isinstance(key, str) else key: _mapped(item, change, data or key == _ARGUMENTS)
+            if data or key not in _NOT_TEXT
+            else item
+            for key, item in value.items()
+        }
+    return [_mapped(item, change, data) for item in value] if isinstance(value, list) else value

@@ -43,9 +43,15 @@ def call_all(sources: list[PrivilegedSource], groups: list[Group]) -> list[Views
 
 @contextmanager
 def _naming(source: PrivilegedSource) -> Iterator[None]:
-    """An error within names the source, and every one that stands around it."""
+    """An error within names the source, and every one that stands around it. What would end this process alone, past
+    everything that takes care of errors, is an error too."""
     try:
-        yield
+        try:
+            yield
+        except (SystemExit, asyncio.CancelledError) as end:
+            if isinstance(end, asyncio.CancelledError) and _cancelled_from_outside():
+                raise
+            raise RuntimeError(f"It gave no views, but raised {type(end).__name__}.") from end
     except Exception as error:
         note = f"Raised by the privileged source {source_name(source)}."
         if note not in getattr(error, "__notes__", []):
@@ -55,13 +61,16 @@ def _naming(source: PrivilegedSource) -> Iterator[None]:
 
 async def _named(source: PrivilegedSource, awaitable: Awaitable[Any]) -> Any:
     with _naming(source):
-        try:
-            return await awaitable
-        except asyncio.CancelledError:
-            if asyncio.current_task().cancelling():
-                raise
-            # It would pass by everything that takes care of errors, while other processes wait
-            raise RuntimeError("It was cancelled from within, and gave no views.") from None
+        return await awaitable
+
+
+def _cancelled_from_outside() -> bool:
+    """Whether it is this thread's event loop that ends the task at hand, and not the source itself."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no loop
+        return False
+    return task is not None and bool(task.cancelling())
 
 
 def _awaited(awaitables: list[Awaitable[Any]]) -> list[Any]:
@@ -73,12 +82,25 @@ def _awaited(awaitables: list[Awaitable[Any]]) -> list[Any]:
     return in_thread(lambda: asyncio.run(together()), None)
 
 
+class LateError(TimeoutError):
+    """
+    A function is not done in time. Its thread can't be stopped; it does not keep the process alive.
+
+    Args:
+        thread (`threading.Thread`): Where it goes on.
+    """
+
+    def __init__(self, thread: threading.Thread):
+        super().__init__("not done in time")
+        self.thread = thread
+
+
 def in_thread(function: Callable[[], Any], timeout: float | None) -> Any:
     """
     Run a function in a thread of its own.
 
     Raises:
-        TimeoutError: After `timeout` seconds. The thread can't be stopped; it does not keep the process alive.
+        LateError: After `timeout` seconds.
     """
     result: dict[str, Any] = {}
 
@@ -92,10 +114,7 @@ def in_thread(function: Callable[[], Any], timeout: float | None) -> Any:
     thread.start()
     thread.join(timeout)
     if thread.is_alive():
-        raise TimeoutError(
-            f"It gave no views within {timeout} seconds. Raise `privileged_timeout`, or set "
-            "`privileged_on_error='skip'` to train such a batch without its views."
-        )
+        raise LateError(thread)
     if "error" in result:
         raise result["error"]
     return result["value"]
@@ -149,6 +168,7 @@ class Asker:
     timeout: float | None
     skipped: int = field(default=0, init=False)
     raised: bool = field(default=False, init=False)
+    _late: threading.Thread | None = field(default=None, init=False)
 
     def __call__(self, groups: list[Group]) -> Views:
         """
@@ -161,16 +181,24 @@ class Asker:
         self.skipped, self.raised = 0, False
         try:
             with _naming(self.source):
-                if self.timeout is None:
-                    views = call(self.source, groups)
-                else:
-                    views = in_thread(lambda: call(self.source, groups), self.timeout)
+                views = call(self.source, groups) if self.timeout is None else self._in_time(groups)
         except Exception as error:
             self.raised = True
             self._skip(error, len(wanted))
             return [[] for _ in wanted]
         rows = zip(rollouts_of(groups), views, strict=True)
         return [self._checked(row, rollout) for rollout, row in rows if rollout.wanted]
+
+    def _in_time(self, groups: list[Group]) -> Views:
+        way = "Raise `privileged_timeout`, or set `privileged_on_error='skip'` to train such a batch without its views."
+        if self._late is not None and self._late.is_alive():
+            # Two calls at a time would be more than a source must be ready for
+            raise TimeoutError(f"It is still at work on an earlier batch, for which it was late. {way}")
+        try:
+            return in_thread(lambda: call(self.source, groups), self.timeout)
+        except LateError as error:
+            self._late = error.thread
+            raise TimeoutError(f"It gave no views within {self.timeout} seconds. {way}") from None
 
     def _checked(self, views: Any, rollout: Rollout) -> list[View]:
         try:

@@ -167,5 +167,5 @@ def row_key(rollout: Rollout) -> str:
 
 
 def _shown(value: Any) -> str:
-    # The text of an image holds its address in memory, which is another one each time that the row is read
-    return image_content(value) if hasattr(value, "getpalette") else repr(value)
+    # The text of an image holds its address in memory, and that of a large array a few of its numbers
+    return image_content(value) if hasattr(value, "getpalette") or hasattr(value, "dtype") else repr(value)

@@ -36,7 +36,7 @@ def raised_everywhere(
     failure = None
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # an exit would end this process alone
         failure = error
         if join is not None and accelerator.num_processes > 1:
             join()

@@ -64,7 +64,7 @@ class EndpointAuthor:
         options (`dict[str, Any]`, *optional*): More of the request's body, such as `{"top_p": 0.95}`.
 
     Raises:
-        ValueError: If an option is out of range, or the variable with the key is not set.
+        ValueError: If an option is out of range, or the variable with the key is not set or holds no key.
         RuntimeError: When it writes, if the server refuses a request or too many fail.
     """
 
@@ -103,7 +103,13 @@ class EndpointAuthor:
     def _key(self) -> str | None:
         if self.api_key_env is not None and not os.environ.get(self.api_key_env, "").strip():
             raise ValueError(f"`author.endpoint`: the environment variable {self.api_key_env} is not set.")
-        return None if self.api_key_env is None else os.environ[self.api_key_env].strip()
+        key = None if self.api_key_env is None else os.environ[self.api_key_env].strip()
+        if key is not None and not (key.isascii() and key.isprintable()):
+            raise ValueError(
+                f"`author.endpoint`: the environment variable {self.api_key_env} holds what no key has (a line break, "
+                "or characters beyond ASCII)."
+            )
+        return key
 
     def write(self, prompts: list[str | Messages], *, max_new_tokens: int, temperature: float) -> list[str | None]:
         """

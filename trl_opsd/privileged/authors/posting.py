@@ -12,6 +12,8 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+from trl_opsd.privileged.asking import LateError, in_thread
+
 
 PASSING = (408, 409, 429)  # and 500 and above
 MOST_BYTES = 64 * 2**20
@@ -49,7 +51,7 @@ def post_json(address: str, body: dict[str, Any], key: str | None, timeout: floa
         address (`str`): Where to.
         body (`dict[str, Any]`): What.
         key (`str`, *optional*): Goes as a bearer token, and into no error.
-        timeout (`float`): Seconds for all of it.
+        timeout (`float`): Seconds for all of it, from the connection to the last byte.
 
     Raises:
         PassingError: No connection, time-out, status 408, 409, 429 or 5xx, or no JSON.
@@ -59,7 +61,7 @@ def post_json(address: str, body: dict[str, Any], key: str | None, timeout: floa
     headers |= {} if key is None else {"Authorization": f"Bearer {key}"}
     request = Request(address, json.dumps(body).encode(), headers, method="POST")
     try:
-        return json.loads(_sent(request, timeout))
+        return json.loads(in_thread(lambda: _sent(request, timeout), timeout))
     except HTTPError as error:
         words = _words(error, timeout)
         words = words if key is None else words.replace(key, "***")
@@ -67,6 +69,8 @@ def post_json(address: str, body: dict[str, Any], key: str | None, timeout: floa
         if error.code in PASSING or error.code >= 500:
             raise PassingError(problem, _retry_after(error.headers.get("Retry-After"))) from None
         raise RuntimeError(problem) from None
+    except LateError:
+        raise PassingError(f"{address} does not answer within {timeout:g} seconds.") from None
     except (OSError, http.client.HTTPException) as error:  # a `URLError`, a time-out, a connection that breaks off
         raise PassingError(f"{address} can't be reached: {type(error).__name__}: {error}.") from None
     except ValueError as error:
@@ -80,7 +84,7 @@ def _sent(request: Request, timeout: float) -> bytes:
 
 
 def _body(response: Any, end: float) -> bytes:
-    """All of it by a point in time: the socket's own time-out begins anew with each byte."""
+    """All of it. The socket's own time-out begins anew with each byte, and the thread must not outlive its use."""
     parts, size = [], 0
     while part := response.read1(2**16):
         parts.append(part)

@@ -93,6 +93,9 @@ class TurnHint(TextSource):
         max_hints (`int`, *optional*, defaults to `1`):
             Most mistakes that are hinted at, the first ones of the rollout. Each is a view of its own, with a teacher
             forward of its own; with more than one they are called `name-1`, `name-2` and so on.
+        repeat (`bool`, *optional*, defaults to `True`):
+            Whether a rule hints at each turn that it matches, or only at the first of them: one hint for each class of
+            mistake, as in Kolibri.
     """
 
     rules: list[dict[str, str] | Rule] | None = None
@@ -100,6 +103,7 @@ class TurnHint(TextSource):
     place: str = "before_turn"
     teach: str = "turn"
     max_hints: int = 1
+    repeat: bool = True
     name: str = "hint"
 
     def __post_init__(self) -> None:
@@ -112,6 +116,8 @@ class TurnHint(TextSource):
             raise ValueError(f"`teach` must be 'turn' or 'suffix', got {self.teach!r}.")
         if self.max_hints < 1:
             raise ValueError(f"`max_hints` must be at least 1, got {self.max_hints}.")
+        if not self.repeat and not self.rules:
+            raise ValueError("`repeat` is about `rules`: a `function` gives each hint as often as it likes.")
         self._rules = [Rule.of(rule, number) for number, rule in enumerate(self.rules or [])]
         if self.place == "before_token" and any(rule.on != "text" for rule in self._rules):
             raise ValueError("With `place: before_token` every rule must be on the text: a result has no token.")
@@ -127,10 +133,19 @@ class TurnHint(TextSource):
 
     def _views(self, rollout: Rollout) -> list[View]:
         views = []
-        for number, (position, hint) in enumerate(self._locate(rollout)[: self.max_hints], 1):
+        for number, (position, hint) in enumerate(self._located(rollout)[: self.max_hints], 1):
             view = self.view(hint, position=position, span=self._span(rollout, position))
             views.append(view if self.max_hints == 1 else self._numbered(view, number))
         return views
+
+    def _located(self, rollout: Rollout) -> list[tuple[int, str]]:
+        found = self._locate(rollout)
+        if not isinstance(found, list) or not all(isinstance(one, tuple | list) and len(one) == 2 for one in found):
+            raise ValueError(
+                f"The `function` of TurnHint must return a list of pairs of a position and a hint, got "
+                f"{repr(found)[:120]} for {rollout.where}."
+            )
+        return found
 
     def _numbered(self, view: View, number: int) -> View:
         return View(**{**vars(view), "name": f"{self.name}-{number}"})
@@ -147,16 +162,20 @@ class TurnHint(TextSource):
         return (position, ends[0]) if ends else None
 
     def _by_rules(self, rollout: Rollout) -> list[tuple[int, str]]:
-        places = []
+        places, left = [], list(self._rules)
         for number, turn in enumerate(rollout.turns):
             ids = rollout.completion_ids[turn.start : turn.end]
             text = decoded(self._tokenizer, ids) if any(rule.on == "text" for rule in self._rules) else ""
-            found = [(rule, match) for rule in self._rules if (match := rule.found(turn, text))]
+            found = [(rule, match) for rule in left if (match := rule.found(turn, text))]
             if not found:
                 continue
+            if not self.repeat:
+                left = [rule for rule in left if rule not in [one for one, _ in found]]
             position = number
             if self.place == "before_token":
                 first = min(match.start() for _, match in found)
-                position = turn.start + token_span(self._tokenizer, ids, first, first + 1)[0]
+                # A match of nothing at the end stands before what ends the turn
+                at = token_span(self._tokenizer, ids, first, first + 1)[0] if first < len(text) else len(ids) - 1
+                position = turn.start + at
             places.append((position, "\n".join(dict.fromkeys(rule.hint for rule, _ in found))))
         return places
