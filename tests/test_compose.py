@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 from datasets import Dataset
 
 from scripted import right, sums, writing
@@ -100,6 +101,12 @@ def test_a_condition_on_one_reward_function(make_trainer):
     with pytest.raises(ValueError, match=r"no reward function 'judge', only \['length', 'right'\]") as caught:
         run(make_trainer, when({"reward_below": {"value": 0.2, "function": "judge"}}), rewards=[right, length])
     assert "Raised by the privileged source When." in caught.value.__notes__
+
+
+@pytest.mark.parametrize("name", ["reward_below", "reward_from", "group_reward_below"])
+def test_a_bound_that_is_no_number(name):
+    with pytest.raises(ValueError, match=rf"condition.{name}`: `value` must be a number, got '1e-3' \(YAML takes"):
+        build_source(yaml.safe_load(f"when: {{condition: {{{name}: 1e-3}}, source: {{fixed: x}}}}"))
 
 
 @pytest.mark.parametrize(

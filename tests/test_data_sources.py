@@ -1,27 +1,28 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Sources that read the data set: columns, fixed texts, parts of solutions, other rows, controls; on real batches."""
+"""Sources that read the data set: columns, fixed texts, parts of solutions, other rows; on real batches."""
 
-import re
 from collections import Counter
 
 import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 
-from scripted import right, sums, writing
-from test_group_sources import contexts_of
-from test_places import student_prompts, teacher_reads
+import tiny
+from scripted import sums
+from test_group_sources import contexts_of, tokenizer_of_agents
+from test_places import teacher_reads
 from test_trainer_loss import batch_of
-from trl_opsd import View
 from trl_opsd.privileged import (
+    Critic,
     DatasetColumn,
-    Empty,
     Fixed,
     OtherRow,
     PartialExposure,
     Retrieval,
     Shuffled,
+    Skills,
+    Written,
     WrongDemonstration,
 )
 
@@ -139,17 +140,58 @@ def test_exposure(make_trainer, options, wanted):
         ("Of 25 all but 15.", "5", None, "Of 25 all but 15.\n\nAnswer: 5"),
         ("A and B: AB. Take A", "A", "... and B: AB. Take ...", None),
         ("It is -3, 3 less.", "-3", "It is ..., 3 less.", None),
+        ("It makes 42, not 4.2.", 42.0, "It makes ..., not 4.2.", None),
         (r"so \boxed{5}, 5", r"\boxed{5}", "so ..., 5", None),
         ("结果等于五个。", "五", "结果等于...个。", None),
-        ("One.", " ", None, None),
     ],
 )
 def test_an_answer_stands_for_itself(make_trainer, solution, answer, hidden, shown):
-    """It is neither hidden within longer numbers and words, nor taken for shown there; white space is no answer."""
+    """It is neither hidden within longer numbers and words, nor taken for shown there."""
     dataset = Dataset.from_list([{**row, "solution": solution, "answer": answer} for row in ROWS[:1] * 4])
     for hide, wanted in ((True, hidden), (False, shown)):
         views, *_ = views_of(make_trainer, PartialExposure(answer="answer", hide_answer=hide), dataset=dataset)
         assert views[0][0].context == (wanted or solution)
+
+
+@pytest.mark.parametrize("answer", [" ", None])
+def test_no_answer_is_shown_but_can_not_be_hidden(make_trainer, answer):
+    dataset = Dataset.from_list([{**row, "answer": answer} for row in ROWS])
+    views, *_ = views_of(make_trainer, PartialExposure(answer="answer"), dataset=dataset)
+    assert views[0][0].context == ROWS[0]["solution"]
+    with pytest.raises(
+        ValueError, match="The column `answer` has no answer to hide in the column `solution` of the row"
+    ):
+        views_of(make_trainer, PartialExposure(answer="answer", hide_answer=True), dataset=dataset)
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        (PartialExposure(column="typo"), "no column `typo`, which the option `column`"),
+        (PartialExposure(answer="typo"), "no column `typo`, which the option `answer`"),
+        (Shuffled("typo"), "no column `typo`, which the option `column`"),
+        (WrongDemonstration("typo"), "no column `typo`, which the option `column`"),
+        (Written("typo", author=lambda prompts, rollouts: []), "no column `typo`, which the option `column`"),
+        (
+            Critic(reference="typo", author=lambda prompts, rollouts: []),
+            "no column `typo`, which the option `reference`",
+        ),
+        (Skills(key="typo", author=lambda prompts, rollouts: []), "no column `typo`, which the option `key`"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_column_that_a_stream_does_not_have(make_trainer, source, text):
+    """Its columns are not known before, so it is the first rollout that tells."""
+    stream = IterableDataset.from_generator(lambda: iter(ROWS))
+    with pytest.raises(ValueError, match=text) as caught:
+        batch_of(make_trainer(dataset=stream, privileged=source))
+    assert "the row with prompt" in str(caught.value) and "'solution'" in str(caught.value)
+
+
+def test_a_solution_that_is_no_text(make_trainer):
+    dataset = Dataset.from_list([{**row, "solution": CHAT} for row in ROWS])
+    with pytest.raises(ValueError, match=r"The column `solution` of the row with prompt .* must be text or None"):
+        views_of(make_trainer, PartialExposure(), dataset=dataset)
 
 
 def test_a_scheduled_share(make_trainer):
@@ -230,7 +272,44 @@ def test_retrieval_by_a_function_as_text(make_trainer):
     assert [len(row) for row in far] == [0, 0, 0, 0]
 
 
+def test_prompts_that_share_no_word_are_not_alike(make_trainer):
+    pytest.importorskip("bm25s")
+    questions = ("??", "red apple", "green apple", "nothing else")
+    dataset = Dataset.from_list([{"prompt": text, "solution": f"About {text}"} for text in questions])
+    views, *_ = views_of(make_trainer, Retrieval(as_turns=False), dataset)
+    assert [[view.context for view in row] for row in views] == [
+        [], ["green apple\nAbout green apple"], ["red apple\nAbout red apple"], [],
+    ]  # fmt: skip
+
+
+class Greeting:
+    """An environment that says something at the beginning."""
+
+    def reset(self, **row):
+        return "Welcome, whoever you are."
+
+    def look(self) -> str:
+        """Look around."""
+        return "nothing"
+
+
+@pytest.mark.parametrize("source", [Retrieval(by=by_length), OtherRow("solution")], ids=["retrieval", "other_row"])
+def test_what_an_environment_says_makes_no_other_row_of_ones_own(make_trainer, source):
+    tokenizer = tokenizer_of_agents()
+    trainer = make_trainer(
+        tiny.model(tokenizer, max_position_embeddings=4096), dataset=Dataset.from_list(ROWS * 4), privileged=source,
+        environment_factory=Greeting, processing_class=tokenizer, per_device_train_batch_size=16,
+        max_completion_length=8,
+    )  # fmt: skip
+    batch_of(trainer)
+    for rollout, (view,) in zip(trainer.collector.rollouts, trainer.collector.views, strict=True):
+        assert "Welcome" in str(rollout.prompt) and rollout.row["solution"] not in str(view.context)
+
+
 def test_bad_retrievals(make_trainer):
+    messages = Dataset.from_list([{**row, "solution": CHAT} for row in ROWS])
+    with pytest.raises(ValueError, match="`solution` holds messages, which can only be shown as turns"):
+        make_trainer(dataset=messages, privileged=Retrieval(by=by_length, as_turns=False))
     with pytest.raises(ValueError, match="`k` is at least 1"):
         Retrieval(k=0)
     with pytest.raises(ValueError, match=r"one vector for each of 4 texts, got shape \(1, 1\)"):
@@ -238,82 +317,3 @@ def test_bad_retrievals(make_trainer):
     stream = Dataset.from_list(ROWS).to_iterable_dataset()
     with pytest.raises(ValueError, match=r"Retrieval shows other rows of `train_dataset`, .* without streaming"):
         make_trainer(dataset=stream, privileged=Retrieval(by=by_length))
-
-
-# Controls
-
-
-def test_another_rows_context(make_trainer):
-    options = {"dataset": Dataset.from_list(ROWS * 16), "per_device_train_batch_size": 64}
-    views, *_ = views_of(make_trainer, OtherRow("solution"), **options)
-    drawn = [row[0].context for row in views]
-    own = [row["solution"] for row in ROWS] * 16
-    assert not any(a == b for a, b in zip(drawn, own, strict=True))
-    assert set(drawn) == set(own) and min(Counter(drawn).values()) > 4
-
-
-def test_worked_examples_of_other_problems(make_trainer):
-    views, reads, _ = views_of(make_trainer, OtherRow("solution", with_problem=True, count=3))
-    for row, own in zip(views, ROWS, strict=True):
-        assert [view.name for view in row] == [f"privileged-{i}" for i in (1, 2, 3)]
-        others = {f"{one['prompt'][0]['content']}\n\n{one['solution']}" for one in ROWS if one is not own}
-        assert {view.context for view in row} == others
-    assert len(reads) == 3
-
-
-def test_other_rows_that_are_not_there(make_trainer):
-    with pytest.raises(ValueError, match=r"`count=4` needs more prompts than the 4"):
-        make_trainer(dataset=Dataset.from_list(ROWS), privileged=OtherRow("solution", count=4))
-    with pytest.raises(ValueError, match=r"OtherRow needs rows of at least two prompts .* there are 1"):
-        make_trainer(dataset=Dataset.from_list(ROWS[:1] * 4), privileged=OtherRow("solution"))
-    with pytest.raises(ValueError, match="`count` is at least 1"):
-        OtherRow(count=0)
-
-
-def test_shuffled_words(make_trainer):
-    text = "alpha beta gamma delta epsilon zeta eta theta"
-    dataset = Dataset.from_list([{**row, "hint": text} for row in ROWS])
-    views, *_ = views_of(make_trainer, Shuffled("hint"), dataset)
-    orders = [row[0].context for row in views]
-    assert all(sorted(order.split()) == sorted(text.split()) for order in orders)
-    assert len({*orders, text}) == 5, "each row in an order of its own"
-
-
-def test_an_empty_context_keeps_the_templates_words(make_trainer):
-    template = "Here is a solution: {privileged_context}\nUse it."
-    _, reads, _ = views_of(make_trainer, Empty(template=template, place="after_user"))
-    for text, row in zip(reads["privileged"], ROWS, strict=True):
-        asked = row["prompt"][0]["content"]
-        assert re.search(re.escape(asked) + r"\s+Here is a solution: ?\s*\nUse it\.<\|im_end\|>", text), text
-
-
-def test_an_empty_context_without_words_is_the_students_prompt(make_trainer):
-    trainer = make_trainer(privileged=Empty(template="{privileged_context}"), teacher_model_kind="live")
-    batch = batch_of(trainer)
-    assert teacher_reads(batch) == student_prompts(batch)
-    assert all(row == [View()] for row in trainer.collector.views)
-
-
-def test_wrong_demonstrations_of_the_group(make_trainer):
-    found = contexts_of(make_trainer, WrongDemonstration(), ["2", "no", "<think>hm</think>3"], ["5", "5", "5"])
-    assert found[0] in ("no", "3") and found[1:] == ["3", "no", None, None, None]
-    kept = contexts_of(make_trainer, WrongDemonstration(keep_thinking=True), ["2", "no", "<think>hm</think>3"])
-    assert kept[1] == "<think>hm</think>3"
-
-
-def test_several_wrong_demonstrations(make_trainer):
-    trainer = make_trainer(
-        dataset=sums(), privileged=WrongDemonstration(count=3), reward_funcs=right, num_generations=4,
-        rollout_func=writing(["2", "a", "b", "c"], ["5"] * 4), per_device_train_batch_size=8, max_completion_length=20,
-    )  # fmt: skip
-    batch_of(trainer)
-    assert [len(row) for row in trainer.collector.views] == [3, 2, 2, 2, 0, 0, 0, 0]
-    assert {view.context for view in trainer.collector.views[0]} == {"a", "b", "c"}
-
-
-def test_a_wrong_demonstration_from_a_column(make_trainer):
-    source = WrongDemonstration("wrong")
-    found = contexts_of(make_trainer, source, ["2", "1"], ["5", "5"], dataset=sums(wrong=["3", None]))
-    assert found == ["3", "3", None, None]
-    with pytest.raises(ValueError, match="`count` is at least 1, and 1 with a column"):
-        WrongDemonstration("wrong", count=2)

@@ -70,9 +70,10 @@ def test_the_best_sibling(make_trainer):
 
 def test_a_random_sibling(make_trainer):
     """Each success is drawn, and the same again for the same step."""
-    found = contexts_of(make_trainer, SiblingSuccess(choice="random"), ["2"] + ["so 2"] * 15)
-    again = contexts_of(make_trainer, SiblingSuccess(choice="random"), ["2"] + ["so 2"] * 15)
-    other = contexts_of(make_trainer, SiblingSuccess(choice="random", seed=1), ["2"] + ["so 2"] * 15)
+    texts = ["2"] * 4 + ["so 2"] * 12
+    found = contexts_of(make_trainer, SiblingSuccess(choice="random"), texts)
+    again = contexts_of(make_trainer, SiblingSuccess(choice="random"), texts)
+    other = contexts_of(make_trainer, SiblingSuccess(choice="random", seed=1), texts)
     assert found == again and set(found) == {"2", "so 2"} and found != other
 
 
@@ -80,7 +81,13 @@ def test_the_only_success_has_no_context_of_its_own(make_trainer):
     assert contexts_of(make_trainer, SiblingSuccess(), ["2", "no"], ["5", "5 5"]) == [None, "2", "5 5", "5"]
 
 
-@pytest.mark.parametrize("source", [SiblingSuccess(), SiblingSuccess(threshold=0.5), WrongDemonstration()])
+@pytest.mark.parametrize(
+    "source",
+    [
+        SiblingSuccess(), SiblingSuccess(threshold=0.5), WrongDemonstration(),
+        VerifierFeedback("answer", skip_successes=True),
+    ],
+)  # fmt: skip
 def test_without_rewards_nothing_tells_success_from_failure(make_trainer, source):
     options = {"dataset": sums(), "rollout_func": writing(["2", "2"], ["5", "5"]), "num_generations": 2}
     with pytest.raises(ValueError, match=r"looks at rewards, and this run has none\. Give a reward function"):
@@ -304,8 +311,8 @@ VOTES = ["it is 4", "4", "I say 5", "none"]
         ({"least_share": 0.6}, VOTES, None),
         ({}, ["4", "5", "4 5 4", "5"], None),
         ({}, ["none", "nor", "neither", "no"], None),
-        ({"show": "shortest"}, VOTES, "4"),
-        ({"show": "longest_other"}, VOTES, "I say 5"),
+        ({"show": "shortest"}, VOTES, ["4", "it is 4", "4", "4"]),
+        ({"show": "longest_other"}, VOTES, ["I say 5", "I say 5", None, "I say 5"]),
         ({"show": "longest_other"}, ["4", "4", "so 4", "none"], None),
         ({"answer": r"(\w+) is"}, VOTES, None),
         ({"answer": r"(\w+) is", "least_share": 0.25}, VOTES, "it"),
@@ -315,7 +322,7 @@ VOTES = ["it is 4", "4", "I say 5", "none"]
 )  # fmt: skip
 def test_pseudo_reference(make_trainer, options, group, wanted):
     found = contexts_of(make_trainer, PseudoReference(**options), group, ["1", "2", "3", "4"])
-    assert found == [wanted] * 4 + [None] * 4
+    assert found == (wanted if isinstance(wanted, list) else [wanted] * 4) + [None] * 4
 
 
 def first_word(text):

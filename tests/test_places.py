@@ -12,7 +12,7 @@ from trl.chat_template_utils import qwen3_chat_template
 import tiny
 from test_trainer_loss import batch_of
 from trl_opsd import View
-from trl_opsd.privileged import rollouts_of
+from trl_opsd.privileged import build_source, rollouts_of
 
 
 SAMPLED = {"distillation_mode": "sampled_token", "distillation_alpha": 1.0}
@@ -270,6 +270,31 @@ def test_shortened_at_a_sentence(make_trainer, tokenizer):
         assert "it is. [...]<|im_end|>" in text
     assert trainer._metrics["train"]["self_distillation/shortened_views"] == [4]
     assert trainer._metrics["train"]["self_distillation/dropped_views"] == [0]
+
+
+@pytest.mark.parametrize("text", ["你好世界。" * 60, "「好。」" * 60, "Ja! Und ja? 你好。" * 30])
+def test_sentences_without_spaces_are_shortened_too(make_trainer, text):
+    options = {"teacher_overlong": "shorten", "teacher_max_length": 200, "rollout_func": long_answers}
+    trainer = make_trainer(privileged=giving(View(text)), **options)
+    batch_of(trainer)
+    assert trainer._metrics["train"]["self_distillation/shortened_views"] == [4]
+
+
+@pytest.mark.parametrize("place", ["before_turn", "before_token"])
+def test_a_place_in_the_completion_needs_a_context(make_trainer, place):
+    """Without one the teacher would score those tokens after the bare prompt, as if it had read the ones before."""
+    with pytest.raises(ValueError, match=f"has place '{place}' and no context to put there"):
+        batch_of(make_trainer(privileged=giving(View(place=place, position=0))))
+
+
+@pytest.mark.parametrize("name", ["column", "fixed", "sibling"])
+def test_a_source_that_knows_no_positions_refuses_such_places(name):
+    options = {"context": "x"} if name == "fixed" else {}
+    for place in ("before_turn", "before_token"):
+        with pytest.raises(ValueError, match=rf"`privileged_source.{name}`: `place` must be one of .*, got '{place}'"):
+            build_source({name: {**options, "place": place}})
+    with pytest.raises(ValueError, match="`policy` must be true or false, got 'no'"):
+        build_source({name: {**options, "policy": "no"}})
 
 
 def test_nothing_left_to_shorten(make_trainer):

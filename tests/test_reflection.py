@@ -66,6 +66,22 @@ def test_the_suffix_from_the_quote_on_is_taught(make_trainer, tokenizer):
     assert trainer._metrics["train"]["self_distillation/view_share"] == [0.25]
 
 
+def test_words_before_the_quote_itself(make_trainer, tokenizer):
+    """Between the student's own tokens; a right answer is taught by the solution in the prompt, as always."""
+    text = "Quote: 1 + 1 = 3\nExplanation: It is two."
+    options = {"place": "before_token", "with_solution": False, "template": "({privileged_context}) "}
+    trainer, batch, _ = reflected(make_trainer, ONE_WRONG, text, **options)
+    assert taught(trainer, batch)[0] == "1 + 1 = 3<|im_end|>"
+    own = trainer.collector.rollouts[0].text.index("1 + 1 = 3")
+    (view,) = trainer.collector.views[0]
+    assert (view.place, view.position, view.span) == ("before_token", own, None)
+    (read,) = [tokenizer.decode(ids) for ids in teacher_reads(batch)]
+    assert read.endswith(trainer.collector.rollouts[0].text[:own] + "(Reflection: It is two.) ")
+    trainer, _, _ = reflected(make_trainer, ONE_WRONG, text, **{**options, "place": "before_turn"})
+    (view,) = trainer.collector.views[0]
+    assert (view.place, view.position) == ("before_turn", 0)
+
+
 def test_scores_of_the_suffix(make_trainer):
     answers = ["It is 3", "Oh, it is 3."], ["is 3", "So it is 3 "]
     options = {"failed_groups": True, "distillation_mode": "sampled_token", "distillation_alpha": 1.0}

@@ -164,6 +164,26 @@ def test_a_stream_is_checked_as_it_comes(make_trainer):
         hinted(make_trainer, dataset=dataset)
 
 
+def test_a_text_for_each_rollout_and_a_cache_do_not_go_together(tmp_path):
+    author = {"endpoint": {"url": "http://localhost:1/v1", "model": "m", "cache_dir": str(tmp_path)}}
+    with pytest.raises(ValueError, match="`per_rollout` asks for several texts of a prompt, and `cache_dir` keeps one"):
+        build_source({"written": {"author": author, "per_rollout": True, "temperature": 1.0}})
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"max_new_tokens": "many"}, "`max_new_tokens` must be a whole number of at least 1, got 'many'"),
+        ({"max_new_tokens": 0}, "`max_new_tokens` must be a whole number"),
+        ({"temperature": "1e-1"}, "`temperature` must be a number of at least 0, got '1e-1'"),
+        ({"temperature": -1.0}, "`temperature` must be a number"),
+    ],
+)
+def test_numbers_of_an_author(options, text):
+    with pytest.raises(ValueError, match=text):
+        build_source({"written": options})
+
+
 def test_the_recipes_source_is_built():
     recipe = Path(__file__).parent.parent / "recipes" / "smollm2_written.yaml"
     source = build_source(yaml.safe_load(recipe.read_text())["privileged_source"])

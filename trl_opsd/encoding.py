@@ -25,7 +25,7 @@ from trl_opsd.views import PROMPT_PLACES, View
 logger = get_logger(__name__)
 
 CUT = " [...]"  # what a shortened context ends in
-_SENTENCE_END = re.compile(r"[.!?。！？][\"')\]]*\s+|\n+")
+_SENTENCE_END = re.compile(r"[.!?][\"')\]]*\s+|[。！？][\"')\]”’」』）]*\s*|\n+")
 
 
 @dataclass

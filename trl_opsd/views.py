@@ -15,6 +15,7 @@ PLACEHOLDER = "{privileged_context}"
 PROMPT_PLACES = ("system", "before_user", "after_user", "user_turn")
 TOKEN_PLACES = ("prepend", "prefill", "before_turn", "before_token")
 PLACES = PROMPT_PLACES + TOKEN_PLACES
+PLACES_WITHOUT_POSITION = PROMPT_PLACES + TOKEN_PLACES[:2]
 READERS = ("teacher", "live")
 
 

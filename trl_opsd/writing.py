@@ -15,6 +15,7 @@ from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad
 
 from trl_opsd.images import Pixels, images_of
+from trl_opsd.restarts import raised_everywhere
 from trl_opsd.rollouts import Messages
 from trl_opsd.teacher import without_dropout
 
@@ -45,7 +46,7 @@ class Writer:
         One text for each prompt, without special tokens.
 
         Args:
-            prompts (`list`): Texts or chat messages.
+            prompts (`list`): Texts or chat messages. In messages control tokens are plain text.
             weights (`str`, *optional*, defaults to `"live"`): `"live"` for the student's as they are, `"teacher"` for
                 those that read privileged contexts.
             max_new_tokens (`int`, *optional*, defaults to `256`): Most tokens of a text.
@@ -55,10 +56,13 @@ class Writer:
         Raises:
             ValueError: If a prompt of any process leaves no room for a text.
         """
-        ids = [self._ids(prompt, chat_template_kwargs or {}) for prompt in prompts]
-        images = self.trainer.images
-        pixels = [images.pixels(images_of(prompt)) for prompt in prompts] if images else []
-        filler = self._ids("." if not prompts else prompts[0], chat_template_kwargs or {})
+        with raised_everywhere(
+            self.trainer.accelerator, "what the model was given to read", self.trainer.state.global_step
+        ):
+            ids = [self._ids(prompt, chat_template_kwargs or {}) for prompt in prompts]
+            images = self.trainer.images
+            pixels = [images.pixels(images_of(prompt)) for prompt in prompts] if images else []
+            filler = self._ids("." if not prompts else prompts[0], chat_template_kwargs or {})
         how = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0, "temperature": temperature or None}
         self._check_lengths(ids, weights, max_new_tokens)
         rounds = max(gather_object([self._rounds(ids)]))  # the same on every process
@@ -117,21 +121,9 @@ class Writer:
         return written
 
     def _ids(self, prompt: str | Messages, kwargs: dict[str, Any]) -> list[int]:
-        tokenizer = self.trainer._tokenizer
-        if self.trainer.images is not None:
-            own = {**self.trainer.chat_template_kwargs, **kwargs}
-            return self.trainer.collector.encoder.tokenizer.prompt(prompt, None, own)
-        if isinstance(prompt, str):
-            return list(tokenizer(prompt)["input_ids"])
-        return list(
-            tokenizer.apply_chat_template(
-                prompt,
-                chat_template=self.trainer.chat_template,
-                add_generation_prompt=True,
-                return_dict=False,
-                **{**self.trainer.chat_template_kwargs, **kwargs},
-            )
-        )
+        own = {**self.trainer.chat_template_kwargs, **kwargs}
+        text = None if isinstance(prompt, str) else prompt
+        return self.trainer.collector.encoder.tokenizer.prompt(prompt, None, own, text)
 
     @contextmanager
     def _model(self, weights: str) -> Iterator[nn.Module]:

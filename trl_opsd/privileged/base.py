@@ -7,13 +7,13 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from trl_opsd.rollouts import Messages, Rollout
-from trl_opsd.views import PLACEHOLDER, PLACES, READERS, View
+from trl_opsd.views import PLACEHOLDER, PLACES, PLACES_WITHOUT_POSITION, READERS, View
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,14 @@ class TextSource:
     policy: bool = True
     chat_template_kwargs: dict[str, Any] | None = None
     reader: str = "teacher"
+    finds_positions: ClassVar[bool] = False  # whether the source says before which turn or token a context stands
 
     def __post_init__(self) -> None:
-        if self.place not in PLACES:
-            raise ValueError(f"`place` must be one of {list(PLACES)}, got {self.place!r}.")
+        places = PLACES if self.finds_positions else PLACES_WITHOUT_POSITION
+        if self.place not in places:
+            raise ValueError(f"`place` must be one of {list(places)}, got {self.place!r}.")
+        if not isinstance(self.policy, bool):
+            raise ValueError(f"`policy` must be true or false, got {self.policy!r}.")
         if not isinstance(self.name, str) or not self.name:
             raise ValueError(f"`name` must be text, got {self.name!r}.")
         if not isinstance(self.weight, (int, float)) or not 0 < self.weight < math.inf:
@@ -87,14 +91,17 @@ class TextSource:
 
 def chance(rollout: Rollout, seed: int, what: str) -> random.Random:
     """
-    Random numbers of one rollout: the same in a resumed run, and with any number of processes.
+    Random numbers of one rollout: the same in a resumed run, and with any number of processes. They differ by step,
+    by prompt and by place in the generation batch.
 
     Args:
         rollout ([`Rollout`]): Whose.
-        seed (`int`): Of the source.
-        what (`str`): Tells apart two sources with one seed.
+        seed (`int`): Of the source. Two of a kind draw alike unless their seeds differ.
+        what (`str`): Tells apart kinds of sources.
     """
-    return random.Random(f"{what} {seed} {rollout.training} {rollout.step} {rollout.index}")
+    # The prompt, as batches of an evaluation, and those of one optimizer step, share step and places
+    place = f"{rollout.training} {rollout.step} {rollout.index} {rollout.prompt_ids}"
+    return random.Random(f"{what} {seed} {place}")
 
 
 def check_scored(rollout: Rollout, who: str) -> None:

@@ -28,7 +28,7 @@ def check_context(context: Any, where: str) -> None:
     if isinstance(context, str):
         if not context.strip():
             raise ValueError(f"{where} is an empty string. Use None for a row without privileged context.")
-        _check_encodable(context, where)
+        check_encodable(context, where)
         return
     if not isinstance(context, list) or not context or not all(isinstance(message, dict) for message in context):
         raise ValueError(
@@ -45,7 +45,7 @@ def check_context(context: Any, where: str) -> None:
                 "fill it in."
             )
         for part in strings(message):
-            _check_encodable(part, f"{where}: message {number}")
+            check_encodable(part, f"{where}: message {number}")
 
 
 def check_column(column: str, dataset: Dataset | IterableDataset, name: str, option: str) -> None:
@@ -68,6 +68,26 @@ def check_column(column: str, dataset: Dataset | IterableDataset, name: str, opt
         )
 
 
+def column_of(rollout: Rollout, column: str, option: str) -> Any:
+    """
+    What a column holds for a rollout.
+
+    Args:
+        rollout ([`Rollout`]): The rollout.
+        column (`str`): The column.
+        option (`str`): Option of the source that names the column.
+
+    Raises:
+        ValueError: If its row has no such column, as a data set that streams can't be checked before.
+    """
+    if column not in rollout.row:
+        raise ValueError(
+            f"There is no column `{column}`, which the option `{option}` of the privileged source names, in "
+            f"{rollout.where}; it has {list(rollout.row)}."
+        )
+    return rollout.row[column]
+
+
 def check_prompt(prompt: Any, where: str) -> None:
     """
     Refuse what a teacher could not read as its prompt: neither text nor messages, nothing, or what can't be encoded.
@@ -79,12 +99,12 @@ def check_prompt(prompt: Any, where: str) -> None:
     if not prompt or not isinstance(prompt, (str, list)) or any(not isinstance(item, (str, dict)) for item in prompt):
         raise ValueError(f"{where} must be text or a list of chat messages, got {excerpt(prompt)}.")
     if isinstance(prompt, str):
-        _check_encodable(prompt, where)
+        check_encodable(prompt, where)
         return
     for number, message in enumerate(prompt):
         _check_content(message.get("content"), f"{where}: message {number}")
         for part in strings(message):
-            _check_encodable(part, f"{where}: message {number}")
+            check_encodable(part, f"{where}: message {number}")
 
 
 def _check_content(content: Any, where: str) -> None:
@@ -141,7 +161,7 @@ def _check_options(view: View, here: str) -> None:
         raise ValueError(
             f"{here} has the template {excerpt(view.template)}: it must be text with the placeholder {PLACEHOLDER}."
         )
-    _check_encodable(view.template, f"{here}: its template")
+    check_encodable(view.template, f"{here}: its template")
     if view.role is not None and not isinstance(view.role, str):
         raise ValueError(f"{here} has role {view.role!r}: it must be text, or None.")
     if view.chat_template_kwargs is not None and not isinstance(view.chat_template_kwargs, dict):
@@ -159,6 +179,8 @@ def _check_position(view: View, rollout: Rollout, here: str) -> None:
         if view.position is not None:
             raise ValueError(f"{here} has position {view.position}, which only 'before_turn' and 'before_token' read.")
         return
+    if view.context is None:
+        raise ValueError(f"{here} has place {view.place!r} and no context to put there.")
     what, count = "tokens", len(rollout.completion_ids)
     if view.place == "before_turn":
         what, count = "turns", len(rollout.turns)
@@ -169,7 +191,7 @@ def _check_position(view: View, rollout: Rollout, here: str) -> None:
         )
 
 
-def _check_encodable(text: str, where: str) -> None:
+def check_encodable(text: str, where: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:

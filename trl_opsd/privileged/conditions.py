@@ -26,6 +26,13 @@ def _of_rewards(condition: Condition, name: str) -> Condition:
     return checked
 
 
+def _number(value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        raise ValueError(
+            f"`value` must be a number, got {value!r} (YAML takes 1e-3 for a text, and 1.0e-3 for a number)."
+        )
+
+
 def failed() -> Condition:
     """Rollouts without success."""
     return _of_rewards(lambda rollout, group: not rollout.success, "failed")
@@ -54,6 +61,7 @@ def reward_below(value: float, function: str | None = None) -> Condition:
         value (`float`): The value.
         function (`str`, *optional*): Name of a reward function. `None` means the total.
     """
+    _number(value)
     return _of_rewards(lambda rollout, group: _reward(rollout, function) < value, "reward_below")
 
 
@@ -65,11 +73,13 @@ def reward_from(value: float, function: str | None = None) -> Condition:
         value (`float`): The value.
         function (`str`, *optional*): Name of a reward function. `None` means the total.
     """
+    _number(value)
     return _of_rewards(lambda rollout, group: _reward(rollout, function) >= value, "reward_from")
 
 
 def group_reward_below(value: float) -> Condition:
     """Rollouts of a group whose best total is below a value."""
+    _number(value)
     return _of_rewards(lambda rollout, group: all(not one.total >= value for one in group), "group_reward_below")
 
 

@@ -8,7 +8,7 @@ from datasets import Dataset, IterableDataset
 
 from trl_opsd.privileged.base import source_name
 from trl_opsd.privileged.checks import check_column
-from trl_opsd.rollouts import Messages, message_text
+from trl_opsd.rollouts import Messages, Rollout, message_text
 
 
 def prompt_text(prompt: str | Messages) -> str:
@@ -16,6 +16,11 @@ def prompt_text(prompt: str | Messages) -> str:
     if isinstance(prompt, str):
         return prompt
     return "\n".join(message_text(message) for message in prompt if message["role"] == "user")
+
+
+def row_text(rollout: Rollout) -> str:
+    """The user's words in the prompt of a rollout's row, without what an environment has added to it."""
+    return prompt_text(rollout.row.get("prompt", rollout.prompt))
 
 
 class OtherRows:

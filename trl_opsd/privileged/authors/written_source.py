@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from trl_opsd.privileged.authors.endpoint import EndpointAuthor
 from trl_opsd.privileged.authors.model_author import ModelAuthor
 from trl_opsd.privileged.base import Run, TextSource, imported, set_up, source_name, together
-from trl_opsd.privileged.checks import excerpt
+from trl_opsd.privileged.checks import check_encodable, excerpt
 from trl_opsd.privileged.locate import decoded
 from trl_opsd.privileged.transcripts import without_thinking
 from trl_opsd.rollouts import Messages, Rollout, message_text
@@ -46,7 +46,8 @@ class WrittenSource(TextSource):
         temperature (`float`): Of a model's sampling; `0.0` takes the likeliest token.
 
     Raises:
-        ValueError: If there is no such author.
+        ValueError: If there is no such author, or a number is out of range; when asked, if what is read can't be
+            encoded.
     """
 
     author: Author | dict[str, dict[str, Any]] = "live"
@@ -57,6 +58,11 @@ class WrittenSource(TextSource):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        tokens, degree = self.max_new_tokens, self.temperature
+        if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
+            raise ValueError(f"`max_new_tokens` must be a whole number of at least 1, got {tokens!r}.")
+        if isinstance(degree, bool) or not isinstance(degree, (int, float)) or not degree >= 0:
+            raise ValueError(f"`temperature` must be a number of at least 0, got {degree!r}.")
         self.run: Run | None = None
         self.author = _author(self.author)
         self.counts: dict[str, int] = dict(getattr(self.author, "counts", {}))
@@ -79,7 +85,8 @@ class WrittenSource(TextSource):
             rollouts (`list[Rollout]`): The rollout that each is about.
             once (`bool`): Whether equal prompts are given one text.
         """
-        prompts = [self._prompt(request, one) for request, one in zip(requests, rollouts, strict=True)]
+        with_rollouts = list(zip(requests, rollouts, strict=True))
+        prompts = self.together(lambda: [self._prompt(*pair) for pair in with_rollouts])
         options = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature}
         if isinstance(self.author, str):
             texts = _written(partial(self.run.write, weights=self.author, **options), prompts, once)
@@ -96,6 +103,7 @@ class WrittenSource(TextSource):
         return [None if text is None else without_thinking(text) for text in texts]
 
     def _prompt(self, request: str, rollout: Rollout) -> str | Messages:
+        check_encodable(request, f"What is to be read about {rollout.where}")
         first, *others = [*self.examples, {"role": "user", "content": request}]
         messages = [{**first, "content": f"{self.instruction}\n\n{first['content']}".strip()}, *others]
         if isinstance(rollout.prompt, str):

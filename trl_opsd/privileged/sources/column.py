@@ -47,7 +47,8 @@ class DatasetColumn(TextSource):
                 where = f"The column `{column}` of the row with prompt {repr(rollout.prompt)[:80]}"
                 self._check(rollout.prompt, context, where)
                 views.append(self.view(context, **self._named(column)))
-        return views or ([View()] if self.teach_bare_rows else [])
+        bare = View(name=self.name, weight=self.weight, policy=self.policy, reader=self.reader)
+        return views or ([bare] if self.teach_bare_rows else [])
 
     def _named(self, column: str) -> dict[str, str]:
         return {} if isinstance(self.column, str) else {"name": column}

@@ -11,11 +11,11 @@ from datasets import Dataset, IterableDataset
 
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.base import Run, TextSource, chance, check_scored
-from trl_opsd.privileged.checks import check_column
-from trl_opsd.privileged.rows import OtherRows, prompt_text
+from trl_opsd.privileged.checks import check_column, column_of
+from trl_opsd.privileged.rows import OtherRows, row_text
 from trl_opsd.privileged.transcripts import shown
 from trl_opsd.rollouts import Group, Rollout
-from trl_opsd.views import View, Views
+from trl_opsd.views import PLACEHOLDER, View, Views
 
 
 @dataclass
@@ -62,7 +62,7 @@ class OtherRow(TextSource):
 
     def _views(self, rollout: Rollout) -> list[View]:
         draw = chance(rollout, self.seed, "other_row")
-        seen, views = {prompt_text(rollout.prompt)}, []
+        seen, views = {row_text(rollout)}, []
         while len(views) < self.count:
             row = draw.randrange(len(self.rows.texts))
             if self.rows.texts[row] in seen:
@@ -78,7 +78,8 @@ class OtherRow(TextSource):
 @dataclass
 class Shuffled(TextSource):
     """
-    The words of the row's own context in random order: what it speaks of, without what it says.
+    The words of the row's own context in another order, drawn for each rollout: what it speaks of, without what it
+    says. A context of which every order is the same, such as a single word, gives no view.
 
     Args:
         column (`str`): Column with a text or `None`.
@@ -99,13 +100,17 @@ class Shuffled(TextSource):
         return [self._views(rollout) for rollout in rollouts_of(groups)]
 
     def _views(self, rollout: Rollout) -> list[View]:
-        context = rollout.row.get(self.column)
+        context = column_of(rollout, self.column, "column")
         if context is None:
             return []
         if not isinstance(context, str):
             raise ValueError(f"Shuffled needs a text in the column `{self.column}`, got {context!r}, {rollout.where}.")
-        words = context.split()
-        chance(rollout, self.seed, "shuffled").shuffle(words)
+        own, draw = context.split(), chance(rollout, self.seed, "shuffled")
+        if len(set(own)) < 2:
+            return []
+        words = list(own)
+        while words == own:
+            draw.shuffle(words)
         return [self.view(" ".join(words))]
 
 
@@ -116,8 +121,11 @@ class Empty(TextSource):
 
     def __call__(self, groups: list[Group]) -> Views:
         words = self.view("").text.strip()
+        # White space at the template's ends says how it joins the prompt
+        inner = self.template.strip()
+        template = self.template.replace(inner, PLACEHOLDER)
         bare = View(name=self.name, weight=self.weight, policy=self.policy, reader=self.reader)
-        view = self.view(words, template="{privileged_context}") if words else bare
+        view = self.view(words, template=template) if words else bare
         return [[view] for _ in rollouts_of(groups)]
 
 
@@ -129,12 +137,15 @@ class WrongDemonstration(TextSource):
     Args:
         column (`str`, *optional*): Column with a wrong answer. `None` means failed rollouts of the group, other than
             the one that is taught.
+        choice (`str`): Which failed rollouts: `"random"`, or the `"shortest"` or `"longest"` first, in tokens (the
+            longest: SSOPD, 2605.17497).
         count (`int`): Most views. With more than one allowed they are named `NAME-1`, `NAME-2`, ...
         keep_thinking (`bool`): Whether thought blocks of a rollout are shown.
         seed (`int`): Of the draw among failed rollouts.
     """
 
     column: str | None = None
+    choice: str = "random"
     count: int = 1
     keep_thinking: bool = False
     seed: int = 0
@@ -143,6 +154,8 @@ class WrongDemonstration(TextSource):
         super().__post_init__()
         if self.count < 1 or (self.column is not None and self.count > 1):
             raise ValueError(f"`count` is at least 1, and 1 with a column; got {self.count}.")
+        if self.choice not in ("random", "shortest", "longest"):
+            raise ValueError(f"`choice` must be 'random', 'shortest' or 'longest', got {self.choice!r}.")
 
     @property
     def columns(self) -> list[str]:
@@ -157,11 +170,14 @@ class WrongDemonstration(TextSource):
 
     def _views(self, rollout: Rollout, group: Group) -> list[View]:
         if self.column is not None:
-            wrong = rollout.row.get(self.column)
+            wrong = column_of(rollout, self.column, "column")
             return [] if wrong is None else [self.view(wrong)]
         check_scored(rollout, "The source `wrong_demonstration` without a column")
         others = [one for one in group if one.index != rollout.index and one.total == one.total and not one.success]
-        chosen = chance(rollout, self.seed, "wrong").sample(others, min(self.count, len(others)))
+        chance(rollout, self.seed, "wrong").shuffle(others)
+        if self.choice != "random":
+            others.sort(key=lambda one: len(one.completion_ids), reverse=self.choice == "longest")
+        chosen = others[: self.count]
         texts = [text for one in chosen if (text := shown(one, thinking=self.keep_thinking, tools=True)).strip()]
         names = [self.name] if self.count == 1 else [f"{self.name}-{i + 1}" for i in range(len(texts))]
         return [self.view(text, name=name) for text, name in zip(texts, names, strict=False)]

@@ -8,7 +8,7 @@ from datasets import Dataset, IterableDataset
 
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.authors.written_source import WrittenSource, tagged, task_text, transcript
-from trl_opsd.privileged.checks import check_column
+from trl_opsd.privileged.checks import check_column, column_of
 from trl_opsd.privileged.locate import find_quote
 from trl_opsd.rollouts import Group, Messages, Rollout
 from trl_opsd.views import Views
@@ -120,7 +120,7 @@ class Critic(WrittenSource):
 
     def _request(self, rollout: Rollout, attempt: str) -> str:
         parts = [f"Problem:\n{task_text(rollout)}"]
-        solution = None if self.reference is None else rollout.row[self.reference]
+        solution = None if self.reference is None else column_of(rollout, self.reference, "reference")
         if solution is not None and not isinstance(solution, str):
             raise ValueError(f"The column `{self.reference}` of {rollout.where} must be text, got {solution!r}.")
         parts += [] if solution is None else [f"Reference solution:\n{solution}"]

@@ -10,7 +10,7 @@ from datasets import Dataset, IterableDataset
 
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.base import TextSource, chance
-from trl_opsd.privileged.checks import check_column
+from trl_opsd.privileged.checks import check_column, column_of
 from trl_opsd.rollouts import Group, Rollout
 from trl_opsd.views import View, Views
 
@@ -75,9 +75,11 @@ class PartialExposure(TextSource):
         return [self._views(rollout) if rollout.wanted else [] for rollout in rollouts_of(groups)]
 
     def _views(self, rollout: Rollout) -> list[View]:
-        solution = rollout.row.get(self.column)
+        solution = column_of(rollout, self.column, "column")
         if solution is None:
             return []
+        if not isinstance(solution, str):
+            raise ValueError(f"The column `{self.column}` of {rollout.where} must be text or None, got {solution!r}.")
         answer = self._answer(rollout, solution)
         cuts = [match.span() for match in self._between.finditer(solution.strip())]
         ends = [start for start, _ in cuts] + [len(solution.strip())]
@@ -100,15 +102,23 @@ class PartialExposure(TextSource):
         if self.answer is None:
             return None
         if self._pattern is None:
-            value = rollout.row.get(self.answer)
-            return None if value is None else str(value).strip() or None
-        matches = list(self._pattern.finditer(solution))
+            value = column_of(rollout, self.answer, "answer")
+            value = int(value) if isinstance(value, float) and value.is_integer() else value
+            answer = None if value is None else str(value).strip() or None
+            if answer is None and self.hide_answer:
+                raise ValueError(
+                    f"The column `{self.answer}` has no answer to hide in the column `{self.column}` of "
+                    f"{rollout.where}. Fill it in, or set the solution to None there."
+                )
+            return answer
+        group = 1 if self._pattern.groups else 0
+        matches = [match for match in self._pattern.finditer(solution) if match.group(group)]
         if not matches:
             raise ValueError(
                 f"`answer` ({self.answer!r}) matches nothing in the column `{self.column}` of {rollout.where}: "
                 f"{solution[-80:]!r}. Correct the expression, or name a column with the answer."
             )
-        return matches[-1].group(1 if self._pattern.groups else 0).strip() or None
+        return matches[-1].group(group).strip() or None
 
 
 def _whole(answer: str) -> re.Pattern[str]:

@@ -5,7 +5,7 @@
 from dataclasses import KW_ONLY, dataclass
 
 from trl_opsd.privileged.asking import rollouts_of
-from trl_opsd.privileged.base import TextSource
+from trl_opsd.privileged.base import TextSource, check_scored
 from trl_opsd.rollouts import Group, Rollout
 from trl_opsd.views import View, Views
 
@@ -35,6 +35,8 @@ class VerifierFeedback(TextSource):
         return [self._views(rollout) for rollout in rollouts_of(groups)]
 
     def _views(self, rollout: Rollout) -> list[View]:
+        if self.skip_successes:
+            check_scored(rollout, "The source `feedback` with `skip_successes`")
         if not rollout.wanted or (self.skip_successes and rollout.success):
             return []
         known = rollout.row | rollout.extra

@@ -105,6 +105,7 @@ class TurnHint(TextSource):
     max_hints: int = 1
     repeat: bool = True
     name: str = "hint"
+    finds_positions = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,7 +9,7 @@ from trl_opsd.privileged.base import TextSource
 from trl_opsd.privileged.transcripts import shown
 from trl_opsd.privileged.votes import NUMBER, answer_reader, majority
 from trl_opsd.rollouts import Group, Rollout
-from trl_opsd.views import Views
+from trl_opsd.views import View, Views
 
 
 SHOW = ("answer", "shortest", "longest_other")
@@ -30,7 +30,7 @@ class PseudoReference(TextSource):
         least_share (`float`): Share of the group's rollouts that must give the answer.
         show (`str`): What the teacher reads: `"answer"` the answer alone, `"shortest"` the shortest rollout that gives
             it (SSOPD, 2605.17497), `"longest_other"` the longest one that gives another answer, as a wrong example for
-            contrast; a group of one mind then has no views.
+            contrast; a group of one mind then has no views. A rollout is never shown itself.
         keep_thinking (`bool`): Whether thought blocks of a shown rollout are kept.
     """
 
@@ -57,21 +57,16 @@ class PseudoReference(TextSource):
         winner = majority(answers, self.least_share)
         if winner is None:
             return [[] for _ in group]
-        text = self._shown(winner, dict(zip(range(len(group)), answers, strict=True)), group)
-        return [[self.view(text)] if text.strip() else [] for _ in group]
-
-    def _shown(self, answer: str, answers: dict[int, str | None], group: Group) -> str:
         if self.show == "answer":
-            return answer
+            return [[self.view(winner)] for _ in group]
+        same = self.show == "shortest"
+        shown_ones = [
+            one for one, answer in zip(group, answers, strict=True) if answer is not None and (answer == winner) == same
+        ]
+        shown_ones.sort(key=lambda one: len(one.completion_ids), reverse=not same)
+        return [self._of_other(rollout, shown_ones) for rollout in group]
 
-        def length(rollout: Rollout) -> int:
-            return len(rollout.completion_ids)
-
-        if self.show == "shortest":
-            chosen = min((one for i, one in enumerate(group) if answers[i] == answer), key=length)
-        else:
-            others = [one for i, one in enumerate(group) if answers[i] not in (answer, None)]
-            if not others:
-                return ""
-            chosen = max(others, key=length)
-        return shown(chosen, thinking=self.keep_thinking, tools=True)
+    def _of_other(self, rollout: Rollout, ordered: list[Rollout]) -> list[View]:
+        chosen = next((one for one in ordered if one.index != rollout.index), None)
+        text = "" if chosen is None else shown(chosen, thinking=self.keep_thinking, tools=True)
+        return [self.view(text)] if text.strip() else []

@@ -9,7 +9,7 @@ from datasets import Dataset, IterableDataset
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.authors.written_source import WrittenSource, tagged, task_text, transcript
 from trl_opsd.privileged.base import check_scored
-from trl_opsd.privileged.checks import check_column
+from trl_opsd.privileged.checks import check_column, column_of
 from trl_opsd.privileged.conditions import has_reward
 from trl_opsd.privileged.locate import locate
 from trl_opsd.rollouts import Group, Messages, Rollout
@@ -43,6 +43,9 @@ class Reflection(WrittenSource):
     A reflector reads the problem, a correct solution and a wrong rollout, quotes the first error and explains it
     (ROSD, 2605.28014). The teacher reads the solution and the explanation, and teaches the tokens from the quote on.
 
+    Or the words stand in the rollout itself: with `place="before_token"` before the quote, with `"before_turn"` before
+    the turn that holds it, which alone is taught then. The teacher so reads of the mistake just before it is made.
+
     A wrong rollout has no view if the reflector's answer is not of the form `Quote: ...`, new line, `Explanation: ...`
     (counted in `reflection_malformed`), or if its quote is not found (`reflection_unmatched`). A rollout without a
     reward has none either.
@@ -66,6 +69,7 @@ class Reflection(WrittenSource):
     failed_groups: bool = False
     solved_groups: bool = False
     _: KW_ONLY
+    finds_positions = True
     instruction: str = INSTRUCTION
     examples: Messages = field(default_factory=lambda: list(EXAMPLES))
 
@@ -115,7 +119,7 @@ class Reflection(WrittenSource):
 
     def _solution(self, rollout: Rollout, group: Group) -> str | None:
         if self.reference is not None:
-            text = rollout.row[self.reference]
+            text = column_of(rollout, self.reference, "reference")
             if text is not None and not isinstance(text, str):
                 raise ValueError(f"The column `{self.reference}` of {rollout.where} must be text, got {text!r}.")
             return text
@@ -145,13 +149,19 @@ class Reflection(WrittenSource):
         text = f"Reflection: {parts['Explanation']}"
         if solution is not None and self.with_solution:
             text = f"{_solved(solution)}\n\n{text}"
+        if self.place == "before_token":
+            return [self.view(text, position=found[0])]
+        if self.place == "before_turn":
+            (turn,) = (i for i, one in enumerate(rollout.turns) if one.start <= found[0] < one.end)
+            return [self.view(text, position=turn)]
         return [self.view(text, span=(found[0], len(rollout.completion_ids)))]
 
     def _in_full(self, rollout: Rollout, group: Group) -> list[View]:
         if not (rollout.wanted and rollout.success and self.teach_correct and self._taught(group)):
             return []
         solution = self._solution(rollout, group)
-        return [] if solution is None else [self.view(_solved(solution))]
+        place = "after_user" if self.place in ("before_token", "before_turn") else self.place
+        return [] if solution is None else [self.view(_solved(solution), place=place)]
 
 
 def _solved(solution: str) -> str:

@@ -2,6 +2,7 @@
 
 """Worked examples from the training data that resemble the rollout's problem."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from datasets import Dataset, IterableDataset
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.base import Run, TextSource, imported
 from trl_opsd.privileged.checks import check_column
-from trl_opsd.privileged.rows import OtherRows, prompt_text
+from trl_opsd.privileged.rows import OtherRows, row_text
 from trl_opsd.rollouts import Group, Rollout
 from trl_opsd.views import View, Views
 
@@ -31,7 +32,8 @@ class Retrieval(TextSource):
         by (`str` or `Callable`): `"bm25"` compares words (`pip install 'trl-opsd[retrieval]'`). Or a function, in a
             recipe by its dotted path, from a list of texts to an array of shape `(texts, dimensions)`, compared by
             the cosine.
-        least_score (`float`, *optional*): Least BM25 score or cosine of a demonstration.
+        least_score (`float`, *optional*): Least BM25 score or cosine of a demonstration. Prompts that share no word are
+            never alike under BM25.
         as_turns (`bool`): Whether demonstrations are turns of user and assistant before the prompt's own messages (of a
             chat), or one text for `place`.
     """
@@ -48,6 +50,8 @@ class Retrieval(TextSource):
             raise ValueError(f"`k` is at least 1, got {self.k}.")
         if isinstance(self.by, str) and self.by != "bm25":
             self.by = imported(self.by, "by")
+        nothing = float(np.finfo(np.float32).tiny) if self.by == "bm25" else -math.inf
+        self._least = nothing if self.least_score is None else max(self.least_score, nothing)
 
     @property
     def columns(self) -> list[str]:
@@ -59,10 +63,17 @@ class Retrieval(TextSource):
 
     def setup(self, run: Run) -> None:
         self.rows = OtherRows(run.train_dataset, self.column, self)
+        texts = all(isinstance(context, str) for context in self.rows.contexts)
+        turns = self.as_turns and not isinstance(run.train_dataset[0]["prompt"], str)
+        if not texts and not turns:
+            raise ValueError(
+                f"The column `{self.column}` holds messages, which can only be shown as turns before chat prompts: set "
+                "`as_turns`, or name a column of texts."
+            )
         self.scores = _word_scores(self.rows.texts) if self.by == "bm25" else _cosines(self.rows.texts, self.by)
 
     def __call__(self, groups: list[Group]) -> Views:
-        found = {group[0].group: self._best(prompt_text(group[0].prompt)) for group in groups}
+        found = {group[0].group: self._best(row_text(group[0])) for group in groups}
         return [self._views(rollout, found[rollout.group]) for rollout in rollouts_of(groups)]
 
     def _best(self, text: str) -> list[int]:
@@ -70,7 +81,7 @@ class Retrieval(TextSource):
         scores = self.scores(text)
         best: dict[str, int] = {}
         for row in np.argsort(-scores, kind="stable"):
-            if len(best) == self.k or (self.least_score is not None and scores[row] < self.least_score):
+            if len(best) == self.k or scores[row] < self._least:
                 break
             if self.rows.texts[row] != text:
                 best.setdefault(self.rows.texts[row], int(row))
@@ -103,7 +114,12 @@ def _word_scores(texts: list[str]) -> Callable[[str], np.ndarray]:
 
     index = bm25s.BM25()
     index.index(words(texts), show_progress=False)
-    return lambda text: index.get_scores(words([text])[0])
+
+    def scores(text: str) -> np.ndarray:
+        asked = words([text])[0]
+        return index.get_scores(asked) if asked else np.zeros(len(texts))
+
+    return scores
 
 
 def _cosines(texts: list[str], embed: Embed) -> Callable[[str], np.ndarray]:

@@ -12,7 +12,7 @@ from datasets import Dataset, IterableDataset
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.authors.written_source import WrittenSource, tagged, task_text, transcript
 from trl_opsd.privileged.base import imported
-from trl_opsd.privileged.checks import check_column
+from trl_opsd.privileged.checks import check_column, column_of
 from trl_opsd.privileged.sources.skill_store import Skill, SkillStore
 from trl_opsd.rollouts import Group, Messages, Rollout
 from trl_opsd.views import View, Views
@@ -142,7 +142,7 @@ class Skills(WrittenSource):
     def _key(self, rollout: Rollout) -> str | None:
         if self.key is None:
             return ""
-        key = self.key(rollout) if callable(self.key) else rollout.row[self.key]
+        key = self.key(rollout) if callable(self.key) else column_of(rollout, self.key, "key")
         return None if key is None else str(key)
 
     def _request(self, best: Rollout, worst: Rollout) -> str:

@@ -9,8 +9,9 @@ from typing import Any
 from datasets import Dataset, IterableDataset
 
 from trl_opsd.privileged.asking import rollouts_of
+from trl_opsd.privileged.authors.endpoint import EndpointAuthor
 from trl_opsd.privileged.authors.written_source import Author, WrittenSource, task_text
-from trl_opsd.privileged.checks import check_column, check_context
+from trl_opsd.privileged.checks import check_column, check_context, column_of
 from trl_opsd.rollouts import Group, Rollout
 from trl_opsd.views import PLACEHOLDER, Views
 
@@ -55,6 +56,10 @@ class Written(WrittenSource):
             raise ValueError(f"`request` must contain the placeholder {PLACEHOLDER}, got {self.request!r}.")
         if self.per_rollout and self.temperature == 0 and not callable(self.author):
             raise ValueError("`per_rollout` needs a `temperature` above 0: all texts of a prompt would be the same.")
+        if self.per_rollout and isinstance(self.author, EndpointAuthor) and self.author.cache_dir is not None:
+            raise ValueError(
+                "`per_rollout` asks for several texts of a prompt, and `cache_dir` keeps one: leave one out."
+            )
         self.counts |= dict.fromkeys(("written_asked", "written_empty"), 0)
 
     @property
@@ -94,7 +99,7 @@ class Written(WrittenSource):
         return next((one.index for one in group if one.wanted), rollout.index)
 
     def _request(self, rollout: Rollout) -> str | None:
-        context = rollout.row[self.column]
+        context = column_of(rollout, self.column, "column")
         self._check(context, f"The column `{self.column}` of {rollout.where}")
         if context is None:
             return None
