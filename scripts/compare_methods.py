@@ -177,7 +177,11 @@ def run(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
 def kept(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """A run's results: those in its file, or new ones. A failure is a result too."""
     path = args.output / f"{args.task}-{name}-{seed}.json"
-    key = {"task": args.task, "contender": name, "seed": seed, "max_steps": args.max_steps}
+    key = {"task": args.task, "contender": name, "seed": seed}
+    key |= {option: getattr(args, option) for option in ("max_steps", "eval_steps", "eval_rows")}
+    key |= {
+        option: None if getattr(args, option) is None else str(getattr(args, option)) for option in ("model", "data")
+    }
     if path.exists():
         result = json.loads(path.read_text())
         if "error" not in result and key.items() <= result.items():

@@ -24,8 +24,9 @@ overridden. `python -m trl_opsd.methods` lists them; [own_method.md](own_method.
 recipe for this machine, `recipes/methods/NAME.yaml`, and one with the paper's settings, `NAME_paper.yaml`, which was
 not run.
 
-The label says what the code stands on: `paper`, `code` (the authors' published code was read), or `proposed reading`
-(too little is published; what we chose is under **Changed**).
+The label says what the code stands on: `paper` (the paper's formulas, read there or in a close reading of it by
+others), `code` (code was read: the authors', or a public copy or re-implementation of it, which is then named), or
+`proposed reading` (too little is published; what we chose is under **Changed**).
 """
 
 

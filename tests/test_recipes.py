@@ -45,8 +45,9 @@ def test_a_recipe_runs(name, tmp_path, tokenizer, monkeypatch):
     tiny.model(tokenizer, max_position_embeddings=4096).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     options = {
-        "model_name_or_path": tmp_path / "model", "output_dir": tmp_path / "out", "max_steps": 2, "max_completion_length": 8,
-        "dataset_name": tasks.prepare(TASKS[recipe["dataset_name"]], tmp_path / "data"), "preflight": "false",
+        "model_name_or_path": tmp_path / "model", "output_dir": tmp_path / "out", "max_completion_length": 8,
+        "dataset_name": tasks.prepare(TASKS[recipe["dataset_name"]], tmp_path / "data"), "max_steps": 2,
+        "preflight": "false",
     }  # fmt: skip
     line = [part for option, value in options.items() for part in (f"--{option}", str(value))]
     parsed = opsd.parse(["--config", str(ROOT / "recipes" / f"{name}.yaml"), *line])

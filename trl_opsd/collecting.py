@@ -52,6 +52,8 @@ class ViewCollector:
         source (`PrivilegedSource`): Where views come from.
         encoder ([`ViewEncoder`]): From views to ids.
         accelerator (`Accelerator`): Tells of errors, and completes groups.
+        required (`tuple[str]`, *optional*): Views that a rollout must have, by name or as `NAME-1` and so on. One that
+            lacks any has no views at all.
     """
 
     def __init__(
@@ -60,8 +62,10 @@ class ViewCollector:
         source: PrivilegedSource,
         encoder: ViewEncoder,
         accelerator: Accelerator,
+        required: tuple[str, ...] = (),
     ):
         self.args, self.source, self.encoder, self.accelerator = args, source, encoder, accelerator
+        self.required = required
         self.asker = Asker(source, args.privileged_on_error, args.privileged_timeout)
         self.rollouts: list[Rollout] = []
         self.views: list[list[View]] = []
@@ -95,12 +99,16 @@ class ViewCollector:
         with raised_everywhere(self.accelerator, "the privileged source", step):
             groups = whole_groups(rollouts, group_size, self.accelerator)
             self.group_success = {group[0].group: any(one.success for one in group) for group in groups}
-            self.views = self.asker(groups)
+            self.views = [views if self._complete(views) else [] for views in self.asker(groups)]
             self.counts = self._counted()
         with raised_everywhere(self.accelerator, "what is told of the contexts", step):
             self.leaks = find_leaks(rollouts, self.views, self.args.leak_ngram_size, self._phrases)
             if self.args.log_privileged_context:
                 self._write_down(step)
+
+    def _complete(self, views: list[View]) -> bool:
+        names = [view.name for view in views]
+        return all(any(name == one or name.startswith(f"{one}-") for name in names) for one in self.required)
 
     def _counted(self) -> dict[str, float]:
         """What the source counted of this batch, on this process."""

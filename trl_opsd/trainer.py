@@ -174,6 +174,7 @@ class OPSDTrainer(RecordingTrainer):
                 overlong=args.teacher_overlong,
             ),
             self.accelerator,
+            self.method.method.required,
         )
         self.collector.setup(
             Run(

@@ -26,12 +26,12 @@ def formula(gaps):
 
 
 def test_advantages():
-    batch = signals("avsd_tokens", VIEWS)
+    batch = signals("avsd_tokens", VIEWS, scale=torch.tensor(0.4, dtype=torch.float64))
     got = advantages("avsd_tokens", batch)
     for b in range(B):
         for c in range(C):
             gaps = [(batch.teacher_logps[m, b, c] - batch.student_logps[b, c]).item() for m in range(3)]
-            wanted = batch.advantages[b, 0].item() + (formula(gaps) if batch.mask[b, c] else 0.0)
+            wanted = batch.advantages[b, 0].item() + (0.4 * formula(gaps) if batch.mask[b, c] else 0.0)
             assert got[b, c].item() == pytest.approx(wanted, abs=1e-12)
 
 

@@ -46,6 +46,14 @@ def test_advantages(views):
     torch.testing.assert_close(advantages("rlcsd", batch) * batch.loss_mask, reference(batch), **CLOSE)
 
 
+def test_the_weight_of_the_tokens_that_move():
+    batch = signals("rlcsd", VIEWS, options={"eta": 0.3})
+    moved = reference(batch) - advantages("rlcsd", signals("rlcsd", VIEWS, options={"eta": 0.0})) * batch.loss_mask
+    rest = reference(batch) - moved
+    torch.testing.assert_close(advantages("rlcsd", batch) * batch.loss_mask, rest + 0.3 * moved, **CLOSE)
+    assert moved.any() and rest.any()
+
+
 def test_a_row_with_fewer_wrong_hints_and_one_without():
     batch = signals("rlcsd", VIEWS)
     batch.shares[2, 0], batch.shares[1:, 1], batch.shares[0, 2] = 0.0, 0.0, 0.0
@@ -75,7 +83,7 @@ def test_hints_are_other_rollouts(make_trainer):
     assert first["right"] in ("it is 2", "2") and {*first.values()} & {"no", "7"} == {"7"}
     assert second == {"right": "2", "wrong-1": second["wrong-1"], "wrong-2": second["wrong-2"]}
     assert {second["wrong-1"], second["wrong-2"]} == {"no", "7"} and fourth["right"] == "it is 2"
-    assert all("right" not in views and len(views) == 3 for views in rest), "three wrong siblings, and no right one"
+    assert rest == [{}] * 4, "three wrong siblings, and no right one"
 
 
 def test_all_right_and_all_wrong(make_trainer):

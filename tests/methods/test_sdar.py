@@ -22,15 +22,15 @@ def test_advantages(beta):
 
 
 def test_gradient_of_the_papers_loss():
-    """sg(g) (log q - log p) and -ratio A with A = g have one gradient."""
+    """sg(g) (log q - log p) and TRL's -ratio A, with A what the method makes, have one gradient."""
     draw = random(1)
     logits = torch.randn(7, generator=draw, dtype=torch.float64, requires_grad=True)
     log_p, log_q = logits.log_softmax(-1), torch.randn(7, generator=draw, dtype=torch.float64).log_softmax(-1)
-    gap = (log_q - log_p).detach()
     for token in range(7):
-        gate = (5 * gap[token]).sigmoid()
-        paper = gate * (log_q[token] - log_p[token])
-        ours = -(log_p[token] - log_p[token].detach()).exp() * gate
+        sampled = {"student_logps": log_p.detach()[token].expand(B, C), "teacher_logps": log_q[token].expand(1, B, C)}
+        batch = signals("sdar", ["privileged"], advantages=torch.zeros(B, 1, dtype=torch.float64), **sampled)
+        paper = (5 * (log_q - log_p)[token].detach()).sigmoid() * (log_q[token] - log_p[token])
+        ours = -(log_p[token] - log_p[token].detach()).exp() * advantages("sdar", batch)[1, 1]
         one, other = (torch.autograd.grad(loss, logits, retain_graph=True)[0] for loss in (paper, ours))
         torch.testing.assert_close(one, other, **CLOSE)
 

@@ -54,8 +54,8 @@ def test_rows_without_a_mistake_keep_the_verifiers_advantage():
 @pytest.mark.parametrize(
     ("texts", "names"),
     [
-        ((["It is 2", "It is 3"], ["2 + 3 = 5", "Hm, 6"]), [["reference", "mistake"], ["reference"]] * 2),
-        ((["It is 2"] * 2, ["It is 5"] * 2), [["reference"]] * 4),
+        ((["It is 2", "It is 3"], ["2 + 3 = 5", "Hm, 6"]), [["reference", "mistake"], []] * 2),
+        ((["It is 2"] * 2, ["It is 5"] * 2), [[]] * 4),
         ((["It is 3"] * 2, ["It is 7"] * 2), [["reference", "mistake"]] * 4),
     ],
     ids=["mixed", "all right", "all wrong"],

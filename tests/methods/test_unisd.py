@@ -6,7 +6,10 @@ import math
 
 import pytest
 import torch
+from datasets import Dataset
 
+from conftest import length_reward
+from method_batches import MIXED, WRONG, scripted_trainer
 from method_cases import CLOSE, H, N, check_loss, random
 from trl_opsd.losses.agreement import agreement, mean_one, sequence_agreement, token_agreement
 from trl_opsd.losses.matching import feature_matching
@@ -14,6 +17,7 @@ from trl_opsd.methods.frame.run import MethodRun
 
 
 VIEWS = ["privileged", "context-1", "context-2", "wrong"]
+QUICK = {"learning_rate": 1e-3, "shuffle_dataset": False}
 OFF = {"agreement": "none", "contrast": 0.0, "matching": 0.0}
 
 
@@ -117,6 +121,38 @@ def test_feature_matching():
     torch.testing.assert_close(loss, wanted, **CLOSE)
     got, expected = (torch.autograd.grad(one, student)[0] for one in (loss, wanted))
     torch.testing.assert_close(got, expected, **CLOSE)
+
+
+def test_matching_alone(make_trainer):
+    """The demonstration's view is all that it needs; the last hidden states are pulled together."""
+    options = {**OFF, "matching": 0.5, "divergence": 0.0}
+    quick = {"privileged_source": "column", "method_options": options, "max_steps": 8, **QUICK}
+    trainer = scripted_trainer(make_trainer, "unisd", MIXED, WRONG, **quick)
+    trainer.train()
+    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    assert losses[0] > 0 and losses[-1] < 0.7 * losses[0]
+
+
+def test_the_moving_average_alone(make_trainer):
+    """Plain distillation, whose teacher takes a tenth of the student every ten steps."""
+    options = {**OFF, "matching": 0.0}
+    trainer = make_trainer(method="unisd", privileged_source="column", method_options=options, max_steps=10, **QUICK)
+    start = {name: one.detach().clone() for name, one in trainer.model.named_parameters()}
+    trainer.train()
+    teacher, student = trainer.teacher.weights.parts, dict(trainer.model.named_parameters())
+    for name, one in teacher.items():
+        torch.testing.assert_close(one, start[name].lerp(student[name].detach(), 0.1))
+
+
+def test_a_batch_without_a_demonstration_but_with_other_contexts(make_trainer, rows):
+    """What only other teachers read is not taught, and takes no forward."""
+    dataset = Dataset.from_list([{**row, "privileged_context": None} for row in rows[:2]] + rows[2:])
+    options = {"reward_funcs": length_reward, "shuffle_dataset": False, "max_steps": 2}
+    trainer = make_trainer(method="unisd", dataset=dataset, **options)
+    trainer.train()
+    logs = trainer.state.log_history[:2]
+    assert logs[0]["self_distillation/view_share"] == 0.0 == logs[0]["loss"]
+    assert logs[1]["self_distillation/view_share"] > 0 and math.isfinite(logs[1]["loss"])
 
 
 def test_alike_features_give_zero():

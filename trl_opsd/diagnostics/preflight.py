@@ -122,7 +122,8 @@ class _Measurement:
             encoder.overlong = "drop_view"  # to be counted and reported
         everyone = {OWN: trainer.privileged, **sources}
         self.collectors = {
-            name: ViewCollector(args, source, encoder, self.accelerator) for name, source in everyone.items()
+            name: ViewCollector(args, source, encoder, self.accelerator, own.required)
+            for name, source in everyone.items()
         }
         for name, source in sources.items():
             check_datasets(source, trainer.train_dataset, None)

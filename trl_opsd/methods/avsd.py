@@ -35,6 +35,7 @@ def target(moment: Moment) -> Target:
 METHOD = Method(
     title="Adaptive-View Self-Distillation",
     paper="2605.20643",
+    authors="Nguyen and others",
     label="paper",
     needs="a solution and its answer in columns",
     defaults={

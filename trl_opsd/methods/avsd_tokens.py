@@ -30,6 +30,7 @@ def advantages(signals: Signals) -> torch.Tensor:
 METHOD = Method(
     title=AVSD.title,
     paper=AVSD.paper,
+    authors=AVSD.authors,
     label="code",
     needs=AVSD.needs,
     defaults={

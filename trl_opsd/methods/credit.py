@@ -38,6 +38,7 @@ METHOD = Method(
     authors="Guobin Shen and Lei Huang and Xiang Cheng and Chenxiao Zhao and Jindong Li and Dongcheng Zhao and Xing Yu",
     label="proposed reading",
     needs="a column with a context of each row's own",
+    required=("own", "other"),
     defaults={
         "distillation_mode": "sampled_token",
         "distillation_alpha": 1.0,

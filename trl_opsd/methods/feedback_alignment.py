@@ -24,7 +24,7 @@ METHOD = Method(
     title="The Role of Feedback Alignment in Self-Distillation",
     paper="2606.11173",
     authors="Semih Kara and Oğuzhan Ersoy",
-    label="paper",
+    label="proposed reading",
     needs="a critic that is good enough; better with solutions in a column",
     defaults={
         "distillation_alpha": 0.0,

@@ -5,13 +5,13 @@ Without labels or a verifier, agreement says when to trust: a prompt is learnt f
 one answer. There the teacher, who reads the document that the question is about, gives each of the student's tokens
 its log-ratio as an advantage, within bounds.
 
-    A_t = clip(log q(y_t) - log p(y_t), -b, b)  if at least half of the group (4 of 8) agree, else 0
+    A_t = clip(log q(y_t) - log p(y_t), -b, b)  if half of the group (4 of 8) or more agree, else 0
 
 Option: `bound` is b. The share and how an answer is read are options of the condition `consensus`.
 
 **Changed**: the paper's answers are those of the tutor, eight rollouts that have read the document, and it also trains
 on the tutor's majority rollouts by cross-entropy. Here the student's own rollouts vote, and that off-policy part is
-left out: a proposed reading. b was not found, and is chosen here.
+left out: a proposed reading. Two answers with equal votes are no consensus. b was not found, and is chosen here.
 
 **Fails** when the majority is wrong in the same way, and it never learns from prompts that are too hard to agree on.
 """

@@ -2,16 +2,17 @@
 
 """
 GRPO on the student's own trajectories, and beside it the reverse KL to the same weights that read privileged
-information in their system prompt. The KL is that of the whole next-token distributions at each visited prefix (Rao-
-Blackwellised), and it is back-propagated itself: it does not enter the reward.
+information, the paper's in their system prompt (`privileged_place: system`). The KL is that of the whole next-token
+distributions at each visited prefix (the Rao-Blackwellised estimate), and it is back-propagated itself: it does not
+enter the reward.
 
-    J = E_{y~p} R(y) - beta sum over t of KL(p_t || sg q_t),  beta = 0.5, as `distillation_weight`
+    L = L_GRPO + beta mean over t of KL(p_t || sg q_t),  beta = 0.5, as `distillation_weight`
 
 There is no KL to a frozen reference: the paper saw that one collapse.
 
-**Changed**: prompts whose rollouts all have one reward are not dropped; their advantage is 0, and they learn from the
-teacher alone. The paper's penalties on length and on leaked keywords are rewards of one's own here. Its sibling
-pi-Distill samples from the teacher and is not implemented.
+**Changed**: the paper's sum over the tokens is a mean, as GRPO's here. Prompts whose rollouts all have one reward are
+not dropped; their advantage is 0, and they learn from the teacher alone. The paper's penalties on length and on leaked
+keywords are rewards of one's own here. Its sibling pi-Distill samples from the teacher and is not implemented.
 
 **Fails** when the two prompts begin far apart: a large KL at the start predicted failure.
 """

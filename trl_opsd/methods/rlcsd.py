@@ -47,6 +47,7 @@ METHOD = Method(
     label="code",
     needs="a reward, and groups with right and wrong rollouts",
     needs_reward=True,
+    required=("right", "wrong"),
     defaults={"distillation_mode": "sampled_token", "distillation_alpha": 1.0, "teacher_model_kind": "snapshot"}
     | {"teacher_sync_steps": 10, "privileged_source": {"all_of": HINTS}},
     options={"size": 0.5, "tau": 0.02, "delta": 0.02, "eta": 1.0},

@@ -11,7 +11,7 @@ The gradient passes through log p alone: each token is pulled up by g_t, which i
 lambda = 0.1 is `distillation_weight`.
 
 **Changed**: TRL's clip acts on the sum of both advantages. The formula and beta = 5 are as several public forks of the
-authors' code have them; that code itself was not read.
+authors' code have them; that code itself was not read, and the paper is known to us by its abstract.
 
 **Fails** to vanish where teacher and student agree: there g_t is 1/2, so that it makes the student's own samples
 likelier, right or wrong, and only lambda keeps that small.
@@ -33,7 +33,7 @@ METHOD = Method(
     paper="2605.15155",
     authors="Zhengxi Lu and Zhiyuan Yao and Zhuowen Han and Zi-Han Wang and Jinyang Wu and Qi Gu and Xunliang Cai and "
     "Weiming Lu and Jun Xiao and Yueting Zhuang and Yongliang Shen",
-    label="paper",
+    label="code",
     needs="a reward, and skills or other help in a column",
     needs_reward=True,
     defaults={

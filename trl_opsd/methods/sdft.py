@@ -7,7 +7,8 @@ openings that speak of the demonstration.
 
     L = mean over t >= n of sum over v of q_v log(q_v / p_v),  phi <- (1 - a) phi + a theta
 
-n is `num_loss_tokens_to_skip`, 3; a is `teacher_update_rate`, 0.02 (published: one of 0.01, 0.02, 0.05).
+n is `num_loss_tokens_to_skip`, 3 as in public copies of the authors' script (TRL's trainer: 0); a is
+`teacher_update_rate`, 0.02 (published: one of 0.01, 0.02, 0.05).
 
 **Changed**: the paper writes the reverse KL; its author says that all results are of the forward KL, which stands here.
 The mean is over all tokens, not over those of each answer. Prompts are in our own words.
@@ -22,6 +23,7 @@ from trl_opsd.methods.frame.base import Method
 METHOD = Method(
     title="Self-Distillation Enables Continual Learning",
     paper="2601.19897",
+    authors="Idan Shenfeld and Mehul Damani and Jonas Hübotter and Pulkit Agrawal",
     label="paper",
     needs="a demonstration in a column",
     defaults={

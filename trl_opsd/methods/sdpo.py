@@ -25,6 +25,7 @@ from trl_opsd.methods.frame.base import Method
 METHOD = Method(
     title="Reinforcement Learning via Self-Distillation",
     paper="2601.20802",
+    authors="Jonas Hübotter and others",
     label="code",
     needs="a reward and several rollouts of a prompt; better with feedback",
     defaults={

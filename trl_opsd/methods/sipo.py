@@ -38,6 +38,7 @@ METHOD = Method(
     label="proposed reading",
     needs="a reward, several rollouts of a prompt, and a reference solution in a column",
     needs_reward=True,
+    required=("reference", "mistake"),
     defaults={
         "distillation_mode": "sampled_token",
         "distillation_alpha": 1.0,

@@ -23,6 +23,7 @@ from trl_opsd.methods.frame.base import Method
 METHOD = Method(
     title="Skill-SD: Skill-Conditioned Self-Distillation for Multi-turn LLM Agents",
     paper="2604.10674",
+    authors="Wang and others",
     label="paper",
     needs="a reward, and tasks that resemble each other",
     needs_reward=True,

@@ -22,6 +22,7 @@ from trl_opsd.methods.frame.base import Method
 METHOD = Method(
     title="The Many Faces of On-Policy Distillation",
     paper="2605.11182",
+    authors="Zhu and others",
     label="paper",
     needs="a context in a column, best one that all prompts share",
     defaults={

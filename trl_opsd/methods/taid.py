@@ -49,6 +49,7 @@ def follow(seen: Seen) -> State:
 METHOD = Method(
     title="TAID",
     paper="2501.16937",
+    authors="Shing and others",
     label="code",
     needs="a context in a column",
     defaults={"distillation_alpha": 0.0, "teacher_model_kind": "base"},

@@ -49,6 +49,7 @@ def extra(moment: Moment) -> Extra:
 METHOD = Method(
     title="TSD-KD: Token-Selective Dual Knowledge Distillation",
     paper="2603.13260",
+    authors="Kim and Baek",
     label="code",
     needs="a context in a column",
     defaults={"distillation_alpha": 0.9, "teacher_model_kind": "base"},

@@ -11,10 +11,10 @@ d_t is the variance of log q_k(y_t) over the views `context-k` by its 95 % quant
 ("token", "sequence" for exp(-gamma var_k mean_t log q_k), "none"), `gamma`, `contrast`, `margin`, `matching`,
 `divergence` (factor on the first term). A part at 0 or "none" needs no view; a source gives `privileged` and the rest.
 
-**Changed**: the wrong demonstration is a failed rollout of the group, not one from a cache; sums and the quantile are
-of a micro-batch; the variance is that of a population.
+**Changed**: the wrong demonstration is a failed rollout, not a cached one; sums and the quantile are of a micro-batch;
+log q_k is at the distillation's temperature, there at 1. Not offered: ranges, induced contexts, a clip at a quantile.
 
-**Fails** where all teachers share a mistake, or nothing fails (no contrast). Each view costs a forward.
+**Fails** where all teachers share a mistake, or nothing fails (no contrast).
 """
 
 from trl_opsd.losses import Extra, Tile, TokenStats, Weigh
@@ -45,8 +45,10 @@ SOURCES = ["column", {"other_row": {"name": "context", "count": 2}}, {"wrong_dem
 METHOD = Method(
     title="UniSD",
     paper="2605.06597",
+    authors="Jin and others",
     label="code",
     needs="a demonstration in a column, and a reward for the contrast",
+    required=("privileged",),
     defaults={"distillation_token_clip": 10.0, "teacher_model_kind": "ema", "teacher_update_rate": 0.1}
     | {"teacher_sync_steps": 10, "policy_weight": 0.0, "privileged_source": {"all_of": SOURCES}},
     options={"agreement": "token", "gamma": 1.0, "contrast": 0.1, "margin": 0.5, "matching": 0.1, "divergence": 1.0},
@@ -54,7 +56,5 @@ METHOD = Method(
     weigh=weigh,
     weigh_at_once=True,
     extra=extra,
-    hidden=lambda moment: (
-        lambda *states: moment.options["matching"] * feature_matching(*states, moment.view("privileged"))
-    ),
+    hidden=lambda moment: lambda *s: moment.options["matching"] * feature_matching(*s, moment.view("privileged")),
 )

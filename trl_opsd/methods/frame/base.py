@@ -8,6 +8,7 @@ student, q teacher; y the sampled token.
 """
 
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -154,9 +155,13 @@ class Method:
     Args:
         title, paper (`str`): Of the paper, and its arXiv number; of what has none, its address.
         authors (`str`): Joined by "and", as BibTeX has them. Empty where they are not known to us.
-        label (`str`): What is implemented: `"paper"`, `"code"` or `"proposed reading"` where too little is published.
+        label (`str`): What it stands on: `"paper"` (the paper's formulas, read there or in a close reading of it by
+            others), `"code"` (code was read: the authors', or a copy or re-implementation of it) or `"proposed
+            reading"` (too little is published).
         needs (`str`): What a user must bring, in a few words.
         needs_reward (`bool`): Whether it makes no sense without a reward.
+        required (`tuple[str]`): Views, by name or as `NAME-1` and so on, that a rollout must have to be distilled: one
+            that lacks any has no views at all.
         defaults (`dict[str, Any]`): Values of [`OPSDConfig`] where the user gives none, the source among them.
         options (`dict[str, Any]`): Its own options with their defaults, which `method_options` changes.
         advantages (`Callable[[Signals], torch.Tensor]`, *optional*): The advantages of shape `(B, C)` for TRL's loss,
@@ -182,6 +187,7 @@ class Method:
     authors: str = ""
     needs: str = ""
     needs_reward: bool = False
+    required: tuple[str, ...] = ()
     defaults: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     advantages: Callable[[Signals], torch.Tensor] | None = None
@@ -206,14 +212,16 @@ class Method:
     @property
     def bibtex(self) -> str:
         """A citation for the model card."""
-        first = re.sub(r"\W", "", self.authors.split(" and ")[0].split()[-1]).lower() if self.authors else "opsd"
+        first = self.authors.split(" and ")[0].split()[-1] if self.authors else ""
+        plain = unicodedata.normalize("NFKD", first + self.title.split()[0]).encode("ascii", "ignore").decode()
+        key = re.sub(r"\W", "", plain).lower()
         year = f"20{self.paper[:2]}" if self.on_arxiv else "2026"
         source = f"eprint       = {{arXiv:{self.paper}}}" if self.on_arxiv else f"url          = {{{self.paper}}}"
         lines = [f"title        = {{{{{self.title}}}}}", f"year         = {year}", source]
         if self.authors:
             lines.insert(1, f"author       = {{{self.authors}}}")
         kind = "article" if self.on_arxiv else "misc"
-        return f"@{kind}{{{first}{year},\n" + "".join(f"    {line},\n" for line in lines) + "}"
+        return f"@{kind}{{{key}{year},\n" + "".join(f"    {line},\n" for line in lines) + "}"
 
 
 LABELS = ("paper", "code", "proposed reading")

@@ -5,6 +5,7 @@
 import functools
 import sys
 from collections.abc import Sequence
+from contextvars import ContextVar
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -12,6 +13,10 @@ import yaml
 from trl import TrlParser
 
 from trl_opsd.methods.frame.registry import method_of
+
+
+# Whether the parser at work has put the method's values before what was given
+_KNOWS_METHODS: ContextVar[bool] = ContextVar("knows_methods", default=False)
 
 
 def takes_method_defaults(config: type) -> type:
@@ -24,7 +29,8 @@ def takes_method_defaults(config: type) -> type:
         given = dict(zip(names, args, strict=False)) | kwargs
         if given.get("method") is not None:
             defaults = method_of(given["method"]).defaults
-            _check_parsed(config, given, defaults, len(names))
+            if not _KNOWS_METHODS.get():
+                _check_parsed(config, given, defaults, len(names))
             given = {**defaults, **given}
         plain(self, **given)
 
@@ -33,8 +39,8 @@ def takes_method_defaults(config: type) -> type:
 
 
 def _check_parsed(config: type, given: dict[str, Any], defaults: dict[str, Any], count: int) -> None:
-    """A parser gives every option, so that a method would change none. `OPSDParser` puts its values before the
-    recipe's; another parser leaves the package's own, which the method was meant to replace."""
+    """A parser gives every option, so that a method would change none. `OPSDParser` puts the method's values before the
+    recipe's; after another parser the package's own stand where the method's should."""
     plain = {item.name: item.default for item in fields(config) if item.default is not MISSING}
     changed = [name for name in defaults if defaults[name] != plain.get(name)]
     if changed and len(given) == count and all(given[name] == plain.get(name) for name in changed):
@@ -57,7 +63,11 @@ class OPSDParser(TrlParser):
             name = recipe.get("method") if isinstance(recipe, dict) else None
         if name is not None:
             self.set_defaults_with_config(**method_of(name).defaults)
-        return super().parse_args_and_config(args, **how)
+        token = _KNOWS_METHODS.set(True)
+        try:
+            return super().parse_args_and_config(args, **how)
+        finally:
+            _KNOWS_METHODS.reset(token)
 
 
 def _named(args: list[str], option: str) -> str | None:
