@@ -119,10 +119,24 @@ def setting(name: str, task: str) -> tuple[Path, dict[str, Any]]:
     if control and control not in ("no_pi", "wrong_pi"):
         raise ValueError(f"A control is no_pi or wrong_pi, got {control!r}.")
     if control:
-        source = getattr(TASKS[task], control)
+        source = _beside(name, getattr(TASKS[task], control))
         source = source if isinstance(source, str) else json.dumps(source)
         options = {**options, "privileged_source": source, "privileged_template": "{privileged_context}"}
     return recipe, options
+
+
+def _beside(name: str, source: Any) -> Any:
+    """A control's context as the method reads one.
+
+    Raises:
+        ValueError: If it reads several, and so none of its own stands for all.
+    """
+    own = method_of(name).defaults.get("privileged_source") if name in method_names() else None
+    if isinstance(own, dict) and "with_baselines" in own:
+        return {"with_baselines": {**own["with_baselines"], "source": source}}
+    if isinstance(own, dict) and "all_of" in own and name != "unisd":  # whose other views are optional
+        raise ValueError(f"{name!r} reads several contexts of a rollout: it has no control with one.")
+    return source
 
 
 class Scores(TrainerCallback):

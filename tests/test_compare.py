@@ -29,7 +29,7 @@ def compare(tmp_path, tokenizer, monkeypatch):
                "--max_steps", 2, "--eval_steps", 1, "--eval_rows", 4]  # fmt: skip
 
     def run(*line):
-        monkeypatch.setattr(sys, "argv", ["compare_methods.py", *map(str, [*line, *options])])
+        monkeypatch.setattr(sys, "argv", ["compare_methods.py", *map(str, [*options, *line])])
         compare_methods.main()
         results = [json.loads(path.read_text()) for path in sorted((tmp_path / "runs").glob("*.json"))]
         return (tmp_path / "runs" / "table.md").read_text(), {(one["contender"], one["seed"]): one for one in results}
@@ -74,6 +74,7 @@ def test_a_failure_is_told_and_tried_again(compare, monkeypatch):
     [
         ("rlds", "addition", r"There is no 'rlds': it must be one of \['base'"),
         ("opsd+pi", "addition", "A control is no_pi or wrong_pi, got 'pi'"),
+        ("rlcsd+no_pi", "addition", "'rlcsd' reads several contexts of a rollout"),
     ],
 )
 def test_mistakes(name, task, text):
@@ -97,6 +98,25 @@ def test_a_method_stands_on_its_recipe_or_on_that_of_the_task(name, task, recipe
     line = [part for option, value in options.items() for part in (f"--{option}", str(value))]
     script_args, args, *_ = compare_methods.opsd.parse(["--config", str(path), *line])
     assert (args.method, script_args.reward_funcs, args.distillation_mode) == (name, reward, mode)
+
+
+@pytest.mark.parametrize("name", ["purified+no_pi", "beta_opsd+wrong_pi"])
+def test_a_control_keeps_the_methods_baselines(name, compare):
+    _, results = compare(name)
+    result = results[name, 1]
+    assert "error" not in result and result["metrics"]["self_distillation/view_share"] == [1, 1]
+
+
+def test_other_options_are_another_run(compare, monkeypatch):
+    """What was scored on other rows, or with another model, is not what is asked for."""
+    compare("base")
+
+    def anew(*_):
+        raise RuntimeError("asked again")
+
+    monkeypatch.setattr(compare_methods, "run", anew)
+    assert "error" not in compare("base")[1]["base", 1]
+    assert "asked again" in compare("base", "--eval_rows", 3)[1]["base", 1]["error"]
 
 
 @pytest.mark.parametrize("task", ["addition", "json"])

@@ -416,6 +416,13 @@ def test_model_card(make_trainer, tmp_path):
     assert trainer.model.model_tags == ["trl", "opsd"]
 
 
+def test_the_card_of_a_method(make_trainer, tmp_path):
+    make_trainer(save_strategy="steps", save_steps=1, max_steps=1, method="pw_opsd").train()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "papers/2605.21606" in card and "arXiv:2605.21606" in card and "2601.18734" not in card
+    assert "| `method` | `'pw_opsd'` |" in card
+
+
 def test_completions_table_has_context_and_gap(make_trainer, tmp_path):
     import pandas
 

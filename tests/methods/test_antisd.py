@@ -29,14 +29,17 @@ def test_advantages():
 
 
 def test_in_expectation_it_climbs_the_divergence():
-    """E_p[-phi(u) grad log p] is the gradient of JSD(p, q) by p."""
+    """The mean over sampled tokens of A grad log p is the gradient of JSD(p, q) by p."""
     draw = random(0)
     logits = torch.randn(9, generator=draw, dtype=torch.float64, requires_grad=True)
     log_p, log_q = logits.log_softmax(-1), torch.randn(9, generator=draw, dtype=torch.float64).log_softmax(-1)
     log_m = torch.logaddexp(log_p, log_q) - math.log(2)
     jsd = 0.5 * (log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)).sum()
-    gap = (log_q - log_p).detach()
-    advantage = -0.5 * (torch.nn.functional.softplus(gap) - math.log(2))
+    advantage = torch.zeros_like(log_q)
+    for token in range(9):
+        sampled = {"student_logps": log_p.detach()[token].expand(B, C), "teacher_logps": log_q[token].expand(1, B, C)}
+        batch = opened(advantages=torch.zeros(B, 1, dtype=torch.float64), **sampled)
+        advantage[token] = advantages("antisd", batch)[1, 1]
     policy = (log_p.detach().exp() * advantage * log_p).sum()
     one, other = (torch.autograd.grad(value, logits, retain_graph=True)[0] for value in (policy, jsd))
     torch.testing.assert_close(one, other, **CLOSE)

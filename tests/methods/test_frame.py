@@ -5,6 +5,7 @@
 import importlib
 import json
 import math
+import re
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -13,8 +14,9 @@ import pytest
 import yaml
 
 import tiny
-from trl_opsd import Method, OPSDConfig
+from trl_opsd import Method, OPSDConfig, OPSDParser
 from trl_opsd.methods import method_names, method_of
+from trl_opsd.model_card import paper_of
 
 
 ROOT = Path(__file__).parent.parent.parent
@@ -42,7 +44,9 @@ def test_the_file(name):
     assert "**Changed**" in doc and "**Fails**" in doc and "\n    " in doc, "a formula is indented"
     assert all(f"`{option}`" in doc for option in method.options), "each option is described"
     assert method.needs and method.title and method.paper
-    assert name not in (ROOT / "trl_opsd" / "trainer.py").read_text().replace("trl_opsd", "").lower().split()
+    for other in ("trainer", "sampling", "recording", "term", "forward", "collecting"):
+        text = (ROOT / "trl_opsd" / f"{other}.py").read_text().replace('_tag_names = ["trl", "opsd"]', "")
+        assert not re.search(rf"""["']{name}["']""", text), f"{other}.py names a method"
 
 
 @every_method
@@ -58,9 +62,26 @@ def test_its_defaults_are_options_and_can_be_overridden(name):
     assert {option: getattr(config, option) for option in explicit} == explicit
 
 
+# Their views are made of what a tiny model can't write
+WRITTEN = {"feedback_alignment": "critic_malformed", "skill_sd": "skills_malformed"}
+
+
+def answers(tokenizer, right=True):
+    """Three of four rollouts are a right sum, or none, in place of what a tiny model says."""
+
+    def single_turn(prompt_ids, *_):
+        said = []
+        for i, ids in enumerate(prompt_ids):
+            a, b = re.findall(r"What is (\d+) \+ (\d+)", tokenizer.decode(ids))[-1]
+            said.append(f"{a} + {b} = {int(a) + int(b) + 7 * (not right or i % 4 == 3)}<|im_end|>")
+        return tokenizer(said)["input_ids"], None
+
+    return single_turn
+
+
 @every_method
-def test_the_recipe_runs(name, tmp_path, tokenizer):
-    """The recipe of this machine with a tiny model: its losses are numbers, and rollouts have views or are counted."""
+def test_the_recipe_runs(name, tmp_path, tokenizer, monkeypatch):
+    """The recipe of this machine with a tiny model: its losses are numbers, and rollouts have views."""
     recipe = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
     assert recipe["method"] == name
     tiny.model(tokenizer, max_position_embeddings=4096).save_pretrained(tmp_path / "model")
@@ -68,17 +89,21 @@ def test_the_recipe_runs(name, tmp_path, tokenizer):
     task = DATA.get(recipe["dataset_name"])
     options = {
         "model_name_or_path": tmp_path / "model", "output_dir": tmp_path / "out", "max_steps": 2,
-        "max_completion_length": 16, "per_device_train_batch_size": max(recipe.get("num_generations", 4), 4),
+        "max_completion_length": 20, "per_device_train_batch_size": max(recipe.get("num_generations", 4), 4),
     }  # fmt: skip
     if task is not None:
         options["dataset_name"] = tasks.prepare(task, tmp_path / "data")
     line = [part for option, value in options.items() for part in (f"--{option}", str(value))]
     parsed = opsd.parse(["--config", str(RECIPES / f"{name}.yaml"), *line])
     trainer = opsd.build_trainer(*parsed[:3], opsd.load_data(parsed[0], parsed[3]))
+    if task == "addition":
+        monkeypatch.setattr(trainer, "_generate_single_turn", answers(tokenizer, right=name != "hdpo"))
     trainer.train()
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert len(logs) == 2 and all(math.isfinite(entry["loss"]) for entry in logs)
-    assert all("self_distillation/view_share" in entry for entry in logs)
+    for entry in logs:
+        known = WRITTEN.get(name, "view_share")
+        assert entry[f"self_distillation/{known}"] > 0, entry
     assert json.dumps(trainer.args.to_dict()), "options are saved"
 
 
@@ -130,6 +155,40 @@ def test_a_schedule_sees_the_loss_that_is_trained(make_trainer):
     trainer.train()
     loss = trainer.state.log_history[0]["loss"]
     assert loss > 0 and trainer.method.state["loss"] == pytest.approx(loss, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [
+        ("opsd", {"distillation_alpha": 0.5, "distillation_entry_clip": None}),
+        (
+            "opsd",
+            {"distillation_mode": "sampled_token", "distillation_alpha": 1.0, "distillation_entry_clip": None},
+        ),
+        ("dasd", {"distillation_alpha": 0.0}),
+        ("edge_opd", {"teacher_model_kind": "base"}),
+    ],
+)
+def test_values_of_the_package_win_over_a_methods_too(name, variant, tmp_path):
+    """In a recipe as in Python: the variants that docs/methods.md names among them."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({"method": name, "bf16": False, "output_dir": "unused", **variant}))
+    (parsed,) = OPSDParser((OPSDConfig,)).parse_args_and_config(["--config", str(recipe)])
+    for config in (parsed, OPSDConfig("unused", bf16=False, method=name, **variant)):
+        assert {option: getattr(config, option) for option in variant} == variant
+
+
+@every_method
+def test_the_card_cites_it(name):
+    """With a key of its own, so that two models' citations stand in one bibliography."""
+    method, paper = method_of(name), paper_of(OPSDConfig("unused", method=name, bf16=False, num_generations=2))
+    assert paper["title"] == method.title and paper["id"] == (method.paper if method.on_arxiv else None)
+    assert method.paper in paper["citation"] and method.title in paper["citation"]
+    (key,) = re.findall(r"^@\w+\{(\w+),$", paper["citation"], re.MULTILINE)
+    others = {
+        method_of(one).title: method_of(one).bibtex for one in method_names() if method_of(one).title != method.title
+    }
+    assert key.isascii() and not any(f"{{{key}," in text for text in others.values())
 
 
 def test_a_parser_that_knows_no_methods_is_refused(tmp_path):

@@ -213,7 +213,8 @@ class Method:
     def bibtex(self) -> str:
         """A citation for the model card."""
         first = self.authors.split(" and ")[0].split()[-1] if self.authors else ""
-        plain = unicodedata.normalize("NFKD", first + self.title.split()[0]).encode("ascii", "ignore").decode()
+        words = first + "".join(self.title.split()[:2])
+        plain = unicodedata.normalize("NFKD", words).encode("ascii", "ignore").decode()
         key = re.sub(r"\W", "", plain).lower()
         year = f"20{self.paper[:2]}" if self.on_arxiv else "2026"
         source = f"eprint       = {{arXiv:{self.paper}}}" if self.on_arxiv else f"url          = {{{self.paper}}}"

@@ -1,0 +1,133 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""
+Values of methods beside those that were published, written down once more: docs/methods.md is made of the code, and
+would follow a slip of it.
+"""
+
+import pytest
+
+from trl_opsd import OPSDConfig
+from trl_opsd.methods import method_names, method_of
+
+
+# Of the config, and after them the method's own options. `teacher` is `teacher_model_kind`, `alpha` is
+# `distillation_alpha`; "sampled" and a number are `distillation_mode` and the size of a top-k set
+PUBLISHED = {
+    "antisd": ("live", "sampled", {"distillation_weight": 0.5}, {"warmup": 5, "drop": 0.93}),
+    "avsd": ("base", 0.0, {}, {}),
+    "avsd_tokens": ("base", "sampled", {}, {}),
+    "beta_opsd": ("base", 0.0, {}, {"share": 0.5}),
+    "cgtr": ("snapshot", 0.0, {}, {"every": 20, "margin": 0.0, "tail": 1.5, "truncated": 0.5}),
+    "credit": ("live", "sampled", {}, {"share": 1.0}),
+    "crisp": ("snapshot", 1.0, {"teacher_sync_steps": 50}, {}),
+    "dasd": ("base", 0.5, {}, {"share": 0.2, "repel": 0.1}),
+    "edge_opd": ("live", 0.0, {}, {"evidence": 0.0}),
+    "egrsd": ("live", "sampled", {}, {"clip": 0.2, "floor": 0.5}),
+    "eopd": ("base", 0.0, {}, {"threshold": 0.8, "topk": 16, "clip": 0.2}),
+    "feedback_alignment": ("base", 0.0, {}, {}),
+    "gates": ("live", "sampled", {}, {"bound": 1.0}),
+    "hdpo": ("live", 0.5, {"topk": 64, "distillation_topk_source": "teacher", "distillation_weight": 0.01}, {}),
+    "iw_opd": ("base", "sampled", {}, {"gamma": 0.5}),
+    "op2sd": ("base", 0.0, {}, {}),
+    "opcd": ("base", 1.0, {"topk": 256, "distillation_stop_gradient": True}, {}),
+    "opsd": ("base", 0.0, {"distillation_entry_clip": 0.05}, {}),
+    "purified": ("base", 0.5, {}, {"bound": 10.0, "temperature": 1.0}),
+    "pw_opsd": (
+        "base",
+        0.0,
+        {"distillation_entry_clip": 0.05, "distillation_reduction": "sequence_mean"},
+        {"least": 0.25, "middle": 0.3, "softness": 0.1},
+    ),
+    "reopold": ("base", "sampled", {}, {"mixture": 0.1, "share": 0.2, "steps": 50}),
+    "rl_opsd": ("live", 1.0, {"distillation_weight": 0.5}, {}),
+    "rlcsd": ("snapshot", "sampled", {"teacher_sync_steps": 10}, {"size": 0.5, "tau": 0.02, "delta": 0.02, "eta": 1.0}),
+    "rlrt": ("live", "sampled", {}, {"share": 0.5, "clip": 0.2}),
+    "rlsd": (
+        "snapshot",
+        "sampled",
+        {"teacher_sync_steps": 10, "epsilon_high": 0.28},
+        {"share": 0.5, "steps": 50, "clip": 0.2},
+    ),
+    "rosd": ("ema", 0.5, {"topk": 100, "tail": True, "distillation_is_clip": 2.0, "teacher_update_rate": 0.05}, {}),
+    "sdar": ("live", "sampled", {"distillation_weight": 0.1}, {"beta": 5.0}),
+    "sdft": ("ema", 0.0, {"num_loss_tokens_to_skip": 3, "teacher_update_rate": 0.02}, {}),
+    "sdpg": ("live", 1.0, {"distillation_weight": 0.001, "beta": 0.001}, {}),
+    "sdpo": ("ema", 0.5, {"topk": 100, "tail": True, "distillation_is_clip": 2.0, "teacher_update_rate": 0.05}, {}),
+    "sdpo_trust_region": (
+        "base",
+        0.5,
+        {"topk": 100, "tail": True, "distillation_is_clip": 2.0, "distillation_target": "geometric"},
+        {},
+    ),
+    "sipo": ("live", "sampled", {}, {"bound": 1.0}),
+    "skill_sd": ("live", "sampled", {"distillation_weight": 0.001}, {}),
+    "srpo": (
+        "ema",
+        0.5,
+        {
+            "topk": 100,
+            "tail": True,
+            "distillation_is_clip": 2.0,
+            "teacher_update_rate": 0.05,
+            "distillation_reduction": "joint_token_mean",
+        },
+        {"beta": 1.0},
+    ),
+    "stop_grad_topk": ("base", 1.0, {"topk": 20, "distillation_stop_gradient": True}, {}),
+    "taid": ("base", 0.0, {}, {"start": 0.4, "end": 1.0, "rate": 5e-4, "momentum": 0.99}),
+    "targeted_hint": ("live", 0.0, {}, {}),
+    "tsd_kd": ("base", 0.9, {}, {"entropy": 1.0, "ranking": 0.1, "candidates": 10, "early": 0.1, "least": 0.1}),
+    "unisd": (
+        "ema",
+        0.0,
+        {"distillation_token_clip": 10.0, "teacher_update_rate": 0.1, "teacher_sync_steps": 10},
+        {"agreement": "token", "gamma": 1.0, "contrast": 0.1, "margin": 0.5, "matching": 0.1, "divergence": 1.0},
+    ),
+}
+WITHOUT_POLICY = {"rosd", "sdpo", "sdpo_trust_region", "unisd"}
+
+
+def test_every_method_is_here():
+    assert sorted(PUBLISHED) == method_names()
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_values(name):
+    teacher, loss, values, options = PUBLISHED[name]
+    config = OPSDConfig("unused", method=name, bf16=False, num_generations=4)
+    assert config.teacher_model_kind == teacher and method_of(name).options == options
+    sampled, topk = loss == "sampled", values.get("topk")
+    wanted = {
+        "distillation_mode": "sampled_token" if sampled else "full_logits" if topk is None else "topk_logits",
+        "distillation_alpha": 1.0 if sampled else loss,
+        "distillation_topk": topk,
+        "distillation_topk_source": "student",
+        "distillation_add_tail": values.get("tail", name == "hdpo"),
+        "policy_weight": 0.0 if name in WITHOUT_POLICY else None,
+    }
+    unset = dict.fromkeys(("distillation_entry_clip", "distillation_token_clip", "distillation_is_clip"))
+    wanted |= unset | {"distillation_weight": 1.0, "distillation_stop_gradient": False, "distillation_target": None}
+    wanted |= {option: value for option, value in values.items() if option not in ("topk", "tail")}
+    assert {option: getattr(config, option) for option in wanted} == wanted
+
+
+def source(name):
+    return method_of(name).defaults["privileged_source"]
+
+
+def test_contexts():
+    """What is published of them: whose answers, how many, and who reads."""
+    right, wrong = (next(iter(one.values())) for one in source("rlcsd")["all_of"])
+    assert (right["choice"], wrong["count"]) == ("random", 4)
+    start, current = (one["sibling"] for one in source("sdpo_trust_region")["all_of"])
+    assert (start["weight"], current["weight"], "reader" in start, current["reader"]) == (0.95, 0.05, False, "live")
+    assert source("hdpo")["when"]["condition"] == "group_failed"
+    assert source("targeted_hint")["when"]["condition"] == {"group_reward_below": 0.2}
+    (hint,) = (source("targeted_hint")["when"]["source"]["when"][key] for key in ("source",))
+    assert hint["turn_hint"]["policy"] is False
+    assert source("feedback_alignment") == {"critic": {"schema": "steps", "author": "teacher"}}
+    assert source("srpo") == {"sibling": {"skip_successes": True, "policy": False}}
+    assert source("rlrt") == {"when": {"condition": "succeeded", "source": "sibling"}}
+    shares = [part["exposure"]["share"] for part in source("avsd")["all_of"][1:]]
+    assert shares == [0.5, 0.0] and source("avsd") == source("avsd_tokens")
