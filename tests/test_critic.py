@@ -359,6 +359,20 @@ def test_a_reference_that_is_no_text(make_trainer):
         criticised(make_trainer, dataset=sums(solution=[2, 5]), reference="solution")
 
 
+def test_a_reference_that_nobody_can_read_is_named(make_trainer):
+    class Broken(Critic):
+        def __call__(self, groups):
+            for group in groups:
+                for rollout in group:
+                    rollout.row["solution"] = "a\ud800"
+            return super().__call__(groups)
+
+    source = Broken(reference="solution", author=Says("No."))
+    dataset = sums(solution=["2", "5"])
+    with pytest.raises(ValueError, match=r"What is to be read about the row with prompt .*1 \+ 1.* a lone surrogate"):
+        batch_of(make_trainer(dataset=dataset, privileged=source, rollout_func=writing(*TEXTS), **OPTIONS))
+
+
 def test_the_recipes_sources_are_built():
     folder = Path(__file__).parent.parent / "recipes"
     small, large = (

@@ -254,6 +254,20 @@ def test_thinking_closed_on_one_side(make_trainer):
     assert all(tokenizer.decode(ids).endswith("<|im_start|>assistant\n") for ids in teacher_reads(batch))
 
 
+def test_rollouts_that_are_not_the_rows_of_the_batch(make_trainer, monkeypatch):
+    """Another version of TRL might hand the completions to the rewards in another order."""
+    trainer = make_trainer(privileged=giving(View("x")))
+    collect = trainer.collector.collect
+
+    def turned(rollouts, group_size):
+        collect(rollouts, group_size)
+        trainer.collector.rollouts = rollouts[::-1]
+
+    monkeypatch.setattr(trainer.collector, "collect", turned)
+    with pytest.raises(RuntimeError, match="are not the rows of its batch any more"):
+        batch_of(trainer)
+
+
 SENTENCES = "One is odd. Two is even! Is three odd? " + "Yes, it is. " * 40
 
 

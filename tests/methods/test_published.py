@@ -5,7 +5,11 @@ Values of methods beside those that were published, written down once more: docs
 would follow a slip of it.
 """
 
+import re
+from pathlib import Path
+
 import pytest
+import yaml
 
 from trl_opsd import OPSDConfig
 from trl_opsd.methods import method_names, method_of
@@ -110,6 +114,40 @@ def test_values(name):
     wanted |= unset | {"distillation_weight": 1.0, "distillation_stop_gradient": False, "distillation_target": None}
     wanted |= {option: value for option, value in values.items() if option not in ("topk", "tail")}
     assert {option: getattr(config, option) for option in wanted} == wanted
+
+
+# Settings that were published, as far as they are known: prompts a step (`batch`), rollouts of each (`group`), learning
+# rate, and options as the recipe has them
+RUNS = {
+    "avsd": (32, 1, 5e-6, {"max_steps": 500, "max_completion_length": 4096, "temperature": 0.7, "top_p": 0.95}),
+    "avsd_tokens": (32, 1, 5e-6, {"max_steps": 500, "max_completion_length": 4096, "temperature": 0.7, "top_p": 0.95}),
+    "crisp": (32, 1, 1e-6, {"max_completion_length": 8192, "temperature": 1.0}),
+    "feedback_alignment": (None, 1, 5e-6, {"lora_r": 64, "lora_alpha": 128}),
+    "opcd": (128, 1, 5e-6, {"max_steps": 50, "max_completion_length": 512, "save_steps": 2}),
+    "pw_opsd": (None, 1, None, {"max_steps": 150}),
+    "purified": (32, 1, 5e-6, {"max_steps": 200, "max_completion_length": 1024, "lora_r": 64}),
+    "rl_opsd": (64, 5, 5e-6, {"max_steps": 600, "temperature": 0.75, "num_iterations": 3, "epsilon": 0.2}),
+    "rosd": (32, 8, 1e-5, {}),
+    "sdpg": (128, 8, 1e-6, {}),
+    "sdpo": (32, 8, 1e-5, {"warmup_steps": 10}),
+    "sdpo_trust_region": (32, 8, 1e-5, {"warmup_steps": 10}),
+    "stop_grad_topk": (None, None, 2e-6, {"lr_scheduler_type": "cosine", "adam_beta2": 0.98}),
+    "tsd_kd": (16, 1, 5e-6, {"num_train_epochs": 3, "max_completion_length": 1024}),
+    "unisd": (None, None, 2e-5, {"num_train_epochs": 1, "lr_scheduler_type": "cosine", "temperature": 0.7}),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_papers_recipe(name):
+    batch, group, rate, options = RUNS[name]
+    text = (Path(__file__).parents[2] / "recipes" / "methods" / f"{name}_paper.yaml").read_text()
+    recipe = yaml.safe_load(text)
+    processes = int(re.search(r"--num_processes (\d+)", text)[1])
+    rollouts = processes * recipe["per_device_train_batch_size"] * recipe["gradient_accumulation_steps"]
+    if batch is not None:
+        assert rollouts == batch * group
+    assert group in (None, recipe["num_generations"]) and rate in (None, recipe["learning_rate"])
+    assert {option: recipe[option] for option in options} == options
 
 
 def source(name):

@@ -9,7 +9,7 @@ from trl_opsd.methods.frame.registry import method_names, method_of
 
 def first_sentence(name: str) -> str:
     text = " ".join(importlib.import_module(f"trl_opsd.methods.{name}").__doc__.split())
-    return text.split(". ")[0].split("; ")[0].rstrip(".") + "."
+    return text.split(". ")[0].rstrip(".") + "."
 
 
 def main() -> None:
