@@ -97,10 +97,11 @@ def _mapped(value: Any, change: Callable[[str], str], data: bool = False) -> Any
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):
-        return {
-            change(key) if data and isinstance(key, str) else key: _mapped(item, change, data or key == _ARGUMENTS)
-            if data or key not in _NOT_TEXT
-            else item
-            for key, item in value.items()
-        }
+        return dict(_mapped_pair(*pair, change, data) for pair in value.items())
     return [_mapped(item, change, data) for item in value] if isinstance(value, list) else value
+
+
+def _mapped_pair(key: Any, item: Any, change: Callable[[str], str], data: bool) -> tuple[Any, Any]:
+    if not data and key in _NOT_TEXT:
+        return key, item
+    return change(key) if data and isinstance(key, str) else key, _mapped(item, change, data or key == _ARGUMENTS)
