@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -52,23 +52,20 @@ def drips(handler: Any) -> None:
     """A byte at a time, without an end."""
     handler.send_response(200)
     handler.end_headers()
-    try:
-        while not handler.server.closing.wait(0.05):
-            handler.wfile.write(b" ")
-            handler.wfile.flush()
-    except OSError:
-        pass
+    _drip(handler, b" ")
 
 
 def drips_headers(handler: Any) -> None:
     """The same before anything is said."""
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
-    try:
+    _drip(handler, b"x")
+
+
+def _drip(handler: Any, byte: bytes) -> None:
+    with suppress(OSError):
         while not handler.server.closing.wait(0.05):
-            handler.wfile.write(b"x")
+            handler.wfile.write(byte)
             handler.wfile.flush()
-    except OSError:
-        pass
 
 
 def slow(seconds: float, then: Reply) -> Reply:
