@@ -131,11 +131,14 @@ def _beside(name: str, source: Any) -> Any:
     Raises:
         ValueError: If it reads several, and so none of its own stands for all.
     """
-    own = method_of(name).defaults.get("privileged_source") if name in method_names() else None
+    if name not in method_names():
+        return source
+    method = method_of(name)
+    if set(method.required) - {"privileged"}:
+        raise ValueError(f"{name!r} reads several contexts of a rollout: it has no control with one.")
+    own = method.defaults.get("privileged_source")
     if isinstance(own, dict) and "with_baselines" in own:
         return {"with_baselines": {**own["with_baselines"], "source": source}}
-    if isinstance(own, dict) and "all_of" in own and name != "unisd":  # whose other views are optional
-        raise ValueError(f"{name!r} reads several contexts of a rollout: it has no control with one.")
     return source
 
 

@@ -51,7 +51,7 @@ def values(pairs: dict[str, Any]) -> str:
 def block(name: str) -> str:
     """One method's entry."""
     method = method_of(name)
-    by = f", by {method.authors.replace(' and ', ', ')}" if method.authors else ""
+    by = f", by {method.authors.replace(' and ', ', ').replace(', others', ' and others')}" if method.authors else ""
     lines = [f"## {name}", "", f"*{method.title}*{by}. {link(name)}. Label: {method.label}. Needs {method.needs}.", ""]
     lines.append(importlib.import_module(f"trl_opsd.methods.{name}").__doc__.strip())
     lines += ["", f"Defaults: {values(method.defaults) or 'those of `OPSDConfig`'}."]

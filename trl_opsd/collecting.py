@@ -99,8 +99,11 @@ class ViewCollector:
         with raised_everywhere(self.accelerator, "the privileged source", step):
             groups = whole_groups(rollouts, group_size, self.accelerator)
             self.group_success = {group[0].group: any(one.success for one in group) for group in groups}
-            self.views = [views if self._complete(views) else [] for views in self.asker(groups)]
+            found = self.asker(groups)
+            self.views = [views if self._complete(views) else [] for views in found]
             self.counts = self._counted()
+            if self.required:
+                self.counts["incomplete_rollouts"] = sum(map(bool, found)) - sum(map(bool, self.views))
         with raised_everywhere(self.accelerator, "what is told of the contexts", step):
             self.leaks = find_leaks(rollouts, self.views, self.args.leak_ngram_size, self._phrases)
             if self.args.log_privileged_context:

@@ -11,7 +11,7 @@ from trl_opsd.leaks import Phrases
 from trl_opsd.losses import TARGETS
 from trl_opsd.methods.frame.registry import method_of, options_of
 from trl_opsd.privileged.named import build_source
-from trl_opsd.views import PLACEHOLDER, PROMPT_PLACES
+from trl_opsd.views import PLACEHOLDER, PLACES_WITHOUT_POSITION
 
 
 CHOICES = {
@@ -24,7 +24,7 @@ CHOICES = {
     "teacher_model_kind": ("base", "live", "ema", "snapshot", "checkpoint"),
     "teacher_overlong": ("error", "drop_view", "shorten"),
     "teacher_generation_prompt": ("student", "own"),
-    "privileged_place": (*PROMPT_PLACES, "prepend", "prefill"),
+    "privileged_place": PLACES_WITHOUT_POSITION,
     "privileged_on_error": ("error", "skip"),
 }
 

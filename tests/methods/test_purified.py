@@ -67,6 +67,12 @@ def test_the_target_is_the_best_distribution():
     assert (value(others) < value(best)).all()
 
 
+def test_views_of_another_name_are_an_error(make_trainer):
+    source = {"with_baselines": {"source": {"column": {"name": "hint"}}}}
+    with pytest.raises(ValueError, match="The method needs a view named 'privileged', and the source gave"):
+        make_trainer(method="purified", privileged_source=source, max_steps=1).train()
+
+
 def test_identical_contexts(make_trainer):
     """All three views alike, read by the student's own weights: nothing to learn."""
     from trl_opsd import View

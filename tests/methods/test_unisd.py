@@ -152,6 +152,7 @@ def test_a_batch_without_a_demonstration_but_with_other_contexts(make_trainer, r
     trainer.train()
     logs = trainer.state.log_history[:2]
     assert logs[0]["self_distillation/view_share"] == 0.0 == logs[0]["loss"]
+    assert logs[0]["self_distillation/incomplete_rollouts"] == 4
     assert logs[1]["self_distillation/view_share"] > 0 and math.isfinite(logs[1]["loss"])
 
 
