@@ -22,7 +22,7 @@ def launch(script: Path, *arguments: str, processes: int, seconds: int) -> None:
 
 def outcome(script: Path, *arguments: str, processes: int, seconds: int) -> tuple[int, str]:
     """The same, for a run that is meant to fail: exit status and output."""
-    command = [sys.executable, str(script), *arguments]
+    command = [sys.executable, str(TESTS / "rank.py"), str(script), *arguments]
     if processes > 1:
         command[1:1] = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"]
     path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -5,17 +5,15 @@ Lets the engines that accelerate keeps for accelerators run on CPUs: `on_cpu.py 
 """
 
 import os
-import runpy
-import sys
-from typing import NoReturn
 
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # two ranks can't share one GPU
 
-import torch
 import transformers.training_args
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
+
+import rank
 
 
 def allow_engines_on_cpu(kind: DistributedType = DistributedType.MULTI_GPU) -> None:
@@ -39,25 +37,12 @@ def use_deepspeeds_slow_operators() -> None:
     deepspeed.ops.__compatible_ops__ = {}
 
 
-def leave() -> NoReturn:
-    """End a rank that has done its work. Without a clean-up: gloo's threads now and then abort one (torch 2.13)."""
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
-
-
 def main() -> None:
     deepspeed, fsdp = (os.environ.get(f"ACCELERATE_USE_{engine}") == "true" for engine in ("DEEPSPEED", "FSDP"))
     allow_engines_on_cpu(DistributedType.MULTI_GPU if deepspeed or fsdp else DistributedType.MULTI_CPU)
     if deepspeed:
         use_deepspeeds_slow_operators()
-    del sys.argv[0]
-    sys.path[0] = os.path.dirname(sys.argv[0])
-    torch.distributed.destroy_process_group = lambda *_: None  # see `leave`
-    runpy.run_path(sys.argv[0], run_name="__main__")
-    leave()
+    rank.main()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 
-from on_cpu import allow_engines_on_cpu, leave, use_deepspeeds_slow_operators  # isort: skip, it hides the GPUs from torch
+from on_cpu import allow_engines_on_cpu, use_deepspeeds_slow_operators  # isort: skip, it hides the GPUs
 
 import torch
 from accelerate.state import AcceleratorState
@@ -68,7 +68,6 @@ def main(folder: str, shape: dict[str, Any], engines: list[str]) -> None:
         trainer.train()
         result[engine] = held(trainer, engine)
     (Path(folder) / f"held-{os.environ['RANK']}.json").write_text(json.dumps(result))
-    leave()
 
 
 if __name__ == "__main__":

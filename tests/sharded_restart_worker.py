@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 
-from on_cpu import allow_engines_on_cpu, leave, use_deepspeeds_slow_operators  # isort: skip, it hides the GPUs from torch
+from on_cpu import allow_engines_on_cpu, use_deepspeeds_slow_operators  # isort: skip, it hides the GPUs
 
 import torch
 from accelerate.state import AcceleratorState
@@ -93,7 +93,6 @@ def main(folder: Path, cases: dict[str, list[Any]]) -> None:
         except Exception:  # the other cases have their own say
             results[case] = traceback.format_exc()
     (folder / f"results-{os.environ['RANK']}.json").write_text(json.dumps(results))
-    leave()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 
-from on_cpu import allow_engines_on_cpu, leave, use_deepspeeds_slow_operators  # isort: skip, it hides the GPUs from torch
+from on_cpu import allow_engines_on_cpu, use_deepspeeds_slow_operators  # isort: skip, it hides the GPUs
 
 import accelerate.accelerator
 import torch
@@ -192,7 +192,6 @@ def main(folder: str, runs: list[dict]) -> None:
         except Exception:  # the other cases have their own say
             result = traceback.format_exc()
         torch.save(result, Path(folder) / f"{number}-{os.environ.get('RANK', 0)}.pt")
-    leave()
 
 
 if __name__ == "__main__":

@@ -64,12 +64,9 @@ def run(folder: Path) -> dict[str, Any]:
 
 
 def main(folder: Path) -> None:
-    from on_cpu import leave  # hides the GPUs, which the tests that import this file may want
-
     torch.set_num_threads(1)
     told = run(folder)
     (folder / f"told-{os.environ['RANK']}.json").write_text(json.dumps(told))
-    leave()
 
 
 if __name__ == "__main__":
