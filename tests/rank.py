@@ -5,26 +5,24 @@
 import os
 import runpy
 import sys
-from typing import NoReturn
 
 import torch
 
 
-def leave() -> NoReturn:
-    """End a rank that has done its work. Without a clean-up: gloo's threads now and then abort one (torch 2.13)."""
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
-
-
 def main() -> None:
+    """
+    Run the script. One of several ranks then ends without a clean-up: gloo's threads now and then abort it there (torch
+    2.13). A process of its own ends as ever, so a thread that would keep it alive is seen.
+    """
     del sys.argv[0]
     sys.path[0] = os.path.dirname(sys.argv[0])
-    torch.distributed.destroy_process_group = lambda *_: None  # see `leave`
+    torch.distributed.destroy_process_group = lambda *_: None  # part of the clean-up
     runpy.run_path(sys.argv[0], run_name="__main__")
-    leave()
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 if __name__ == "__main__":
