@@ -67,7 +67,7 @@ class OPSDScriptArguments(ScriptArguments):
             Class, by dotted path, of which each rollout gets an instance whose methods it may call, such as
             `agents.shop.Shop`.
         rollout_func (`str`, *optional*):
-            Function that samples the rollouts, by dotted path, such as `trl_opsd.guided.guided_rollouts`.
+            Function that samples the rollouts, by dotted path, such as `trl_opsd.privileged.guided.guided_rollouts`.
         chat_template (`str`, *optional*):
             Chat template instead of the model's own: a Jinja file, or the name of one that TRL ships, such as `qwen3`.
             Tools need one that TRL can parse calls of.

@@ -30,7 +30,7 @@ import smollm2
 import tasks
 from demo import answers
 from trl_opsd import OPSDConfig, OPSDTrainer
-from trl_opsd.privileged import teacher_prompt
+from trl_opsd.prompts.teacher_prompt import teacher_prompt
 
 
 ROOT = Path(__file__).parent.parent

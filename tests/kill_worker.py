@@ -23,7 +23,7 @@ from datasets import Dataset, IterableDataset
 import conftest  # sets the environment before torch
 import tiny
 from trl_opsd import OPSDConfig, OPSDTrainer
-from trl_opsd.restarts.checkpoints import MARKER, last_complete
+from trl_opsd.checkpoints.folders import MARKER, last_complete
 
 
 STEPS = 11  # of the optimizer

@@ -14,8 +14,8 @@ import torch
 from trl_opsd import OPSDConfig
 from trl_opsd.kernels import Head, Task, linear_divergence
 from trl_opsd.methods import Moment, Signals
-from trl_opsd.methods.frame.run import MethodRun
-from trl_opsd.term import divergence_spec
+from trl_opsd.methods.runtime import MethodRun
+from trl_opsd.trainer.objective import divergence_spec
 
 
 B, C, N, H, V = 4, 6, 9, 6, 11

@@ -19,7 +19,7 @@ import sharded_worker
 import worker
 from kill_worker import untimed
 from trl_opsd import OPSDTrainer
-from trl_opsd.teacher_weights import CopiedWeights
+from trl_opsd.teacher.weights import CopiedWeights
 
 
 # A generation batch lasts for four steps, and the checkpoint that is gone on from lies inside one

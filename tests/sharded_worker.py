@@ -23,7 +23,7 @@ from transformers import TrainerCallback
 
 import worker
 from trl_opsd import OPSDTrainer
-from trl_opsd.teacher_weights import CopiedWeights
+from trl_opsd.teacher.weights import CopiedWeights
 
 
 def sharded_layers(model: nn.Module, own_head: bool, **root: Any) -> nn.Module:

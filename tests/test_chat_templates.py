@@ -9,8 +9,8 @@ from accelerate import PartialState
 
 import chat_templates
 from trl_opsd import Rollout, Turn, View
-from trl_opsd.encoding import ViewEncoder
-from trl_opsd.tokenizing import PromptTokenizer
+from trl_opsd.prompts.tokenizer import PromptTokenizer
+from trl_opsd.prompts.view_encoder import ViewEncoder
 
 
 USER = {"role": "user", "content": "What is 3 + 4?"}

@@ -14,7 +14,7 @@ from transformers import Trainer
 from trl import GRPOConfig, GRPOTrainer
 
 from conftest import length_reward
-from trl_opsd.restarts.checkpoints import MARKER, is_complete, last_complete, rotate, to_resume, writing
+from trl_opsd.checkpoints.folders import MARKER, is_complete, last_complete, rotate, to_resume, writing
 
 
 def warnings(caplog):

@@ -27,7 +27,7 @@ from trl_opsd.privileged import (
     rollouts_of,
 )
 from trl_opsd.privileged.compose import row_key
-from trl_opsd.rollouts import Rollout
+from trl_opsd.rollouts.rollout import Rollout
 
 
 GROUPS = ["2", "3", "it is 2", "no"], ["1", "2", "3", "no way"]  # the second has no success

@@ -17,7 +17,7 @@ from trl.chat_template_utils import qwen3_chat_template
 import tiny
 from conftest import length_reward
 from trl_opsd import OPSDConfig, OPSDParser
-from trl_opsd.config_checks import CHOICES, DEPENDENT
+from trl_opsd.config.validation import CHOICES, DEPENDENT
 
 
 OWN = [item for item in fields(OPSDConfig) if item.name not in {inherited.name for inherited in fields(GRPOConfig)}]

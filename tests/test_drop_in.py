@@ -20,7 +20,7 @@ from conftest import length_reward
 from test_trainer_loss import batch_of
 from trl_opsd import OPSDConfig, OPSDTrainer, View
 from trl_opsd.privileged import rollouts_of
-from trl_opsd.teacher_weights import CopiedWeights
+from trl_opsd.teacher.weights import CopiedWeights
 
 
 DIVERGENCE = "self_distillation/divergence"

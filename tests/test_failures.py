@@ -18,8 +18,8 @@ from conftest import length_reward
 from launch import launch
 from test_drop_in import assert_same_run
 from trl_opsd import DatasetColumn, View
+from trl_opsd.checkpoints.folders import last_complete
 from trl_opsd.privileged import rollouts_of
-from trl_opsd.restarts.checkpoints import last_complete
 
 
 pytestmark = pytest.mark.slow

@@ -17,7 +17,7 @@ import tiny
 from conftest import length_reward
 from test_trainer_loss import batch_of, dense_logits
 from trl_opsd import OPSDConfig
-from trl_opsd.checks import check_student_lengths
+from trl_opsd.trainer.setup_checks import check_student_lengths
 
 
 # Continuous batching

@@ -27,7 +27,7 @@ from kernel_cases import (
     make,
     tiles_of,
 )
-from trl_opsd.kernels import Head, linear_divergence, passes
+from trl_opsd.kernels import Head, forward_pass, linear_divergence
 
 
 @every_spec
@@ -322,7 +322,7 @@ def test_checkpoint(name, use_reentrant):
 def test_no_grad(name, monkeypatch):
     case = make(seed=15)
     want, want_stats = case.run(SPECS[name])
-    monkeypatch.setattr(passes.Sums, "add", lambda *_: pytest.fail("a gradient that nobody asked for"))
+    monkeypatch.setattr(forward_pass.Sums, "add", lambda *_: pytest.fail("a gradient that nobody asked for"))
     with torch.no_grad():
         loss, stats = case.run(SPECS[name])
     assert loss.grad_fn is None and not loss.requires_grad

@@ -19,7 +19,7 @@ from test_hints import DONE, agent_model, agent_tokenizer, call, follow_scripts,
 from test_places import giving
 from test_trainer_loss import batch_of
 from trl_opsd import Rollout, View
-from trl_opsd.leaks import LEAK_PHRASES, Phrases, find_leaks, words
+from trl_opsd.monitoring.leaks import LEAK_PHRASES, Phrases, find_leaks, words
 from trl_opsd.rewards import leak_penalty, make_leak_penalty
 
 

@@ -12,8 +12,11 @@ from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Mistra
 
 import tiny
 from conftest import backbone_inputs, length_reward
-from trl_opsd import View, batches, prefix, teacher_batch
-from trl_opsd.prefix import can_share_prefix, hidden_after_prefix
+from trl_opsd import View
+from trl_opsd.batches import micro_batches as batches
+from trl_opsd.batches import teacher_batch
+from trl_opsd.model import shared_prefix as prefix
+from trl_opsd.model.shared_prefix import can_share_prefix, hidden_after_prefix
 from trl_opsd.privileged import rollouts_of
 
 
@@ -297,5 +300,5 @@ def test_answers_kept_over_iterations_change_no_result(make_trainer, monkeypatch
     sync = {"teacher_sync_steps": 2} if kind == "snapshot" else {}
     options = {"teacher_model_kind": kind, "num_iterations": 3, "max_steps": 5, "optim": "sgd", "learning_rate": 0.3}
     kept = trained(make_trainer(**options, **sync))
-    monkeypatch.setattr("trl_opsd.teacher.Teacher.version", None)
+    monkeypatch.setattr("trl_opsd.teacher.teacher.Teacher.version", None)
     check_equal(kept, trained(make_trainer(**options, **sync)))

@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from conftest import length_reward
 from trl_opsd import View
-from trl_opsd.monitor import SignalMonitor
+from trl_opsd.monitoring.alerts import SignalMonitor
 from trl_opsd.privileged import rollouts_of
 
 

@@ -16,7 +16,7 @@ from test_restarts import interrupted
 from test_trainer_loss import batch_of
 from trl_opsd import View
 from trl_opsd.privileged import rollouts_of
-from trl_opsd.views import PLACES
+from trl_opsd.rollouts.view import PLACES
 
 
 ODD = {

@@ -19,8 +19,8 @@ from huggingface_hub.utils import filter_repo_objects
 from test_places import long_answers, teacher_reads
 from test_privileged import contains, text_block, user
 from trl_opsd import OPSDConfig, View
-from trl_opsd.model_card import settings_section
 from trl_opsd.privileged import rollouts_of
+from trl_opsd.trainer.model_card import settings_section
 
 
 PLANTED = "XYZZY-4711"

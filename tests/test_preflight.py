@@ -23,7 +23,7 @@ from test_drop_in import tool_tokenizer as tool_tokenizer
 from trl_opsd import View, preflight
 from trl_opsd.diagnostics import ViewReport
 from trl_opsd.privileged import rollouts_of
-from trl_opsd.writing import Writer
+from trl_opsd.trainer.text_generator import Writer
 
 
 GREEDY = {"generation_kwargs": {"do_sample": False}}

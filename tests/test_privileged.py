@@ -15,7 +15,7 @@ from conftest import backbone_inputs, length_reward
 from test_trainer_loss import batch_of
 from trl_opsd import View
 from trl_opsd.privileged import rollouts_of
-from trl_opsd.privileged.prompts import teacher_prompt
+from trl_opsd.prompts.teacher_prompt import teacher_prompt
 
 
 BARE = "{privileged_context}"

@@ -24,8 +24,8 @@ import kill_worker
 from conftest import length_reward
 from launch import outcome
 from test_drop_in import assert_same_run, history
-from trl_opsd.monitor import SignalMonitor
-from trl_opsd.teacher_weights import CopiedWeights
+from trl_opsd.monitoring.alerts import SignalMonitor
+from trl_opsd.teacher.weights import CopiedWeights
 
 
 pytestmark = pytest.mark.slow

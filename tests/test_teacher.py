@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import tiny
 from conftest import length_reward
 from test_trainer_loss import batch_of
-from trl_opsd.teacher_weights import CopiedWeights, SameWeights
+from trl_opsd.teacher.weights import CopiedWeights, SameWeights
 
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])

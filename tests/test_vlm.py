@@ -15,10 +15,11 @@ from test_places import completions, giving, student_prompts, teacher_reads
 from test_restarts import BUFFERED, LORA, Leaves
 from test_trainer_loss import batch_of
 from trl_opsd import View, preflight
-from trl_opsd.images import MODALITIES, images_of
+from trl_opsd.batches.pixels import MODALITIES
 from trl_opsd.privileged import ImageView, rollouts_of, with_images, without_images
-from trl_opsd.rollouts import message_text
-from trl_opsd.writing import Writer
+from trl_opsd.rollouts.message_images import images_of
+from trl_opsd.rollouts.rollout import message_text
+from trl_opsd.trainer.text_generator import Writer
 
 
 every_kind = pytest.mark.parametrize("kind", tiny_vlm.KINDS)

@@ -2,13 +2,12 @@
 
 """On-policy self-distillation of language models, on top of TRL's GRPOTrainer."""
 
-from trl_opsd.config import OPSDConfig
+from trl_opsd.config import OPSDConfig, OPSDParser
 from trl_opsd.diagnostics import PreflightReport, preflight
-from trl_opsd.methods import Method, OPSDParser
+from trl_opsd.methods import Method
 from trl_opsd.privileged import DatasetColumn
-from trl_opsd.rollouts import Rollout, Turn
+from trl_opsd.rollouts import PrivilegedSource, Rollout, Turn, View
 from trl_opsd.trainer import OPSDTrainer
-from trl_opsd.views import PrivilegedSource, View
 
 
 __all__ = [

@@ -1,72 +1,12 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Rollouts that are sampled with the privileged context in view and trained under the bare prompt."""
+"""Former home of [`trl_opsd.privileged.guided`], kept for recipes of version 0.1; it goes in 0.3."""
 
-import json
-import random
-from dataclasses import dataclass, field
-from typing import Any
+import warnings
 
-from datasets import Dataset
-
-from trl_opsd.privileged.prompts import teacher_prompt
-from trl_opsd.rollouts import Messages
+from trl_opsd.privileged.guided import GuidedRollouts, guided_rollouts
 
 
-@dataclass
-class GuidedRollouts:
-    """
-    A `rollout_func` for contexts of a column: a share of the rollouts of a training batch is sampled from the teacher's
-    prompt, by the student's weights; evaluations are not guided (EDGE-OPD, huggingface.co/papers/2605.23493).
+__all__ = ["GuidedRollouts", "guided_rollouts"]
 
-    Place and template are those of `privileged_place` and `privileged_template`. Rows with one prompt share the context
-    of the first.
-
-    Args:
-        share (`float`): Probability of a rollout to be guided, if its row has a context.
-        seed (`int`): Of the draw.
-
-    Raises:
-        ValueError: When called, if the training data streams.
-    """
-
-    share: float = 0.5
-    seed: int = 0
-    _known: tuple[Any, dict[str, Any]] = field(default=(None, {}), init=False, repr=False)
-
-    def __call__(self, prompts: list[str | Messages], trainer: Any) -> dict[str, Any]:
-        bare = trainer._tokenize_prompts(prompts)[0]
-        if trainer.model.training:
-            contexts = self._contexts(trainer)
-            draw = random.Random(f"{self.seed} {trainer.state.global_step} {trainer.accelerator.process_index}")
-            prompts = [self._seen(prompt, contexts, draw, trainer.args) for prompt in prompts]
-        ids, images, fields = trainer._tokenize_prompts(prompts)
-        # Each prompt is its own: those of a group are guided or not
-        completions, logps = trainer._generate_single_turn(ids, images, fields, 1)
-        return {"prompt_ids": bare, "completion_ids": completions, "logprobs": logps}
-
-    def _seen(self, prompt: str | Messages, contexts: dict[str, Any], draw: random.Random, args: Any) -> str | Messages:
-        guided, context = draw.random() < self.share, contexts.get(_key(prompt))
-        if not guided or context is None:
-            return prompt
-        return teacher_prompt(prompt, context, args.privileged_template, args.privileged_place)
-
-    def _contexts(self, trainer: Any) -> dict[str, Any]:
-        """Contexts by prompt, of the data that the trainer has now."""
-        data, column = trainer.train_dataset, trainer.args.privileged_column
-        if not isinstance(data, Dataset):
-            raise ValueError(
-                "Guided rollouts look a prompt's context up in `train_dataset`, which must be a `Dataset` for that, "
-                f"got {type(data).__name__}. Load the data without streaming."
-            )
-        if self._known[0] is not data:
-            rows = zip(data["prompt"], data[column], strict=True)
-            self._known = data, {_key(prompt): context for prompt, context in reversed(list(rows))}
-        return self._known[1]
-
-
-def _key(prompt: str | Messages) -> str:
-    return json.dumps(prompt, sort_keys=True, default=repr)
-
-
-guided_rollouts = GuidedRollouts()
+warnings.warn("`trl_opsd.guided` is now `trl_opsd.privileged.guided`.", FutureWarning, stacklevel=2)

@@ -21,7 +21,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import opsd
-from trl_opsd.rollouts import Rollout
+from trl_opsd.rollouts.rollout import Rollout
 
 
 def counts(rollouts: list[Rollout]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from sizing.setup import Setup
 from sizing.shapes import SHAPES, Shape
 from trl_opsd.engines.shards import Whole
 from trl_opsd.kernels import fused_linear_divergence
-from trl_opsd.teacher_weights import CopiedWeights
+from trl_opsd.teacher.weights import CopiedWeights
 
 
 # Of three families: with normalised queries, with biases, with a head of its own; hidden and MLP in different ratios

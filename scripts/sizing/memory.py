@@ -19,7 +19,7 @@ GENERATE, TEACHER, FORWARD, HEAD, BACKWARD, STEP = PHASES
 
 # Of trl_opsd.kernels.chunks: bytes of a chunk's logits, most tokens of it, entries of a tile
 CHUNKS = {"cpu": (320 * 2**20, 256, 2**18), "cuda": (2**30, 4096, 2**23)}
-VIEWS_OF_A_FORWARD = 4  # of trl_opsd.teacher_batch
+VIEWS_OF_A_FORWARD = 4  # of trl_opsd.batches.teacher_batch
 # DeepSpeed's defaults, in numbers of parameters
 REDUCE_BUCKET, LIVE_PARAMETERS, SUB_GROUP = 500_000_000, 1_000_000_000, 1_000_000_000
 VLLM_OVERHEAD = 3e9  # assumed: CUDA graphs and activations of vLLM

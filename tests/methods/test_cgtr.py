@@ -11,7 +11,7 @@ import torch
 from conftest import length_reward
 from method_cases import check_loss
 from trl_opsd.methods import Seen, method_of
-from trl_opsd.methods.frame.run import STATE_FILE
+from trl_opsd.methods.runtime import STATE_FILE
 
 
 METHOD = method_of("cgtr")

@@ -7,7 +7,7 @@ import torch
 from method_cases import check_loss
 from test_places import teacher_reads
 from test_trainer_loss import batch_of
-from trl_opsd.methods.crisp import INSTRUCTION
+from trl_opsd.methods.papers.crisp import INSTRUCTION
 
 
 def reverse(log_p, log_qs, labels):

@@ -8,7 +8,7 @@ import torch
 from method_cases import check_loss
 from test_places import teacher_reads
 from test_trainer_loss import batch_of
-from trl_opsd.guided import GuidedRollouts
+from trl_opsd.privileged.guided import GuidedRollouts
 
 
 def masked(evidence):

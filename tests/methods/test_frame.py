@@ -16,7 +16,7 @@ import yaml
 import tiny
 from trl_opsd import Method, OPSDConfig, OPSDParser
 from trl_opsd.methods import method_names, method_of
-from trl_opsd.model_card import paper_of
+from trl_opsd.trainer.model_card import paper_of
 
 
 ROOT = Path(__file__).parent.parent.parent
@@ -38,15 +38,15 @@ def defaults_of(config):
 @every_method
 def test_the_file(name):
     """Short, and with a docstring that the docs are made of."""
-    path = ROOT / "trl_opsd" / "methods" / f"{name}.py"
+    path = ROOT / "trl_opsd" / "methods" / "papers" / f"{name}.py"
     assert len(path.read_text().splitlines()) <= 60
-    doc, method = importlib.import_module(f"trl_opsd.methods.{name}").__doc__, method_of(name)
+    doc, method = importlib.import_module(f"trl_opsd.methods.papers.{name}").__doc__, method_of(name)
     assert "**Changed**" in doc and "**Fails**" in doc and "\n    " in doc, "a formula is indented"
     assert all(f"`{option}`" in doc for option in method.options), "each option is described"
     assert method.needs and method.title and method.paper
-    for other in ("trainer", "sampling", "recording", "term", "forward", "collecting"):
-        text = (ROOT / "trl_opsd" / f"{other}.py").read_text().replace('_tag_names = ["trl", "opsd"]', "")
-        assert not re.search(rf"""["']{name}["']""", text), f"{other}.py names a method"
+    for path in [*(ROOT / "trl_opsd" / "trainer").glob("*.py"), ROOT / "trl_opsd" / "model" / "forward.py"]:
+        text = path.read_text().replace('_tag_names = ["trl", "opsd"]', "")
+        assert not re.search(rf"""["']{name}["']""", text), f"{path.name} names a method"
 
 
 @every_method

@@ -11,8 +11,8 @@ from method_cases import CLOSE, check_loss, random
 from scripted import right, sums, writing
 from trl_opsd import OPSDConfig
 from trl_opsd.kernels import Head, Task, linear_divergence
-from trl_opsd.methods.frame.run import MethodRun
-from trl_opsd.term import divergence_spec
+from trl_opsd.methods.runtime import MethodRun
+from trl_opsd.trainer.objective import divergence_spec
 
 
 def jsd_with_tail(log_p, log_q, k, alpha=0.5):

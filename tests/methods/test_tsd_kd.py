@@ -12,9 +12,9 @@ from method_cases import CLOSE, N, check_loss, random
 from trl_opsd import OPSDConfig
 from trl_opsd.kernels import Head, Task, linear_divergence
 from trl_opsd.losses.agreement import quantile, spent_before
-from trl_opsd.losses.beside import entropy, plackett_luce
-from trl_opsd.methods.frame.run import MethodRun
-from trl_opsd.term import divergence_spec
+from trl_opsd.losses.auxiliary_losses import entropy, plackett_luce
+from trl_opsd.methods.runtime import MethodRun
+from trl_opsd.trainer.objective import divergence_spec
 
 
 def entropy_of(log_p):

@@ -13,7 +13,7 @@ from method_batches import MIXED, WRONG, scripted_trainer
 from method_cases import CLOSE, H, N, check_loss, random
 from trl_opsd.losses.agreement import agreement, mean_one, sequence_agreement, token_agreement
 from trl_opsd.losses.matching import feature_matching
-from trl_opsd.methods.frame.run import MethodRun
+from trl_opsd.methods.runtime import MethodRun
 
 
 VIEWS = ["privileged", "context-1", "context-2", "wrong"]

@@ -18,17 +18,17 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
-from trl_opsd.checks import check_datasets
-from trl_opsd.collecting import ViewCollector
 from trl_opsd.diagnostics.preflight_report import PreflightReport, ViewReport
 from trl_opsd.diagnostics.scoring import Score, Scorer
 from trl_opsd.diagnostics.untouched import untouched
-from trl_opsd.metrics import PREFIX
-from trl_opsd.views import PrivilegedSource
+from trl_opsd.monitoring.names import PREFIX
+from trl_opsd.rollouts.view import PrivilegedSource
+from trl_opsd.trainer.setup_checks import check_datasets
+from trl_opsd.trainer.view_collector import ViewCollector
 
 
 if TYPE_CHECKING:
-    from trl_opsd.trainer import OPSDTrainer
+    from trl_opsd.trainer.opsd_trainer import OPSDTrainer
 
 OWN = "own"  # name of the trainer's source in the report
 
@@ -76,7 +76,7 @@ def preflight(
 def _check(
     trainer: "OPSDTrainer", rows: int, sources: Mapping[str, PrivilegedSource], temperature: float | None
 ) -> None:
-    if not trainer._distills:
+    if trainer._is_plain_grpo:
         raise ValueError("`preflight` compares teacher and student; this trainer has no teacher (see its `args`).")
     if trainer.accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
         raise ValueError(

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import gather_object
 
-from trl_opsd.encoding import EncodedView
-from trl_opsd.images import Pixels, images_of
-from trl_opsd.restarts import RestartableTrainer, raised_everywhere
-from trl_opsd.rollouts import Messages, Rollout, total_reward
-from trl_opsd.writing import Writer
+from trl_opsd.batches.encoded_view import EncodedView
+from trl_opsd.batches.pixels import Pixels
+from trl_opsd.checkpoints.trainer import CrashSafeGRPOTrainer
+from trl_opsd.engines.distributed import raised_everywhere
+from trl_opsd.rollouts.message_images import images_of
+from trl_opsd.rollouts.rollout import Messages, Rollout, total_reward
+from trl_opsd.trainer.text_generator import Writer
 
 
 if TYPE_CHECKING:
-    from trl_opsd.trainer import OPSDTrainer
+    from trl_opsd.trainer.opsd_trainer import OPSDTrainer
 
 Score = Callable[[list[str] | list[Messages], list[dict[str, Any]]], list[float]]
 
@@ -58,7 +60,7 @@ class Scorer:
         if self.score is None:
             prompts = [rollout.prompt for rollout in rollouts]
             # Of the parent: OPSD's own would take these for rollouts of the student
-            rewards = RestartableTrainer._calculate_rewards(trainer, rows, prompts, completions, completion_ids)
+            rewards = CrashSafeGRPOTrainer._calculate_rewards(trainer, rows, prompts, completions, completion_ids)
             trainer._pending_extra_logs.clear()  # the next batch of the student would take them for its own
             trainer._pending_metrics.clear()
             first = self.accelerator.process_index * len(rows)
@@ -118,7 +120,7 @@ class Scorer:
             rollouts (`list[Rollout]`): Whose rows and environments.
             prompt_ids (`list[list[int]]`): What is read.
             pixels (`list[dict[str, torch.Tensor]]`): What is seen, nothing for a model that does not see.
-            weights (`str`): Who writes, see [`~trl_opsd.writing.Writer`].
+            weights (`str`): Who writes, see [`~trl_opsd.trainer.text_generator.Writer`].
             begun (`list[list[int]]`, *optional*): What of each completion is there already.
         """
         trainer = self.trainer

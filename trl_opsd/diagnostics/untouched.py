@@ -13,7 +13,7 @@ import torch
 
 
 if TYPE_CHECKING:
-    from trl_opsd.trainer import OPSDTrainer
+    from trl_opsd.trainer.opsd_trainer import OPSDTrainer
 
 _FILLED_IN_PLACE = ("_metrics", "_logs", "_pending_extra_logs", "_pending_metrics")
 _OF_METHODS = ("state", "losses", "rollouts", "logged")  # what a schedule follows

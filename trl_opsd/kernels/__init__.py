@@ -2,12 +2,12 @@
 
 """Fused losses on hidden states. They know only torch and `trl_opsd.losses`."""
 
+from trl_opsd.kernels.forward_pass import TOKEN_STATS
 from trl_opsd.kernels.fused import DivergenceStats, fused_linear_divergence
 from trl_opsd.kernels.head import Head
+from trl_opsd.kernels.inputs import Task
 from trl_opsd.kernels.linear_divergence import linear_divergence
-from trl_opsd.kernels.passes import TOKEN_STATS
 from trl_opsd.kernels.policy import PolicyTerm, label_scores
-from trl_opsd.kernels.task import Task
 
 
 __all__ = [

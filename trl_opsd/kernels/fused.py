@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from trl_opsd.kernels.head import Head
+from trl_opsd.kernels.inputs import Task
 from trl_opsd.kernels.linear_divergence import linear_divergence
-from trl_opsd.kernels.task import Task
 from trl_opsd.losses import KINDS, TARGETS, DivergenceSpec
 
 

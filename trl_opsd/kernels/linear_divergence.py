@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from trl_opsd.kernels.passes import STUDENT_STATS, VIEW_STATS, Pass
-from trl_opsd.kernels.sums import Sums
-from trl_opsd.kernels.task import Task
+from trl_opsd.kernels.forward_pass import STUDENT_STATS, VIEW_STATS, Pass
+from trl_opsd.kernels.grad_accumulator import Sums
+from trl_opsd.kernels.inputs import Task
 
 
 STATS = VIEW_STATS + STUDENT_STATS

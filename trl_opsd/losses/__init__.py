@@ -12,11 +12,11 @@ from trl_opsd.losses.divergences import (
     reverse_kl,
     skew_kl,
 )
+from trl_opsd.losses.method_types import Extra, Tile, TokenStats, Weigh
 from trl_opsd.losses.reductions import distillation_mask, places, token_weights, view_shares
 from trl_opsd.losses.targets import TARGETS, Target, one_target
 from trl_opsd.losses.token_loss import TokenLoss, token_loss
 from trl_opsd.losses.token_signals import contrast, keep_sign, log_mean, mean_over, top_share
-from trl_opsd.losses.weighing import Extra, Tile, TokenStats, Weigh
 
 
 __all__ = [

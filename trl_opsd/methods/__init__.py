@@ -2,9 +2,8 @@
 
 """Published methods, one file each. `python -m trl_opsd.methods` lists them; docs/own_method.md says how to add one."""
 
-from trl_opsd.methods.frame.base import Method, Moment, Seen, Signals
-from trl_opsd.methods.frame.defaults import OPSDParser
-from trl_opsd.methods.frame.registry import method_names, method_of
+from trl_opsd.methods.base import Method, Moment, Seen, Signals
+from trl_opsd.methods.registry import method_names, method_of
 
 
-__all__ = ["Method", "Moment", "OPSDParser", "Seen", "Signals", "method_names", "method_of"]
+__all__ = ["Method", "Moment", "Seen", "Signals", "method_names", "method_of"]

@@ -14,8 +14,8 @@ from accelerate.logging import get_logger
 
 from trl_opsd.privileged.base import source_name
 from trl_opsd.privileged.checks import check_view
-from trl_opsd.rollouts import Group, Rollout
-from trl_opsd.views import PrivilegedSource, View, Views
+from trl_opsd.rollouts.rollout import Group, Rollout
+from trl_opsd.rollouts.view import PrivilegedSource, View, Views
 
 
 logger = get_logger(__name__)

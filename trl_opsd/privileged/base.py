@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-from trl_opsd.rollouts import Messages, Rollout
-from trl_opsd.views import PLACEHOLDER, PLACES, PLACES_WITHOUT_POSITION, READERS, View
+from trl_opsd.rollouts.rollout import Messages, Rollout
+from trl_opsd.rollouts.view import PLACEHOLDER, PLACES, PLACES_WITHOUT_POSITION, READERS, View
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Run:
     Args:
         tokenizer (`PreTrainedTokenizerBase`): The model's.
         train_dataset (`Dataset` or `IterableDataset`): Rows of the run.
-        write (`Callable[..., list[str]]`): Lets the model write: see [`~trl_opsd.writing.Writer`].
+        write (`Callable[..., list[str]]`): Lets the model write: see [`~trl_opsd.trainer.text_generator.Writer`].
         process_index, num_processes (`int`): This process among all.
         gather (`Callable[[list], list]`): A list's items of all processes. A collective: every process calls it.
     """

@@ -5,8 +5,8 @@
 from trl_opsd.privileged.asking import call
 from trl_opsd.privileged.base import source_name
 from trl_opsd.privileged.compose import Composite
-from trl_opsd.rollouts import Group, Messages, Rollout
-from trl_opsd.views import PROMPT_PLACES, PrivilegedSource, View, Views
+from trl_opsd.rollouts.rollout import Group, Messages, Rollout
+from trl_opsd.rollouts.view import PROMPT_PLACES, PrivilegedSource, View, Views
 
 
 class WithBaselines(Composite):

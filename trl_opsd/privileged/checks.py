@@ -8,10 +8,10 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 
-from trl_opsd.images import images_of
-from trl_opsd.literal import strings
-from trl_opsd.rollouts import Rollout, message_text
-from trl_opsd.views import PLACEHOLDER, PLACES, PROMPT_PLACES, READERS, View
+from trl_opsd.prompts.control_tokens import strings
+from trl_opsd.rollouts.message_images import images_of
+from trl_opsd.rollouts.rollout import Rollout, message_text
+from trl_opsd.rollouts.view import PLACEHOLDER, PLACES, PROMPT_PLACES, READERS, View
 
 
 def check_context(context: Any, where: str) -> None:

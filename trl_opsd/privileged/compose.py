@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from trl_opsd.images import image_content
 from trl_opsd.privileged.asking import call, call_all, rollouts_of
 from trl_opsd.privileged.base import Run, set_up, together
 from trl_opsd.privileged.conditions import Condition
-from trl_opsd.rollouts import Group, Rollout
-from trl_opsd.views import PrivilegedSource, View, Views
+from trl_opsd.rollouts.message_images import image_content
+from trl_opsd.rollouts.rollout import Group, Rollout
+from trl_opsd.rollouts.view import PrivilegedSource, View, Views
 
 
 def wanting(groups: list[Group], wanted: Callable[[Rollout, Group], bool]) -> list[Group]:

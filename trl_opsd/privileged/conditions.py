@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from trl_opsd.privileged.base import chance, check_scored
 from trl_opsd.privileged.votes import NUMBER, answer_reader, majority
-from trl_opsd.rollouts import Group, Rollout
+from trl_opsd.rollouts.rollout import Group, Rollout
 
 
 Condition = Callable[[Rollout, Group], bool]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from trl_opsd.rollouts import Rollout
+from trl_opsd.rollouts.rollout import Rollout
 
 
 _BROKEN = "\ufffd"  # what decoders put for bytes that make no character, or none yet

@@ -26,7 +26,7 @@ from trl_opsd.privileged.sources.retrieval import Retrieval
 from trl_opsd.privileged.sources.sibling import SiblingSuccess
 from trl_opsd.privileged.sources.skills import Skills
 from trl_opsd.privileged.sources.written import Written
-from trl_opsd.views import PrivilegedSource
+from trl_opsd.rollouts.view import PrivilegedSource
 
 
 SOURCES: dict[str, Callable[..., PrivilegedSource]] = {

@@ -8,7 +8,7 @@ from datasets import Dataset, IterableDataset
 
 from trl_opsd.privileged.base import source_name
 from trl_opsd.privileged.checks import check_column
-from trl_opsd.rollouts import Messages, Rollout, message_text
+from trl_opsd.rollouts.rollout import Messages, Rollout, message_text
 
 
 def prompt_text(prompt: str | Messages) -> str:

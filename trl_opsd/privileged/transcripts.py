@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from trl_opsd.rollouts import Rollout, Turn, message_text
+from trl_opsd.rollouts.rollout import Rollout, Turn, message_text
 
 
 # A block that is still open belongs to it up to the end: nothing after it was meant as the answer

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from trl_opsd.privileged.authors.answer_cache import AnswerCache
 from trl_opsd.privileged.authors.posting import PassingError, post_json
-from trl_opsd.rollouts import Messages
+from trl_opsd.rollouts.rollout import Messages
 
 
 logger = logging.getLogger(__name__)

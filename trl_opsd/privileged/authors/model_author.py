@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl.trainer.utils import pad
 
-from trl_opsd.rollouts import Messages
+from trl_opsd.rollouts.rollout import Messages
 
 
 @dataclass

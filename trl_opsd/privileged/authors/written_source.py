@@ -17,7 +17,7 @@ from trl_opsd.privileged.base import Run, TextSource, imported, set_up, source_n
 from trl_opsd.privileged.checks import check_encodable, excerpt
 from trl_opsd.privileged.locate import decoded
 from trl_opsd.privileged.transcripts import without_thinking
-from trl_opsd.rollouts import Messages, Rollout, message_text
+from trl_opsd.rollouts.rollout import Messages, Rollout, message_text
 
 
 Function = Callable[[list[str | Messages], list[Rollout]], list[str]]

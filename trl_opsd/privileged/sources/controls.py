@@ -14,8 +14,8 @@ from trl_opsd.privileged.base import Run, TextSource, chance, check_scored
 from trl_opsd.privileged.checks import check_column, column_of
 from trl_opsd.privileged.rows import OtherRows, row_text
 from trl_opsd.privileged.transcripts import shown
-from trl_opsd.rollouts import Group, Rollout
-from trl_opsd.views import PLACEHOLDER, View, Views
+from trl_opsd.rollouts.rollout import Group, Rollout
+from trl_opsd.rollouts.view import PLACEHOLDER, View, Views
 
 
 @dataclass

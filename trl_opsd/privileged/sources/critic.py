@@ -10,8 +10,8 @@ from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.authors.written_source import WrittenSource, tagged, task_text, transcript
 from trl_opsd.privileged.checks import check_column, column_of
 from trl_opsd.privileged.locate import find_quote
-from trl_opsd.rollouts import Group, Messages, Rollout
-from trl_opsd.views import Views
+from trl_opsd.rollouts.rollout import Group, Messages, Rollout
+from trl_opsd.rollouts.view import Views
 
 
 TAGS = ("Kept", "Corrected")

@@ -7,8 +7,8 @@ from typing import Any
 
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.base import TextSource
-from trl_opsd.rollouts import Group, Rollout, message_text
-from trl_opsd.views import View, Views
+from trl_opsd.rollouts.rollout import Group, Rollout, message_text
+from trl_opsd.rollouts.view import View, Views
 
 
 WHAT = ("last_result", "errors", "state")

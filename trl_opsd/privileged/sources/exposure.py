@@ -11,8 +11,8 @@ from datasets import Dataset, IterableDataset
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.base import TextSource, chance
 from trl_opsd.privileged.checks import check_column, column_of
-from trl_opsd.rollouts import Group, Rollout
-from trl_opsd.views import View, Views
+from trl_opsd.rollouts.rollout import Group, Rollout
+from trl_opsd.rollouts.view import View, Views
 
 
 @dataclass

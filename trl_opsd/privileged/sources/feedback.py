@@ -6,8 +6,8 @@ from dataclasses import KW_ONLY, dataclass
 
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.base import TextSource, check_scored
-from trl_opsd.rollouts import Group, Rollout
-from trl_opsd.views import View, Views
+from trl_opsd.rollouts.rollout import Group, Rollout
+from trl_opsd.rollouts.view import View, Views
 
 
 @dataclass

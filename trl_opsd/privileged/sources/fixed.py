@@ -8,8 +8,8 @@ from pathlib import Path
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.base import TextSource, chance
 from trl_opsd.privileged.checks import check_context
-from trl_opsd.rollouts import Group, Messages
-from trl_opsd.views import Views
+from trl_opsd.rollouts.rollout import Group, Messages
+from trl_opsd.rollouts.view import Views
 
 
 @dataclass

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.base import Run, TextSource, imported
 from trl_opsd.privileged.locate import decoded, token_span
-from trl_opsd.rollouts import Group, Rollout, Turn, message_text
-from trl_opsd.views import View, Views
+from trl_opsd.rollouts.rollout import Group, Rollout, Turn, message_text
+from trl_opsd.rollouts.view import View, Views
 
 
 Locator = Callable[[Rollout], list[tuple[int, str]]]

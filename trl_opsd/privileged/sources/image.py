@@ -7,13 +7,13 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 
-from trl_opsd.images import decoded, images_of
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.base import TextSource
 from trl_opsd.privileged.checks import check_context
-from trl_opsd.privileged.prompts import teacher_prompt
-from trl_opsd.rollouts import Group, Messages, Rollout
-from trl_opsd.views import PROMPT_PLACES, View, Views
+from trl_opsd.prompts.teacher_prompt import teacher_prompt
+from trl_opsd.rollouts.message_images import decoded, images_of
+from trl_opsd.rollouts.rollout import Group, Messages, Rollout
+from trl_opsd.rollouts.view import PROMPT_PLACES, View, Views
 
 
 def without_images(prompt: Messages) -> Messages:

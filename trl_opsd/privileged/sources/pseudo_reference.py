@@ -8,8 +8,8 @@ from dataclasses import KW_ONLY, dataclass
 from trl_opsd.privileged.base import TextSource
 from trl_opsd.privileged.transcripts import shown
 from trl_opsd.privileged.votes import NUMBER, answer_reader, majority
-from trl_opsd.rollouts import Group, Rollout
-from trl_opsd.views import View, Views
+from trl_opsd.rollouts.rollout import Group, Rollout
+from trl_opsd.rollouts.view import View, Views
 
 
 SHOW = ("answer", "shortest", "longest_other")

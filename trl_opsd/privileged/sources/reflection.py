@@ -12,8 +12,8 @@ from trl_opsd.privileged.base import check_scored
 from trl_opsd.privileged.checks import check_column, column_of
 from trl_opsd.privileged.conditions import has_reward
 from trl_opsd.privileged.locate import locate
-from trl_opsd.rollouts import Group, Messages, Rollout
-from trl_opsd.views import View, Views
+from trl_opsd.rollouts.rollout import Group, Messages, Rollout
+from trl_opsd.rollouts.view import View, Views
 
 
 TAGS = ("Quote", "Explanation")

@@ -13,8 +13,8 @@ from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.base import Run, TextSource, imported
 from trl_opsd.privileged.checks import check_column
 from trl_opsd.privileged.rows import OtherRows, row_text
-from trl_opsd.rollouts import Group, Rollout
-from trl_opsd.views import View, Views
+from trl_opsd.rollouts.rollout import Group, Rollout
+from trl_opsd.rollouts.view import View, Views
 
 
 Embed = Callable[[list[str]], "np.ndarray"]

@@ -7,8 +7,8 @@ from dataclasses import KW_ONLY, dataclass
 
 from trl_opsd.privileged.base import TextSource, chance, check_scored
 from trl_opsd.privileged.transcripts import shown
-from trl_opsd.rollouts import Group, Rollout
-from trl_opsd.views import View, Views
+from trl_opsd.rollouts.rollout import Group, Rollout
+from trl_opsd.rollouts.view import View, Views
 
 
 # From the successes of a group to the key that the chosen one has the least of

@@ -14,8 +14,8 @@ from trl_opsd.privileged.authors.written_source import WrittenSource, tagged, ta
 from trl_opsd.privileged.base import imported
 from trl_opsd.privileged.checks import check_column, column_of
 from trl_opsd.privileged.sources.skill_store import Skill, SkillStore
-from trl_opsd.rollouts import Group, Messages, Rollout
-from trl_opsd.views import View, Views
+from trl_opsd.rollouts.rollout import Group, Messages, Rollout
+from trl_opsd.rollouts.view import View, Views
 
 
 TAGS = ("Success", "Mistakes", "Workflow")

@@ -12,8 +12,8 @@ from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.authors.endpoint import EndpointAuthor
 from trl_opsd.privileged.authors.written_source import Author, WrittenSource, task_text
 from trl_opsd.privileged.checks import check_column, check_context, column_of
-from trl_opsd.rollouts import Group, Rollout
-from trl_opsd.views import PLACEHOLDER, Views
+from trl_opsd.rollouts.rollout import Group, Rollout
+from trl_opsd.rollouts.view import PLACEHOLDER, Views
 
 
 TASK = "{task}"

@@ -1,0 +1,231 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""What is refused when an [`OPSDConfig`] is built."""
+
+import math
+from typing import Any
+
+from transformers.trainer_utils import HubStrategy
+
+from trl_opsd.losses import TARGETS
+from trl_opsd.methods.registry import method_of, options_of
+from trl_opsd.monitoring.leaks import Phrases
+from trl_opsd.privileged.named import build_source
+from trl_opsd.rollouts.view import PLACEHOLDER, PLACES_WITHOUT_POSITION
+
+
+CHOICES = {
+    "distillation_mode": ("full_logits", "topk_logits", "sampled_token"),
+    "distillation_topk_source": ("student", "teacher", "union"),
+    "distillation_entry_clip_mode": ("signed", "non_negative"),
+    "distillation_token_clip_mode": ("hard", "scale"),
+    "distillation_reduction": ("token_mean", "sequence_mean", "joint_token_mean"),
+    "distillation_target": (None, *TARGETS),
+    "teacher_model_kind": ("base", "live", "ema", "snapshot", "checkpoint"),
+    "teacher_overlong": ("error", "drop_view", "shorten"),
+    "teacher_generation_prompt": ("student", "own"),
+    "privileged_place": PLACES_WITHOUT_POSITION,
+    "privileged_on_error": ("error", "skip"),
+}
+
+# Options that only one other setting reads: (option, default, option that must have one of the values, values).
+# Setting them elsewhere would silently do nothing, so it is refused.
+DEPENDENT = (
+    ("distillation_topk", None, "distillation_mode", ("topk_logits",)),
+    ("distillation_topk_source", "student", "distillation_mode", ("topk_logits",)),
+    ("distillation_add_tail", False, "distillation_mode", ("topk_logits",)),
+    ("distillation_stop_gradient", False, "distillation_mode", ("topk_logits",)),
+    ("distillation_target", None, "distillation_mode", ("full_logits", "topk_logits")),
+    ("distillation_entry_clip", None, "distillation_mode", ("full_logits", "topk_logits")),
+    ("distillation_token_clip", None, "distillation_mode", ("full_logits", "topk_logits")),
+    ("distillation_temperature", None, "distillation_mode", ("full_logits", "topk_logits")),
+    ("distillation_is_clip", None, "distillation_mode", ("full_logits", "topk_logits")),
+    ("distillation_reduction", "token_mean", "distillation_mode", ("full_logits", "topk_logits")),
+    ("distillation_chunk_size", None, "distillation_mode", ("full_logits", "topk_logits")),
+    ("teacher_update_rate", 0.05, "teacher_model_kind", ("ema",)),
+    ("teacher_sync_steps", 1, "teacher_model_kind", ("ema", "snapshot")),
+    ("teacher_model_name_or_path", None, "teacher_model_kind", ("checkpoint",)),
+    ("teacher_model_init_kwargs", None, "teacher_model_kind", ("checkpoint",)),
+)
+
+COLUMN_OPTIONS = (
+    ("privileged_column", "privileged_context"),
+    ("privileged_template", PLACEHOLDER),
+    ("privileged_place", "after_user"),
+)
+
+
+# What a method adds to a divergence over the vocabulary
+VOCABULARY_PARTS = ("target", "weigh", "extra", "hidden")
+
+
+def check_method(config: Any) -> None:
+    """Refuse a method that the other options leave without its place."""
+    if config.method is None:
+        if config.method_options:
+            raise ValueError("`method_options` belong to a `method`: name one, or leave them out.")
+        return
+    method = method_of(config.method)
+    options_of(method, config.method, config.method_options)
+    sampled = config.distillation_mode == "sampled_token"
+    if method.advantages is not None and not sampled:
+        raise ValueError(
+            f"The method {config.method!r} makes advantages of the tokens, for which `distillation_mode` must be "
+            f"'sampled_token', not {config.distillation_mode!r}."
+        )
+    parts = [name for name in VOCABULARY_PARTS if getattr(method, name) is not None]
+    if parts and sampled:
+        raise ValueError(
+            f"The method {config.method!r} changes a divergence over the vocabulary ({', '.join(parts)}), for which "
+            "`distillation_mode` must be 'full_logits' or 'topk_logits', not 'sampled_token'."
+        )
+    if method.target is not None and config.distillation_target is not None:
+        raise ValueError(f"The method {config.method!r} has its own target: leave `distillation_target` out.")
+    if method.refresh is not None and config.teacher_model_kind != "snapshot":
+        raise ValueError(
+            f"The method {config.method!r} says when a snapshot is renewed: `teacher_model_kind` must be 'snapshot', "
+            f"not {config.teacher_model_kind!r}."
+        )
+
+
+def check_policy_weight(config: Any, policy_weight: float) -> None:
+    """
+    Check the options that depend on the resolved weight of the policy term.
+
+    Args:
+        config ([`OPSDConfig`]): All options.
+        policy_weight (`float`):
+            `policy_weight`, or what `None` stands for once it is known whether there is a reward.
+    """
+    if policy_weight == 0 and config.method is not None and method_of(config.method).needs_reward:
+        raise ValueError(
+            f"The method {config.method!r} learns from rewards: pass `reward_funcs`, and leave `policy_weight` above 0."
+        )
+    if policy_weight == 0 and config.distillation_weight == 0:
+        raise ValueError(
+            "`policy_weight` and `distillation_weight` are both 0 (`policy_weight=None` counts as 0 without reward "
+            "functions), so there is nothing to train. Pass `reward_funcs` or set one of the two weights."
+        )
+    if policy_weight != 0 and config.num_generations < 2:
+        raise ValueError(
+            f"`num_generations={config.num_generations}` can't be combined with the policy term: GRPO compares the "
+            "completions of one prompt. Set `num_generations` to at least 2, or `policy_weight=0.0` for pure "
+            "self-distillation."
+        )
+    if policy_weight == 0 and config.distillation_mode != "sampled_token":
+        for name in ("beta", "entropy_coef"):
+            if getattr(config, name) != 0.0:
+                raise ValueError(
+                    f"`{name}={getattr(config, name)}` belongs to the policy term, which is off (`policy_weight` is "
+                    f"0), so it would do nothing. Set `{name}=0.0`, or `policy_weight` above 0 with a reward."
+                )
+
+
+def check_values(config: Any) -> None:
+    for name, choices in CHOICES.items():
+        if getattr(config, name) not in choices:
+            raise ValueError(f"`{name}` must be one of {list(choices)}, got {getattr(config, name)!r}.")
+    at_least_zero = ("policy_weight", "distillation_weight", "num_loss_tokens_to_skip", "leak_ngram_size")
+    counts = ("distillation_topk", "distillation_chunk_size", "teacher_sync_steps", "teacher_max_length")
+    above_zero = (
+        "distillation_entry_clip",
+        "distillation_token_clip",
+        "distillation_is_clip",
+        "distillation_temperature",
+        "privileged_timeout",
+        *counts,
+    )
+    for name in at_least_zero + above_zero:
+        value = getattr(config, name)
+        if value is None:
+            continue
+        low = 0 if name in at_least_zero else math.ulp(0.0)
+        if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= low):
+            bound = "at least 0" if name in at_least_zero else "above 0"
+            raise ValueError(f"`{name}` must be a finite number {bound}, got {value!r}.")
+    for name in (*counts, "num_loss_tokens_to_skip", "leak_ngram_size"):
+        value = getattr(config, name)
+        if value is not None and value != int(value):
+            raise ValueError(f"`{name}` counts things, so it must be a whole number, got {value!r}.")
+    for name in ("distillation_alpha", "teacher_update_rate"):
+        if not 0.0 <= getattr(config, name) <= 1.0:
+            raise ValueError(f"`{name}` must lie between 0 and 1, got {getattr(config, name)!r}.")
+    if config.teacher_update_rate == 0.0:
+        raise ValueError("`teacher_update_rate=0` never moves the teacher. Use `teacher_model_kind='base'` for that.")
+    if config.leak_phrases is not None:
+        if not isinstance(config.leak_phrases, list):
+            raise ValueError(f"`leak_phrases` must be a list of texts, got {config.leak_phrases!r}.")
+        try:
+            Phrases(config.leak_phrases)
+        except ValueError as error:
+            raise ValueError(f"`leak_phrases`: {error} Leave it out.") from None
+    if PLACEHOLDER not in config.privileged_template:
+        raise ValueError(
+            f"`privileged_template` must contain the placeholder {PLACEHOLDER}, or the teacher would never see the "
+            f"privileged context; got {config.privileged_template!r}."
+        )
+
+
+def check_combinations(config: Any) -> None:
+    for name, default, owner, values in DEPENDENT:
+        if getattr(config, name) != default and getattr(config, owner) not in values:
+            expected = " or ".join(f"`{owner}={value!r}`" for value in values)
+            raise ValueError(
+                f"`{name}={getattr(config, name)!r}` is only read with {expected}, but `{owner}` is "
+                f"{getattr(config, owner)!r}. Set `{owner}` to that, or leave `{name}` out."
+            )
+    if config.distillation_mode == "topk_logits" and config.distillation_topk is None:
+        raise ValueError("`distillation_mode='topk_logits'` needs `distillation_topk`, the size of the set.")
+    refreshed = config.method is not None and method_of(config.method).refresh is not None
+    if config.teacher_model_kind == "snapshot" and config.teacher_sync_steps == 1 and not refreshed:
+        raise ValueError(
+            "`teacher_model_kind='snapshot'` with `teacher_sync_steps=1` is the live teacher. Set "
+            "`teacher_sync_steps` above 1, or use `teacher_model_kind='live'`."
+        )
+    temperature = config.distillation_temperature
+    if config.distillation_is_clip is not None and temperature not in (None, config.temperature):
+        raise ValueError(
+            f"`distillation_is_clip` compares probabilities at the sampling `temperature` ({config.temperature}), so "
+            f"it can't be combined with `distillation_temperature={temperature}`. Leave one of them out."
+        )
+    stops = config.distillation_stop_gradient
+    if stops and (config.distillation_alpha != 1.0 or config.distillation_add_tail or config.distillation_entry_clip):
+        raise ValueError(
+            "`distillation_stop_gradient` is a form of the reverse KL on a top-k set: it needs "
+            "`distillation_alpha=1.0` and allows neither `distillation_add_tail` nor `distillation_entry_clip`."
+        )
+    if (
+        config.distillation_topk == 1
+        and not config.distillation_add_tail
+        and not stops
+        and config.distillation_topk_source != "union"
+    ):
+        raise ValueError(
+            "`distillation_topk=1` renormalised over one token is the same on both sides, so its divergence is "
+            "always 0. Set `distillation_add_tail=True` or a larger `distillation_topk`."
+        )
+    if config.distillation_mode == "sampled_token" and config.distillation_alpha != 1.0:
+        raise ValueError(
+            "`distillation_mode='sampled_token'` estimates the gradient of the reverse KL and of no other "
+            f"divergence, so it needs `distillation_alpha=1.0` (got {config.distillation_alpha})."
+        )
+    for clip, default in (("distillation_entry_clip", "signed"), ("distillation_token_clip", "hard")):
+        if getattr(config, clip) is None and getattr(config, f"{clip}_mode") != default:
+            raise ValueError(f"`{clip}_mode` is set, but `{clip}` is None: set both.")
+    if config.teacher_model_kind == "checkpoint" and config.teacher_model_name_or_path is None:
+        raise ValueError("`teacher_model_kind='checkpoint'` needs `teacher_model_name_or_path`.")
+    whole = config.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
+    if config.push_to_hub and whole and not config.hub_private_repo and config.distillation_weight != 0:
+        raise ValueError(
+            f"`hub_strategy={config.hub_strategy.value!r}` pushes whole checkpoints, in which `_run_state_*.pt` and "
+            "`_privileged_source.json` hold what the teacher reads. Use `hub_strategy='every_save'`, or set "
+            "`hub_private_repo=True` if the repository is a private one."
+        )
+    if config.privileged_source is not None:
+        build_source(config.privileged_source)
+        for name, default in COLUMN_OPTIONS:
+            if getattr(config, name) != default:
+                raise ValueError(
+                    f"`{name}` belongs to the dataset column and `privileged_source` replaces it. Put the option into "
+                    "the source, without `privileged_`, or leave it out."
+                )

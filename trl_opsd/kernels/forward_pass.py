@@ -1,0 +1,226 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""
+The pass over the tokens: chunks through the matrix products, tiles of them through the elementwise work.
+
+Legend: N tokens, the first M <= N of them distilled, V vocabulary, K views, c tokens of a chunk, t of a tile; p
+student, q teacher.
+"""
+
+import torch
+
+from trl_opsd.kernels.chunks import chunks, tiles
+from trl_opsd.kernels.grad_accumulator import Sums
+from trl_opsd.kernels.inputs import Task
+from trl_opsd.kernels.policy import Scored, label_scores, logit_gradient, score
+from trl_opsd.losses import DivergenceSpec, Pair, Target, Tile, TokenLoss, TokenStats, one_target, token_loss
+from trl_opsd.losses.divergences import LOG_ZERO, reported
+
+
+VIEW_STATS = ("loss", "divergence", "teacher_logps", "teacher_entropy", "clipped", "mass_p", "mass_q")
+STUDENT_STATS = ("student_logps", "student_entropy")
+TOKEN_STATS = ("teacher_logps", "teacher_entropy", *STUDENT_STATS)
+
+
+class Pass:
+    """
+    Args:
+        hidden (`torch.Tensor` of shape `(N, H)`): Student hidden states.
+        task ([`~trl_opsd.kernels.inputs.Task`]): What to compute.
+        sums ([`Sums`]): Where the gradients grow. They are to be multiplied by `unit`: token weights are of the size
+            of 1 / tokens, where float16 has few digits left, so its gradients are formed at the size of 1.
+    """
+
+    def __init__(self, hidden: torch.Tensor, task: Task, sums: Sums):
+        self.hidden, self.task, self.sums = hidden, task, sums
+        self.student = task.head.prepared(hidden)
+        prepared = {id(task.head): self.student}  # each head is cast once
+        for one in task.teacher_heads:
+            if id(one) not in prepared:
+                prepared[id(one)] = one.prepared(hidden)
+        self.teachers = [prepared[id(one)] for one in task.teacher_heads]
+        new, (k, m) = task.weights.new_zeros, task.weights.shape
+        # Whole from the start: small tensors that outlive a tile, made between large ones that do not, would fragment
+        # the heap, and every tile would land on new pages
+        self.stats = {name: new(k, m) for name in VIEW_STATS} | {name: new(m) for name in STUDENT_STATS}
+        self.total = new(())
+        self.scored: Scored | None = None
+        self.unit = torch.ones_like(self.total)
+
+    def run(self) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss and the statistics."""
+        task, grad = self.task, self.sums.wanted()
+        (k, m), n = task.weights.shape, len(self.hidden)
+        if task.policy is not None:
+            self.scored = score(task.policy, self.student, self.hidden, task.labels, task.chunk_size, grad)
+            self.total += self.scored.loss
+        self.unit = self._unit()
+        spec = task.spec
+        self.everything = self._all_scores() if spec.weigh_at_once else None
+        self.factors = spec.weigh(self.everything) if spec.weigh is not None and spec.weigh_at_once else None
+        cut = self._chunks(m, k + 1)
+        # Made once: on the CPU, new memory of this size costs a tenth of the products
+        block = self._block(cut)
+        blocks = [teacher.empty(cut[0].stop) for teacher in self.teachers] if cut else []
+        for rows in cut:
+            self._distilled_chunk(rows, block, blocks)
+        if self.scored is not None and grad:
+            cut = self._chunks(n - m, 1)
+            block = self._block(cut)
+            for rows in cut:
+                self._policy_chunk(slice(rows.start + m, rows.stop + m), block)
+        return self.total, self.stats
+
+    def _chunks(self, tokens: int, blocks: int) -> list[slice]:
+        weight = self.student.weight
+        return chunks(tokens, len(weight), blocks, weight.dtype, weight.device, self.task.chunk_size)
+
+    def _unit(self) -> torch.Tensor:
+        """Largest factor on any token, for the type that needs it; else 1."""
+        if self.student.weight.dtype != torch.float16:
+            return self.unit
+        factors = [self.task.weights]
+        if self.scored is not None:
+            factors += [self.scored.on_logps, self.scored.on_entropy]
+        sizes = [factor.abs().max() for factor in factors if factor.numel()]
+        if not sizes:
+            return self.unit
+        return torch.stack(sizes).max().clamp(min=torch.finfo(self.total.dtype).tiny)
+
+    def _kept(self) -> torch.Tensor | None:
+        """Raw logits of all tokens, `(N, V)`, where the policy's pass left them."""
+        return None if self.scored is None else self.scored.raw
+
+    def _block(self, cut: list[slice]) -> torch.Tensor | None:
+        """Memory for the student's raw logits of a chunk, unless they are there already."""
+        return self.student.empty(cut[0].stop) if cut and self._kept() is None else None
+
+    def _raw(self, rows: slice, block: torch.Tensor | None) -> torch.Tensor:
+        """Raw logits of a chunk, `(c, V)`, in memory that may be written to."""
+        return self._kept()[rows] if block is None else self.student.project(self.hidden[rows], block)
+
+    def _distilled_chunk(self, rows: slice, block: torch.Tensor | None, blocks: list[torch.Tensor]) -> None:
+        raw = self._raw(rows, block)
+        views = zip(self.teachers, self.task.teacher_hidden, blocks, strict=True)
+        teachers = [head.project(view[rows], block) for head, view, block in views]
+        for tile in tiles(*raw.shape, raw.device):
+            place = slice(rows.start + tile.start, rows.start + tile.stop)
+            gradient = self._tile(raw[tile], [teacher[tile] for teacher in teachers], place)
+            if gradient is not None:
+                raw[tile] = gradient  # in place of the logits, which nobody needs any more
+        if self.sums.wanted():
+            self.sums.add(raw, self.hidden, rows, self.student)
+
+    def _policy_chunk(self, rows: slice, block: torch.Tensor | None) -> None:
+        raw = self._raw(rows, block)
+        for tile in tiles(*raw.shape, raw.device):
+            place = slice(rows.start + tile.start, rows.start + tile.stop)
+            raw[tile] = self._to_raw(self._policy_gradient(raw[tile], place), raw[tile])
+        self.sums.add(raw, self.hidden, rows, self.student)
+
+    def _tile(self, raw: torch.Tensor, teachers: list[torch.Tensor], rows: slice) -> torch.Tensor | None:
+        """Loss and statistics of a tile; its gradient on the raw logits, `(t, V)`, if anybody asks for one."""
+        spec, labels = self.task.spec, self.task.labels[rows].unsqueeze(-1)
+        log_p, p = _distribution(self.student.transform(raw), spec)
+        student_logps = log_p.gather(-1, labels).squeeze(-1)
+        self.stats["student_logps"][rows] = reported(student_logps)
+        self.stats["student_entropy"][rows] = -(p * log_p).sum(-1)
+        plain = weights = self.task.weights[:, rows] * self._importance(student_logps, rows)  # (K, t)
+        views = zip(self.teachers, teachers, strict=True)
+        targets = [_distribution(head.transform(teacher), spec) for head, teacher in views]
+        for view, (log_q, q) in enumerate(targets):
+            self.stats["teacher_logps"][view, rows] = reported(log_q.gather(-1, labels).squeeze(-1))
+            self.stats["teacher_entropy"][view, rows] = -(q * log_q).sum(-1)
+        if spec.weigh is not None:
+            weights = weights * self._factors(rows)
+        log_qs = [log_q for log_q, _ in targets]
+        if spec.target is not None:
+            targets, weights = _one_target(log_p, targets, weights, spec.target)
+
+        gradient = None
+        for view, (log_q, q) in enumerate(targets):
+            result = token_loss(Pair(log_p, log_q, p, q), spec)
+            # Of one target there is one loss, and each view's statistics show it
+            self._record(slice(None) if spec.target else view, rows, result)
+            # Selected, not multiplied: a loss may be infinite where its weight is 0
+            self.total += torch.where(weights[view] != 0, result.loss * weights[view], 0.0).sum()
+            if self.sums.wanted():
+                part = result.gradient.mul_((weights[view] / (self.unit * spec.temperature)).unsqueeze(-1))
+                gradient = part if gradient is None else gradient.add_(part)
+        if spec.extra is not None:
+            known = *self._of(rows), rows, self.everything
+            gradient = self._extra(Tile(log_p, p, log_qs, labels.squeeze(-1), *known), plain.sum(0), gradient)
+        if gradient is None:
+            return None
+        if self.scored is not None:
+            gradient.add_(self._policy_gradient(raw, rows))
+        return self._to_raw(gradient, raw)
+
+    def _of(self, rows: slice) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Log-probabilities at sampling time, `(t,)`, and which views teach, `(K, t)`."""
+        old = self.task.old_logps
+        return None if old is None else old[rows], self.task.weights[:, rows] != 0
+
+    def _extra(self, tile: Tile, weights: torch.Tensor, gradient: torch.Tensor | None) -> torch.Tensor | None:
+        """Add the loss beside the divergence; returns the gradient with its own."""
+        loss, part = self.task.spec.extra(tile)
+        self.total += torch.where(weights != 0, loss * weights, 0.0).sum()
+        if not self.sums.wanted():
+            return gradient
+        return gradient.add_(part * (weights / (self.unit * self.task.spec.temperature)).unsqueeze(-1))
+
+    def _factors(self, rows: slice) -> torch.Tensor:
+        """The method's factor on each token, `(t,)` or `(K, t)`."""
+        if self.factors is not None:
+            return self.factors[..., rows]
+        known = {name: self.stats[name][..., rows] for name in TOKEN_STATS}
+        return self.task.spec.weigh(self._token_stats(known, rows))
+
+    def _token_stats(self, known: dict[str, torch.Tensor], rows: slice) -> TokenStats:
+        task = self.task
+        return TokenStats(**known, places=task.places[rows], rows=task.rows[rows], taught=task.weights[:, rows] != 0)
+
+    def _all_scores(self) -> TokenStats:
+        """Of all distilled tokens at once, before the pass."""
+        task, m = self.task, self.task.weights.shape[1]
+        labels, temperature = task.labels[:m], task.spec.temperature
+        student = label_scores(self.student, self.hidden[:m], labels, temperature)
+        views = zip(self.teachers, task.teacher_hidden, strict=True)
+        teachers = [label_scores(head, view, labels, temperature) for head, view in views]
+        values = (*(torch.stack(both) for both in zip(*teachers, strict=True)), *student)
+        return self._token_stats(dict(zip(TOKEN_STATS, values, strict=True)), slice(None))
+
+    def _policy_gradient(self, raw: torch.Tensor, rows: slice) -> torch.Tensor:
+        task = self.task
+        return logit_gradient(self.scored, task.policy, self.student, raw, task.labels, rows).div_(self.unit)
+
+    def _to_raw(self, gradient: torch.Tensor, raw: torch.Tensor) -> torch.Tensor:
+        return self.student.back_through_transform(gradient, raw)
+
+    def _importance(self, logps: torch.Tensor, rows: slice) -> torch.Tensor | float:
+        """Clipped weight p/p_old of each token; a token whose p_old the sampler could not give (`nan`) has none."""
+        clip, old = self.task.spec.is_clip, self.task.old_logps
+        if clip is None or old is None:
+            return 1.0
+        return (logps - old[rows]).nan_to_num(0.0).clamp(-20.0, 20.0).exp().clamp(max=clip)
+
+    def _record(self, views: int | slice, rows: slice, result: TokenLoss) -> None:
+        for name in ("loss", "divergence", "clipped", "mass_p", "mass_q"):
+            self.stats[name][views, rows] = getattr(result, name)
+
+
+def _distribution(logits: torch.Tensor, spec: DivergenceSpec) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities and probabilities, `(t, V)`, at the temperature."""
+    tempered = logits if spec.temperature == 1.0 else logits / spec.temperature
+    log_probs = tempered.log_softmax(-1).clamp_(min=LOG_ZERO)
+    return log_probs, log_probs.exp()
+
+
+def _one_target(
+    log_p: torch.Tensor, views: list[tuple[torch.Tensor, torch.Tensor]], weights: torch.Tensor, target: str | Target
+) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
+    """One target in place of the K views, and its weight `(1, t)`, from the weights of the views `(K, t)`."""
+    weight = weights.sum(0, keepdim=True)
+    # A token without weight has statistics all the same: of the plain mean
+    shares = torch.where(weight == 0, 1 / len(weights), weights / weight)
+    return [one_target(log_p, [log_q for log_q, _ in views], shares, target)], weight

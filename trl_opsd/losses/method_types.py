@@ -1,0 +1,84 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""
+What a method may add to the loss of a token: a factor on it, and terms beside it.
+
+Legend: t tokens, V vocabulary, K views; p student, q teacher; y the sampled token.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class TokenStats:
+    """
+    What is known of some tokens, without gradient, in nats at the temperature of the distillation.
+
+    Args:
+        teacher_logps, teacher_entropy (`torch.Tensor` of shape `(K, t)`): log q(y) and entropy of q under each view.
+        student_logps, student_entropy (`torch.Tensor` of shape `(t,)`): log p(y) and entropy of p.
+        places (`torch.Tensor` of shape `(t,)`): Where the token stands among the model tokens of its completion, in
+            (0, 1): (i - 0.5) / n for the i-th of n.
+        rows (`torch.Tensor` of shape `(t,)`): Row of the micro-batch that each token is of.
+        taught (`torch.Tensor` of shape `(K, t)`): Whether a view teaches the token.
+    """
+
+    teacher_logps: torch.Tensor
+    teacher_entropy: torch.Tensor
+    student_logps: torch.Tensor
+    student_entropy: torch.Tensor
+    places: torch.Tensor
+    rows: torch.Tensor
+    taught: torch.Tensor
+
+
+# From the statistics to factors of shape `(t,)` or `(K, t)`
+Weigh = Callable[[TokenStats], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """
+    Some tokens with their whole distributions, at the temperature of the distillation. Nothing of it has a gradient:
+    a term gives its own in closed form.
+
+    Args:
+        log_p, p (`torch.Tensor` of shape `(t, V)`): Log-probabilities of the student, and probabilities.
+        log_qs (`list[torch.Tensor]` of length K): Log-probabilities of the teacher under each view, `(t, V)`.
+        labels (`torch.Tensor` of shape `(t,)`): The sampled tokens.
+        old_logps (`torch.Tensor` of shape `(t,)`, *optional*): log p(y) when they were sampled, `nan` where unknown.
+        taught (`torch.Tensor` of shape `(K, t)`): Whether a view teaches the token.
+        place (`slice`): Where these tokens stand among all of the micro-batch.
+        everything ([`TokenStats`], *optional*): Of all tokens of the micro-batch, under `weigh_at_once`.
+    """
+
+    log_p: torch.Tensor
+    p: torch.Tensor
+    log_qs: list[torch.Tensor]
+    labels: torch.Tensor
+    old_logps: torch.Tensor | None
+    taught: torch.Tensor
+    place: slice
+    everything: TokenStats | None = None
+
+    def on_label(self, log_probs: torch.Tensor) -> torch.Tensor:
+        """Those of the sampled tokens, `(t,)`."""
+        return log_probs.gather(-1, self.labels.unsqueeze(-1)).squeeze(-1)
+
+    def label_gradient(self, factor: torch.Tensor) -> torch.Tensor:
+        """Gradient on the logits, `(t, V)`, of a loss whose derivative by log p(y) is `factor`, `(t,)`:
+        factor (1[v = y] - p_v)."""
+        factor = factor.unsqueeze(-1)
+        return (-factor * self.p).scatter_add_(-1, self.labels.unsqueeze(-1), factor)
+
+
+# From a tile to a loss of each token, `(t,)`, and its gradient on the tempered logits, `(t, V)`
+Extra = Callable[[Tile], tuple[torch.Tensor, torch.Tensor]]
+
+
+# From hidden states of the student `(M, H)`, with gradient, those of the teacher `(K, M, H)` and weights `(K, M)` to a
+# loss
+HiddenTerm = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]

@@ -1,0 +1,228 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""
+What a method is made of: values of the config, a source, and functions at the places where the loss can differ.
+
+Legend: B rows of a micro-batch, C completion tokens, K views, M distilled tokens, V vocabulary, H hidden size; p
+student, q teacher; y the sampled token.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from trl_opsd.losses import Extra, Target, Weigh
+from trl_opsd.losses.method_types import HiddenTerm
+
+
+State = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """
+    When and with what a step's loss is put together.
+
+    Args:
+        views (`list[str]`): Names of the K views, the same on every process, in the order of every tensor here.
+        options (`dict[str, Any]`): The method's own options.
+        step (`int`): Optimizer steps that are done.
+        progress (`float`): Share of the training that is done, from 0 to 1.
+        state (`dict[str, float]`): What `Method.follow` keeps.
+    """
+
+    views: list[str]
+    options: dict[str, Any]
+    step: int = 0
+    progress: float = 0.0
+    state: State = field(default_factory=dict)
+
+    def view(self, name: str) -> int:
+        """
+        Number of a view among the K.
+
+        Raises:
+            ValueError: If no rollout of the batch has one. So ask where there are tokens to score: within the function
+                that is given a tile.
+        """
+        if name not in self.views:
+            raise ValueError(
+                f"The method needs a view named {name!r}, and the source gave {self.views}. Name a source's views with "
+                "its option `name`."
+            )
+        return self.views.index(name)
+
+    def family(self, name: str) -> list[int]:
+        """Numbers of the views `name`, or `name-1`, `name-2` and so on. None where no rollout of the batch has one."""
+        return [i for i, view in enumerate(self.views) if view == name or view.startswith(f"{name}-")]
+
+
+@dataclass(frozen=True)
+class Signals:
+    """
+    What is known of a micro-batch when the advantages of its tokens are made. Nothing of it has a gradient; logarithms
+    are natural, at the sampling temperature.
+
+    Args:
+        moment ([`Moment`]): When, and the method's options.
+        teacher_logps, teacher_entropy (`torch.Tensor` of shape `(K, B, C)`): log q(y) and entropy of q under each view,
+            0 where a token is not distilled.
+        student_logps, student_entropy (`torch.Tensor` of shape `(B, C)`): log p(y) and entropy of p.
+        old_logps (`torch.Tensor` of shape `(B, C)`, *optional*): log p(y) when the token was sampled.
+        shares (`torch.Tensor` of shape `(K, B, C)`): Share of each view at each token, 0 where it does not teach it.
+        mask (`torch.Tensor` of shape `(B, C)`): 1 at distilled tokens.
+        loss_mask (`torch.Tensor` of shape `(B, C)`): 1 at all tokens that the model wrote.
+        advantages (`torch.Tensor` of shape `(B, 1)`): The verifier's, times `policy_weight`.
+        success, group_success (`torch.Tensor` of shape `(B, 1)`): Whether the rollout, and any rollout of its group,
+            had success, as 0 or 1.
+        scale (`torch.Tensor`, 0-d): Factor on a gap beside the verifier's advantages, so that TRL's mean over all
+            tokens (or rows) is `distillation_weight` times the mean over the distilled ones.
+    """
+
+    moment: Moment
+    teacher_logps: torch.Tensor
+    teacher_entropy: torch.Tensor
+    student_logps: torch.Tensor
+    student_entropy: torch.Tensor
+    old_logps: torch.Tensor | None
+    shares: torch.Tensor
+    mask: torch.Tensor
+    loss_mask: torch.Tensor
+    advantages: torch.Tensor
+    success: torch.Tensor
+    group_success: torch.Tensor
+    scale: torch.Tensor
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return self.moment.options
+
+    @property
+    def gap(self) -> torch.Tensor:
+        """log q(y) - log p(y), `(B, C)`, the mean over the views that teach the token, 0 where none does."""
+        return (self.shares * (self.teacher_logps - self.student_logps)).sum(0)
+
+    @property
+    def gaps(self) -> torch.Tensor:
+        """log q(y) - log p(y) under each view, `(K, B, C)`, 0 where it does not teach the token."""
+        return (self.teacher_logps - self.student_logps) * self.taught
+
+    @property
+    def taught(self) -> torch.Tensor:
+        """1 where a view teaches a token, `(K, B, C)`."""
+        return (self.shares > 0).to(self.shares.dtype)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """
+    What a step has shown, the same on every process.
+
+    Args:
+        step (`int`): Optimizer steps that are done, this one too.
+        state (`dict[str, float]`): As it was.
+        options (`dict[str, Any]`): The method's own options.
+        loss (`float`): Mean distillation loss of a token in this step.
+        reward (`float`): Mean total reward of the last generation batch, `nan` without rewards.
+        truncated (`float`): Share of its rollouts that ended for want of length.
+        mean_length, tail_length (`float`): Mean and 95th percentile of its lengths in tokens.
+        logged (`dict[str, float]`): What the step logs of its tokens as `self_distillation/NAME`, by name, as means
+            over its micro-batches; the method's own `metrics` too. Empty without distilled tokens.
+        progress (`float`): Share of the training that is done, from 0 to 1.
+    """
+
+    step: int
+    state: State
+    options: dict[str, Any]
+    loss: float
+    reward: float
+    truncated: float
+    mean_length: float
+    tail_length: float
+    logged: dict[str, float] = field(default_factory=dict)
+    progress: float = 0.0
+
+
+@dataclass(frozen=True)
+class Method:
+    """
+    One paper's method. A file of `trl_opsd/methods` holds one, as `METHOD`; its docstring is its entry in the docs.
+
+    Args:
+        title, paper (`str`): Of the paper, and its arXiv number; of what has none, its address.
+        authors (`str`): Joined by "and", as BibTeX has them. Empty where they are not known to us.
+        label (`str`): What it stands on: `"paper"` (the paper's formulas, read there or in a close reading of it by
+            others), `"code"` (code was read: the authors', or a copy or re-implementation of it) or `"proposed
+            reading"` (too little is published).
+        needs (`str`): What a user must bring, in a few words.
+        needs_reward (`bool`): Whether it makes no sense without a reward.
+        required (`tuple[str]`): Views, by name or as `NAME-1` and so on, that a rollout must have to be distilled: one
+            that lacks any has no views at all.
+        defaults (`dict[str, Any]`): Values of [`OPSDConfig`] where the user gives none, the source among them.
+        options (`dict[str, Any]`): Its own options with their defaults, which `method_options` changes.
+        advantages (`Callable[[Signals], torch.Tensor]`, *optional*): The advantages of shape `(B, C)` for TRL's loss,
+            in place of the verifier's plus the gap. Needs `distillation_mode="sampled_token"` and no divergence.
+        target (`Callable[[Moment], Target]`, *optional*): What the student is pulled to, made of the views.
+        weigh (`Callable[[Moment], Weigh]`, *optional*): A factor on the divergence of each token.
+        weigh_at_once (`bool`): Whether that and `extra` must see all tokens of a micro-batch at once. It costs a
+            product of each head.
+        extra (`Callable[[Moment], Extra]`, *optional*): A loss of each token beside the divergence.
+        hidden (`Callable[[Moment], HiddenTerm]`, *optional*): A loss of hidden states.
+        metrics (`Callable[[Signals], dict[str, torch.Tensor]]`, *optional*): Values of shape `(B, C)` whose means over
+            the distilled tokens are logged as `self_distillation/NAME`.
+        state (`dict[str, float]`): What it starts from.
+        follow (`Callable[[Seen], dict[str, float]]`, *optional*): The state after each step. It is saved with each
+            checkpoint.
+        refresh (`Callable[[dict[str, float]], bool]`, *optional*): Whether a `snapshot` teacher is renewed, asked every
+            `teacher_sync_steps` steps.
+    """
+
+    title: str
+    paper: str
+    label: str
+    authors: str = ""
+    needs: str = ""
+    needs_reward: bool = False
+    required: tuple[str, ...] = ()
+    defaults: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    advantages: Callable[[Signals], torch.Tensor] | None = None
+    target: Callable[[Moment], Target] | None = None
+    weigh: Callable[[Moment], Weigh] | None = None
+    weigh_at_once: bool = False
+    extra: Callable[[Moment], Extra] | None = None
+    hidden: Callable[[Moment], HiddenTerm] | None = None
+    metrics: Callable[[Signals], dict[str, torch.Tensor]] | None = None
+    state: State = field(default_factory=dict)
+    follow: Callable[[Seen], State] | None = None
+    refresh: Callable[[State], bool] | None = None
+
+    def __post_init__(self) -> None:
+        if self.label not in LABELS:
+            raise ValueError(f"`label` must be one of {list(LABELS)}, got {self.label!r}.")
+
+    @property
+    def on_arxiv(self) -> bool:
+        return re.fullmatch(r"\d{4}\.\d{5}", self.paper) is not None
+
+    @property
+    def bibtex(self) -> str:
+        """A citation for the model card."""
+        first = self.authors.split(" and ")[0].split()[-1] if self.authors else ""
+        words = first + "".join(self.title.split()[:2])
+        plain = unicodedata.normalize("NFKD", words).encode("ascii", "ignore").decode()
+        key = re.sub(r"\W", "", plain).lower()
+        year = f"20{self.paper[:2]}" if self.on_arxiv else "2026"
+        source = f"eprint       = {{arXiv:{self.paper}}}" if self.on_arxiv else f"url          = {{{self.paper}}}"
+        lines = [f"title        = {{{{{self.title}}}}}", f"year         = {year}", source]
+        if self.authors:
+            lines.insert(1, f"author       = {{{self.authors}}}")
+        kind = "article" if self.on_arxiv else "misc"
+        return f"@{kind}{{{key}{year},\n" + "".join(f"    {line},\n" for line in lines) + "}"
+
+
+LABELS = ("paper", "code", "proposed reading")

@@ -1,0 +1,282 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""
+What runs inside the wrapped model's forward.
+
+The head is used where the backbone ran, inside the forward of the DDP, ZeRO-3 or FSDP2 wrapper, so that its weight is
+gathered and its gradient reduced like any other. [`add_distillation_forward`] patches `model.forward` once more, on top
+of TRL's fused head, to understand one more keyword, `distillation=`: a [`TeacherPass`] or a [`StudentPass`].
+
+Legend: B rows, T tokens of prompt and completion, C completion tokens, M distilled tokens of the B rows, R rows that
+the teacher reads, H hidden size, K views.
+"""
+
+import functools
+import types
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+from trl.trainer.utils import FusedCausalLMOutput, maybe_gather_lm_head_ctx
+
+from trl_opsd.batches.pixels import without_empty_pixels
+from trl_opsd.batches.teacher_batch import TeacherBatch
+from trl_opsd.kernels import Head, PolicyTerm, Task, label_scores, linear_divergence
+from trl_opsd.losses import DivergenceSpec
+from trl_opsd.losses.method_types import HiddenTerm
+from trl_opsd.model.head import gathered_head, model_head
+from trl_opsd.model.shared_prefix import hidden_after_prefix
+
+
+@dataclass
+class DistilledOutput(FusedCausalLMOutput):
+    """
+    TRL's output of the fused head, where `loss` is what is trained: policy and distillation loss. It is part of the
+    output, not only kept aside, because DDP finds the parameters of a forward through its outputs.
+
+    Args:
+        distillation_stats (`dict[str, torch.Tensor]`): See [`~trl_opsd.kernels.linear_divergence`], scattered to
+            `(K, B, C)` and `(B, C)`, zero where a token is not distilled.
+    """
+
+    distillation_stats: dict[str, torch.Tensor] | None = None
+
+
+@dataclass
+class TeacherOutput(ModelOutput):
+    """
+    Args:
+        answer (`tuple[torch.Tensor, ...]`): At `tokens` of the batch: hidden states of shape `(T, H)`, or
+            log-probabilities and entropies of shape `(T,)`.
+    """
+
+    answer: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class TeacherPass:
+    """
+    Ask a model for the hidden states that predict the completions, or for what its head makes of them.
+
+    Args:
+        batch ([`~trl_opsd.batches.teacher_batch.TeacherBatch`]): What to read.
+        score_temperature (`float`, *optional*): Ask for log-probabilities of the completion's tokens, and entropies, at
+            this temperature.
+        float32_head (`bool`): Whether the head runs in float32 (`cast_lm_head_to_fp32`).
+    """
+
+    batch: TeacherBatch
+    score_temperature: float | None = None
+    float32_head: bool = False
+
+    def model_inputs(self) -> dict[str, torch.Tensor]:
+        """What the wrapped model is called with. With a shared prefix, `run` does its own calls of the backbone."""
+        if self.batch.share_prefix:
+            return {"input_ids": self.batch.prompt_ids, "attention_mask": self.batch.prompt_mask}
+        return self.batch.model_inputs()
+
+    def run(self, model: PreTrainedModel, inner: Any, args: tuple, kwargs: dict[str, Any]) -> TeacherOutput:
+        batch, length = self.batch, self.batch.completion_ids.shape[1]
+        if batch.share_prefix:
+            prompts = kwargs["input_ids"], kwargs["attention_mask"], batch.prompt_of
+            hidden = hidden_after_prefix(model.base_model, *prompts, batch.completion_ids, batch.completion_mask)
+        else:
+            # Position i predicts token i + 1; TRL's head does the same shift
+            hidden = _backbone(model, args, kwargs)[:, -length - 1 : -1]
+        hidden = hidden.flatten(0, 1)[batch.tokens.to(hidden.device)]
+        if self.score_temperature is None:
+            return TeacherOutput(answer=(hidden,))
+        head = model_head(model, self.float32_head)
+        device = head.weight.device
+        with maybe_gather_lm_head_ctx(head.weight, head.bias):
+            hidden, labels = hidden.to(device), batch.completion_ids.flatten()[batch.tokens].to(device)
+            scores = label_scores(gathered_head(head).prepared(hidden), hidden, labels, self.score_temperature)
+        return TeacherOutput(answer=scores)
+
+
+@dataclass
+class StudentPass:
+    """
+    Ask for the loss, from one run of the backbone and one pass over the head.
+
+    Args:
+        spec ([`~trl_opsd.losses.DivergenceSpec`]): What is compared and how.
+        index (`torch.Tensor` of shape `(M,)`): Distilled tokens, counted along the rows of the completions, `(B, C)`.
+        teacher_hidden (`torch.Tensor` of shape `(K, M, H')`): Hidden states of each view there.
+        teacher_head (`Callable`): Gives the teacher's [`~trl_opsd.kernels.Head`], or `None` for the student's own, when
+            called inside the forward.
+        live (`Sequence[bool]` of length K, *optional*): Views that the student's own weights read, with its own head.
+        weights (`torch.Tensor` of shape `(K, M)`): Factor on each token's loss under each view.
+        completion_length (`int`): C.
+        old_logps (`torch.Tensor` of shape `(M,)`, *optional*): Log-probabilities at sampling time.
+        places (`torch.Tensor` of shape `(M,)`, *optional*): As in [`~trl_opsd.losses.TokenStats`].
+        hidden_term (`HiddenTerm`, *optional*): A loss of hidden states, with gradient to the student's `(M, H)`, from
+            those of the teacher, `(K, M, H)`, and `weights`.
+        policy (`Callable[[FusedCausalLMOutput], torch.Tensor]`, *optional*): Gives the policy loss from TRL's output,
+            with `log_probs` and `entropy` of shape `(B, C)` in it. It runs inside the forward: its gradient passes the
+            head together with that of the distillation loss.
+        temperature (`float`): Temperature of those log-probabilities.
+        float32_head (`bool`): Whether the head runs in float32 (`cast_lm_head_to_fp32`).
+        chunk_size (`int`, *optional*): Tokens that pass the head at once.
+        stats (`dict[str, torch.Tensor]`): Statistics that do not come from this pass.
+    """
+
+    spec: DivergenceSpec
+    index: torch.Tensor
+    teacher_hidden: torch.Tensor
+    teacher_head: Callable[[], Head | None]
+    weights: torch.Tensor
+    completion_length: int
+    live: Sequence[bool] = ()
+    places: torch.Tensor | None = None
+    hidden_term: HiddenTerm | None = None
+    old_logps: torch.Tensor | None = None
+    policy: Callable[[FusedCausalLMOutput], torch.Tensor] | None = None
+    temperature: float = 1.0
+    float32_head: bool = False
+    chunk_size: int | None = None
+    stats: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def run(self, model: PreTrainedModel, inner: Any, args: tuple, kwargs: dict[str, Any]) -> DistilledOutput:
+        hidden, aux_loss = self._backbone(model, inner, args, kwargs)
+        length = self.completion_length
+        loss, stats = self._loss(model, hidden[:, -length - 1 : -1], kwargs["labels"][:, -length:], aux_loss)
+        if not len(self.weights):
+            stats = {}  # of no view
+        # TRL asks for log-probabilities; it has had them where it needs them, in the policy loss
+        logps = loss.new_zeros(len(hidden), length)
+        return DistilledOutput(loss=loss, log_probs=logps, aux_loss=aux_loss, distillation_stats=stats)
+
+    @staticmethod
+    def _backbone(
+        model: PreTrainedModel, inner: Any, args: tuple, kwargs: dict[str, Any]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Last hidden states, and the load-balancing loss where TRL asks for one."""
+        if not kwargs.get("output_router_logits"):
+            return _backbone(model, args, kwargs), None
+        # TRL's own forward computes that loss, and its head has no token to score
+        kwargs = kwargs | {"labels": torch.full_like(kwargs["labels"], -100)}
+        with _caught_hidden_states(model) as caught:
+            aux_loss = inner(*args, **kwargs).aux_loss
+        return caught[0], aux_loss
+
+    def _loss(
+        self, model: PreTrainedModel, hidden: torch.Tensor, labels: torch.Tensor, aux_loss: torch.Tensor | None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Loss and statistics from hidden states `(B, C, H)`. Tokens that nobody trains cost no head."""
+        student = model_head(model, self.float32_head)
+        teacher = self.teacher_head() or student
+        device, shape = student.weight.device, labels.shape
+        labels, index = labels.to(device).flatten(), self.index.to(device)
+        first = index
+        if self.policy is not None:  # the other tokens of the policy term follow the distilled ones
+            others = (labels != -100).index_fill(0, index, False)
+            index = torch.cat([index, others.nonzero().squeeze(1)])
+        tensors = (student.weight, student.bias, teacher.weight, teacher.bias)
+        # The head of a copied teacher is no parameter, and comes gathered
+        with maybe_gather_lm_head_ctx(*(tensor for tensor in tensors if isinstance(tensor, nn.Parameter))):
+            own = gathered_head(student)
+            other = own if teacher is student else gathered_head(teacher)
+            vocabulary = min(own.weight.shape[0], other.weight.shape[0])
+            task = Task(
+                head=own.cut(vocabulary),
+                teacher_hidden=self.teacher_hidden.to(device),
+                teacher_heads=self._heads(own.cut(vocabulary), other.cut(vocabulary)),
+                labels=labels[index],
+                weights=self.weights.to(device),
+                spec=self.spec,
+                old_logps=None if self.old_logps is None else self.old_logps.to(device),
+                places=None if self.places is None else self.places.to(device),
+                rows=torch.div(first, shape[1], rounding_mode="floor"),
+                policy=None if self.policy is None else self._policy_term(index, shape, aux_loss),
+                chunk_size=self.chunk_size,
+            )
+            chosen = hidden.to(device).flatten(0, 1)[index]
+            loss, stats = linear_divergence(chosen, task)
+        if self.hidden_term is not None:
+            loss = loss + self.hidden_term(chosen[: len(first)], task.teacher_hidden, task.weights)
+        return loss, {name: _scatter(value, first, shape) for name, value in stats.items()}
+
+    def _heads(self, own: Head, other: Head) -> list[Head]:
+        return [own if live else other for live in self.live or [False] * len(self.weights)]
+
+    def _policy_term(self, index: torch.Tensor, shape: torch.Size, aux_loss: torch.Tensor | None) -> PolicyTerm:
+        def loss(logps: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
+            per_token = {"log_probs": _scatter(logps, index, shape), "entropy": _scatter(entropy, index, shape)}
+            # Detached, as only the gradient on the tokens is taken here
+            return self.policy(
+                FusedCausalLMOutput(**per_token, aux_loss=None if aux_loss is None else aux_loss.detach())
+            )
+
+        return PolicyTerm(loss, self.temperature)
+
+
+def _scatter(values: torch.Tensor, index: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Values of the tokens `index`, `(..., N)`, at their places in a batch, `(..., B, C)`, 0 elsewhere."""
+    scattered = values.new_zeros((*values.shape[:-1], shape.numel())).index_copy(-1, index, values)
+    return scattered.unflatten(-1, shape)
+
+
+def _backbone(model: PreTrainedModel, args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
+    """Last hidden states `(B, T, H)` of the model without its head."""
+    ignored = ("labels", "fused_lm_head", "use_cache")
+    kwargs = {name: value for name, value in kwargs.items() if name not in ignored}
+    return model.base_model(*args, **kwargs, use_cache=False).last_hidden_state
+
+
+@contextmanager
+def _caught_hidden_states(model: PreTrainedModel):
+    """Catch the backbone's last hidden states while TRL's own forward runs it, with their gradient."""
+    caught: list[torch.Tensor] = []
+    hook = model.base_model.register_forward_hook(lambda module, args, output: caught.append(output.last_hidden_state))
+    try:
+        yield caught
+    finally:
+        hook.remove()
+
+
+def add_distillation_forward(model: PreTrainedModel) -> None:
+    """
+    Let `model(..., distillation=request)` answer a [`TeacherPass`] or a [`StudentPass`]; without it nothing changes.
+
+    Call it after TRL's `add_fused_lm_head` and before any wrapping, on the model under a PEFT wrapper.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]): Causal language model to patch.
+    """
+    inner = model.forward
+
+    # Keep the original signature: `generate` validates its model kwargs against it
+    @functools.wraps(type(model).forward)
+    def forward(self: PreTrainedModel, *args: Any, distillation: Any = None, **kwargs: Any) -> Any:
+        kwargs = without_empty_pixels(kwargs)
+        if distillation is None:
+            return inner(*args, **kwargs)
+        return distillation.run(self, inner, args, kwargs)
+
+    model.forward = types.MethodType(forward, model)
+
+
+@dataclass
+class ObservedForward:
+    """
+    Stands in for the model where TRL builds its inputs: adds `distillation=request` and keeps the output.
+
+    Args:
+        model (`torch.nn.Module`): The wrapped model.
+        request ([`StudentPass`]): What to compute.
+        output ([`DistilledOutput`]): What the forward returned.
+    """
+
+    model: torch.nn.Module
+    request: StudentPass
+    output: DistilledOutput | None = field(default=None)
+
+    def __call__(self, **kwargs: Any) -> Any:
+        self.output = self.model(**kwargs, distillation=self.request)
+        return self.output

@@ -1,0 +1,39 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""The head of a causal language model, as the kernels take it."""
+
+import torch
+from torch.distributed.tensor import DTensor, Partial
+from transformers import PreTrainedModel
+
+from trl_opsd.kernels import Head
+
+
+def model_head(model: PreTrainedModel, float32: bool = False) -> Head:
+    """The head of a causal language model with what its family does to the logits, as TRL's fused head reads it."""
+    config = model.config.get_text_config()
+    embedding = model.get_output_embeddings()
+    scale = 1.0
+    # Cohere, Muse Glimmer and Falcon-H1 multiply; Granite and MiniCPM3 divide by `logits_scaling`, HyperCLOVA X
+    # multiplies by it
+    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling"):
+        value = getattr(config, name, None)
+        if value is not None:
+            divides = name == "logits_scaling" and config.model_type != "hyperclovax"
+            scale = 1 / value if divides else value
+            break
+    softcap = getattr(config, "final_logit_softcapping", None)
+    return Head(embedding.weight, embedding.bias, scale, softcap, float32)
+
+
+def gathered_head(head: Head) -> Head:
+    """The head with plain tensors: FSDP2 leaves a DTensor where the head is a unit of its own."""
+
+    def full(tensor: torch.Tensor | None) -> torch.Tensor | None:
+        if not isinstance(tensor, DTensor):
+            return tensor
+        # Each rank holds the gradient of its own rows, and FSDP averages over ranks: without this placement the
+        # gradient of the gathered weight would keep the local rank's contribution alone
+        return tensor.full_tensor(grad_placements=[Partial("avg")] * tensor.device_mesh.ndim)
+
+    return Head(full(head.weight), full(head.bias), head.scale, head.softcap, head.float32)

@@ -1,0 +1,152 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""Warnings for a dead signal and for the failures that self-distillation is known for, from the logged metrics."""
+
+from accelerate.logging import get_logger
+
+from trl_opsd.monitoring.names import PREFIX
+
+
+logger = get_logger(__name__)
+
+# A sign must hold for this many logs: single batches are noisy
+_PATIENCE = 3
+# Logs at each end of the run so far that trends compare
+_WINDOW = 4
+
+
+class SignalMonitor:
+    """
+    Watches the training logs and says once for each kind of trouble what it means and what to check.
+
+    A falling divergence alone proves nothing: a live or averaged teacher follows the student into a loop and the
+    divergence falls all the same.
+    """
+
+    def __init__(self) -> None:
+        self.history: list[dict[str, float]] = []
+        self.said: set[str] = set()
+
+    def observe(self, logs: dict[str, float], step: int) -> list[str]:
+        """
+        Take in one training log.
+
+        Args:
+            logs (`dict[str, float]`): What the trainer logs.
+            step (`int`): Optimizer step.
+
+        Returns:
+            `list[str]`: The warnings given now.
+        """
+        found = [f"Step {step}: {text}" for text in self._new_signs(logs)]
+        for text in found:
+            logger.warning(text)
+        return found
+
+    def recall(self, log_history: list[dict[str, float]]) -> None:
+        """Take in the logs of a resumed run up to its checkpoint. What was said then is not said again."""
+        self.history, self.said = [], set()
+        for logs in log_history:
+            self._new_signs({name: value for name, value in logs.items() if name != "step"})  # which `observe` lacks
+
+    def _new_signs(self, logs: dict[str, float]) -> list[str]:
+        if f"{PREFIX}view_share" not in logs:  # a final summary, or a log between two generations
+            return []
+        self.history.append({name: value for name, value in logs.items() if isinstance(value, (int, float))})
+        found = {kind: text for kind, sign in _SIGNS.items() if kind not in self.said and (text := sign(self.history))}
+        self.said |= found.keys()
+        return list(found.values())
+
+
+def _last(history: list[dict[str, float]], name: str) -> list[float]:
+    """The last values of a metric, empty before there are enough."""
+    values = [logs[PREFIX + name] for logs in history if PREFIX + name in logs]
+    return values[-_PATIENCE:] if len(values) >= _PATIENCE else []
+
+
+def _trend(history: list[dict[str, float]], name: str) -> tuple[float, float] | None:
+    """Mean of a metric over the first and the last logs, `None` before the two windows are apart."""
+    values = [logs[name] for logs in history if name in logs]
+    if len(values) < 2 * _WINDOW:
+        return None
+    return sum(values[:_WINDOW]) / _WINDOW, sum(values[-_WINDOW:]) / _WINDOW
+
+
+def _no_views(history: list[dict[str, float]]) -> str | None:
+    shares = _last(history, "view_share")
+    if shares and max(shares) == 0:
+        return (
+            "no rollout had a privileged context, so nothing is distilled. Check the dataset column "
+            "(`privileged_column`) or the privileged source, and with `teacher_overlong` the metric "
+            "`self_distillation/dropped_views`."
+        )
+    return None
+
+
+def _zero_divergence(history: list[dict[str, float]]) -> str | None:
+    values = _last(history, "divergence")
+    if values and max(abs(value) for value in values) < 1e-6:
+        return (
+            "the teacher's and the student's distributions are the same, so there is nothing to learn. Check that the "
+            "teacher's prompt differs (print the completions with `log_completions=True`), or that a moving teacher "
+            "has not simply become the student."
+        )
+    return None
+
+
+def _all_clipped(history: list[dict[str, float]]) -> str | None:
+    values = _last(history, "clipped_share")
+    if values and min(values) > 0.95:
+        return (
+            "a clip takes away nearly the whole signal (`self_distillation/clipped_share` above 0.95). Raise or remove "
+            "`distillation_entry_clip` or `distillation_token_clip`; `distillation_token_clip_mode='scale'` keeps the "
+            "direction of clipped tokens."
+        )
+    return None
+
+
+def _inverted_clip(history: list[dict[str, float]]) -> str | None:
+    loss, divergence = _trend(history, f"{PREFIX}loss"), _trend(history, f"{PREFIX}divergence")
+    if loss is None or divergence is None or divergence[1] <= divergence[0]:
+        return None
+    negative = max(_last(history, "loss")) < 0
+    apart = loss[1] < loss[0] and divergence[1] > 1.1 * divergence[0]
+    if not (negative or apart):
+        return None
+    return (
+        f"the clipped loss went from {loss[0]:.3g} to {loss[1]:.3g} while the true divergence rose from "
+        f"{divergence[0]:.3g} to {divergence[1]:.3g}: the clip has inverted the objective. Remove "
+        "`distillation_entry_clip`, or set `distillation_entry_clip_mode='non_negative'`."
+    )
+
+
+def _collapse(history: list[dict[str, float]]) -> str | None:
+    divergence = _trend(history, f"{PREFIX}divergence")
+    if divergence is None or divergence[1] > 0.7 * divergence[0]:
+        return None
+    signs = []
+    # Truncation counts once it is nearly complete: students of a frozen teacher were seen to go from 0.5 to 0.8 and
+    # stay sound, those that collapsed with a live one to 0.95
+    for name, text, rise, level in (
+        (f"{PREFIX}repetition", "repetition", 0.1, 0.0),
+        ("completions/clipped_ratio", "the share of truncated completions", 0.2, 0.9),
+    ):
+        trend = _trend(history, name)
+        if trend and trend[1] - trend[0] > rise and trend[1] > level:
+            signs.append(f"{text} rose from {trend[0]:.2f} to {trend[1]:.2f}")
+    if not signs:
+        return None
+    return (
+        f"the divergence fell from {divergence[0]:.3g} to {divergence[1]:.3g}, but {' and '.join(signs)}: student and "
+        "teacher may be collapsing together. Read completions (`log_completions=True`) before you trust the "
+        "divergence; `teacher_model_kind='base'` can't follow the student down."
+    )
+
+
+_SIGNS = {
+    "no_views": _no_views,
+    "zero_divergence": _zero_divergence,
+    "all_clipped": _all_clipped,
+    "inverted_clip": _inverted_clip,
+    "collapse": _collapse,
+}

@@ -1,0 +1,83 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""A privileged context and a student prompt make a teacher prompt. Text is placed, never interpreted."""
+
+from typing import Any
+
+from trl_opsd.privileged.checks import excerpt
+from trl_opsd.rollouts.message_images import decoded
+from trl_opsd.rollouts.rollout import Messages, message_text
+from trl_opsd.rollouts.view import PLACEHOLDER
+
+
+def teacher_prompt(prompt: str | Messages, context: str | Messages, template: str, place: str) -> str | Messages:
+    """
+    The prompt that the teacher reads.
+
+    A string goes through `template` (only the placeholder is replaced) to `place`, with an empty line between it and
+    the prompt's text unless the template brings white space of its own on that side. Chat messages stand before the
+    prompt's own; a system message among the first is put before the prompt's system text, if it has one.
+
+    Args:
+        prompt (`str` or `list[dict]`): The student's prompt.
+        context (`str` or `list[dict]`): Privileged context, checked by [`check_context`].
+        template (`str`): Text with the placeholder `{privileged_context}`.
+        place (`str`): `"system"`, `"before_user"`, `"after_user"` or `"user_turn"`.
+    """
+    if isinstance(context, str):
+        text = template.replace(PLACEHOLDER, context)
+        if isinstance(prompt, str):
+            return _joined(text, prompt, before=place in ("system", "before_user"))
+        if place == "user_turn":
+            return [*prompt, {"role": "user", "content": text}]
+        return _with_system(prompt, text) if place == "system" else _with_user_text(prompt, text, place)
+    if isinstance(prompt, str):
+        raise ValueError(
+            "The privileged context is a list of chat messages, but the prompt is plain text. Make the prompt a list "
+            "of messages too, or the context a string."
+        )
+    messages = [_from_arrow(message) for message in context]
+    if messages[0]["role"] == "system":
+        prompt = _with_system(prompt, message_text(messages[0]))
+        return [prompt[0], *messages[1:], *prompt[1:]]
+    own_system = 1 if prompt[0]["role"] == "system" else 0
+    return [*prompt[:own_system], *messages, *prompt[own_system:]]
+
+
+def _from_arrow(message: dict[str, Any]) -> dict[str, Any]:
+    """Arrow gives every message of a column, and every content block, every key: None where one lacks it. Of an image
+    it gives the file."""
+    message = {key: value for key, value in message.items() if value is not None}
+    if isinstance(message.get("content"), list):
+        message["content"] = [
+            {key: decoded(value) if key == "image" else value for key, value in block.items() if value is not None}
+            for block in message["content"]
+        ]
+    return message
+
+
+def _with_system(prompt: Messages, text: str) -> Messages:
+    if prompt[0]["role"] != "system":
+        return [{"role": "system", "content": text}, *prompt]
+    return [{**prompt[0], "content": _joined(text, prompt[0]["content"], before=True)}, *prompt[1:]]
+
+
+def _with_user_text(prompt: Messages, text: str, place: str) -> Messages:
+    last = max((i for i, message in enumerate(prompt) if message["role"] == "user"), default=None)
+    if last is None:
+        raise ValueError(
+            f"the place {place!r} needs a user message in the prompt, and this one has none: {excerpt(prompt)}. Use "
+            "the place 'system'."
+        )
+    message = {**prompt[last], "content": _joined(text, prompt[last]["content"], before=place == "before_user")}
+    return [*prompt[:last], message, *prompt[last + 1 :]]
+
+
+def _joined(text: str, content: str | list[dict], before: bool) -> str | list[dict]:
+    """Text and a message's content, set apart; content blocks get one more text block."""
+    if not text[-1 if before else 0].isspace():
+        text = f"{text}\n\n" if before else f"\n\n{text}"
+    if isinstance(content, list):
+        block = {"type": "text", "text": text}
+        return [block, *content] if before else [*content, block]
+    return f"{text}{content}" if before else f"{content}{text}"

@@ -1,0 +1,215 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""Token ids of what the teacher reads: whole prompts, messages of their own, bare text, and how an answer begins."""
+
+import json
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from trl.data_utils import prepare_multimodal_messages
+
+from trl_opsd.batches.pixels import ImageInputs
+from trl_opsd.prompts.control_tokens import control_tokens, encode_literally, special_tokens, strings
+from trl_opsd.rollouts.message_images import images_of
+from trl_opsd.rollouts.rollout import Messages
+
+
+Tools = list[Any] | None
+
+_USER = {"role": "user", "content": "Hello."}
+_ANSWER = {"role": "assistant", "content": "Hello."}
+
+
+class PromptTokenizer:
+    """
+    Args:
+        processing_class (`PreTrainedTokenizerBase` or `ProcessorMixin`): The trainer's.
+        tokenizer (`PreTrainedTokenizerBase`): The same, or the processor's.
+        chat_template (`str`, *optional*): The trainer's, where it has its own.
+        images ([`~trl_opsd.batches.pixels.ImageInputs`], *optional*): What reads images, for a processor.
+    """
+
+    def __init__(
+        self,
+        processing_class: PreTrainedTokenizerBase | ProcessorMixin,
+        tokenizer: PreTrainedTokenizerBase,
+        chat_template: str | None,
+        images: ImageInputs | None = None,
+    ):
+        self.processing_class, self.tokenizer, self.chat_template = processing_class, tokenizer, chat_template
+        self.images = images
+        self._beginnings: dict[str, str] = {}
+        if images is not None:
+            images.probe(lambda prompt: self._tensors(prompt, None, {}))
+        self._known: set[str] = set()
+
+    def prompt(
+        self, prompt: str | Messages, tools: Tools, kwargs: dict[str, Any], context: str | Messages | None = None
+    ) -> list[int]:
+        """
+        Ids of a whole prompt, as TRL encodes the student's.
+
+        Args:
+            prompt (`str` or `list[dict]`): Text, or chat messages.
+            tools (`list`, *optional*): Tools of the row.
+            kwargs (`dict[str, Any]`): Chat template arguments.
+            context (`str` or `list[dict]`, *optional*): Part of it in which control tokens are plain text.
+
+        Raises:
+            ValueError: If it has images and nothing here can read them, or not beside control tokens.
+        """
+        if images := images_of(prompt):
+            return self._with_images(prompt, images, tools, kwargs, context)
+        if control_tokens(self.tokenizer, context):
+            is_text = isinstance(prompt, str)
+            start = self.bos if is_text else []
+            return encode_literally(
+                self.tokenizer, prompt, context, lambda p: p if is_text else self._render(p, tools, kwargs), start
+            )
+        if isinstance(prompt, str):
+            return list(self.processing_class(text=[prompt])["input_ids"][0])
+        try:
+            return list(self._template(prompt, tools, kwargs, tokenize=True, return_dict=True)["input_ids"][0])
+        except TemplateError as error:
+            raise ValueError(f"The chat template refuses its messages ({error}). Choose another place.") from error
+
+    def _with_images(
+        self, prompt: Messages, images: list[Any], tools: Tools, kwargs: dict[str, Any], context: str | Messages | None
+    ) -> list[int]:
+        if self.images is None:
+            raise ValueError(
+                f"it has {len(images)} images, and `processing_class` is a tokenizer. Pass the model's processor, or "
+                "leave the images out."
+            )
+        if tokens := control_tokens(self.tokenizer, context):
+            raise ValueError(
+                f"its context has the control tokens {tokens} as text beside images, and a processor can't tell them "
+                "from its own. Remove them from the context."
+            )
+        text = self._render(prompt, tools, kwargs)
+        return self.images.read(text, images, lambda: self._tensors(prompt, tools, kwargs))
+
+    def _tensors(self, prompt: Messages, tools: Tools, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return self._template(prompt, tools, kwargs, tokenize=True, return_dict=True, return_tensors="pt")
+
+    def check_characters(self, context: str | Messages | None) -> None:
+        """
+        Refuse a context of which the teacher would not read every character.
+
+        Args:
+            context (`str` or `list[dict]`, *optional*): The context.
+
+        Raises:
+            ValueError: If the tokenizer has no token for one, and leaves it out. SmolLM2's does so with a few control
+                characters.
+        """
+        for character in sorted(set("".join(strings(context))) - self._known):
+            # Between letters and between spaces: a tokenizer of whole words knows no letter by itself
+            around = [[self._read(f"{side}{text}{side}") for text in ("", character)] for side in ("a", " a ")]
+            if all(without == within for without, within in around):
+                raise ValueError(
+                    f"the tokenizer has no token for the character {character!r} of the privileged context, so the "
+                    "teacher would not read it. Take it out of the text."
+                )
+            self._known.add(character)
+
+    def _read(self, text: str) -> str:
+        return self.tokenizer.decode(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    @property
+    def bos(self) -> list[int]:
+        """What bare text begins with."""
+        return list(self.tokenizer("")["input_ids"])
+
+    def text(self, text: str, context: str) -> list[int]:
+        """Ids of bare text between other tokens. Control tokens in `context`, a part of it, are plain text."""
+        if control_tokens(self.tokenizer, context):
+            return encode_literally(self.tokenizer, text, context, lambda text: text, [])
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def beginning(self, tools: Tools, kwargs: dict[str, Any]) -> list[int]:
+        """How an answer begins: the ids that `add_generation_prompt` adds."""
+        return list(self.tokenizer(self.beginning_text(tools, kwargs), add_special_tokens=False)["input_ids"])
+
+    def beginning_text(self, tools: Tools, kwargs: dict[str, Any]) -> str:
+        """The same as text, such as `"<|im_start|>assistant\\n<think>\\n"`."""
+        key = json.dumps([bool(tools), kwargs], sort_keys=True, default=str)
+        if key not in self._beginnings:
+            begun = self._render([_USER], tools, kwargs)
+            # Without a beginning, some templates print an end in its place
+            bare = self._render([_USER], tools, kwargs, begin=False)
+            same = next((i for i, (one, other) in enumerate(zip(begun, bare, strict=False)) if one != other), len(bare))
+            self._beginnings[key] = begun[self._whole_token(begun, same) :]
+        return self._beginnings[key]
+
+    def _whole_token(self, text: str, cut: int) -> int:
+        """The cut, or the start of the control token that it would cut through."""
+        for token in special_tokens(self.tokenizer):
+            start = text.rfind(token, max(cut - len(token) + 1, 0), cut + len(token) - 1)
+            if 0 <= start < cut:
+                return start
+        return cut
+
+    def message(self, text: str, role: str | None, first: bool, kwargs: dict[str, Any], context: str) -> list[int]:
+        """
+        Ids of a message of its own, cut out of what the template makes of a conversation.
+
+        Args:
+            text (`str`): Its content.
+            role (`str`, *optional*): Its role. `None` means `"system"` for the first message, where the template has
+                one, and `"user"` otherwise.
+            first (`bool`): Whether it is the first message, and begins with what a conversation begins with.
+            kwargs (`dict[str, Any]`): Chat template arguments.
+            context (`str`): Part of the text in which control tokens are plain text.
+
+        Raises:
+            ValueError: If the template prints no such message.
+        """
+        roles = [role] if role else ["system", "user"] if first else ["user"]
+        before: list[Messages] = [[]] if first else [[_USER, _ANSWER], [_USER]]
+        for one in roles:
+            for messages in before:
+                if self._cut_out(text, one, messages, kwargs) is None:
+                    continue
+
+                def render(content: str, role: str = one, messages: Messages = messages) -> str:
+                    return self._cut_out(content, role, messages, kwargs)
+
+                if control_tokens(self.tokenizer, context):
+                    return encode_literally(self.tokenizer, text, context, render, [])
+                return list(self.tokenizer(render(text), add_special_tokens=False)["input_ids"])
+        where = "at the start" if first else "between the turns"
+        raise ValueError(
+            f"The chat template prints no message of role {' or '.join(map(repr, roles))} of its own {where}. Choose "
+            "another `role` or `place`."
+        )
+
+    def _cut_out(self, content: str, role: str, before: Messages, kwargs: dict[str, Any]) -> str | None:
+        try:
+            head = self._ended(before, kwargs) if before else ""
+            whole = self._ended([*before, {"role": role, "content": content}], kwargs)
+        except TemplateError:  # a role that it does not know, or not here
+            return None
+        if not whole.startswith(head) or content.strip() not in whole[len(head) :]:
+            return None
+        return whole[len(head) :]
+
+    def _ended(self, messages: Messages, kwargs: dict[str, Any]) -> str:
+        """The messages up to where the next would begin."""
+        return self._render(messages, None, kwargs).removesuffix(self.beginning_text(None, kwargs))
+
+    def _render(self, prompt: Messages, tools: Tools, kwargs: dict[str, Any], begin: bool = True) -> str:
+        return self._template(prompt, tools, kwargs, begin, tokenize=False)
+
+    def _template(self, prompt: Messages, tools: Tools, kwargs: dict[str, Any], begin: bool = True, **how: Any) -> Any:
+        if self.images is not None:
+            prompt = prepare_multimodal_messages(prompt)
+        return self.processing_class.apply_chat_template(
+            [prompt] if how["tokenize"] else prompt,
+            tools=tools or None,  # Llama's template renders something for []
+            chat_template=self.chat_template,
+            add_generation_prompt=begin,
+            **how,
+            **kwargs,
+        )

@@ -1,0 +1,211 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""What can only be checked once the model and the data are there, before the first step."""
+
+from collections.abc import Callable
+from typing import Any
+
+from datasets import Dataset, IterableDataset
+from peft import PeftModel
+from torch import nn
+from trl import GRPOConfig
+
+from trl_opsd.config.opsd_config import OPSDConfig
+from trl_opsd.config.validation import check_policy_weight
+from trl_opsd.privileged import DatasetColumn
+from trl_opsd.prompts.tokenizer import PromptTokenizer
+from trl_opsd.prompts.view_encoder import ViewEncoder
+
+
+def no_reward(prompts: list, **kwargs: Any) -> list[float]:
+    """Stands in for the reward functions of a pure distillation run, as `GRPOTrainer` asks for at least one."""
+    return [0.0] * len(prompts)
+
+
+def resolve_policy_weight(args: OPSDConfig, has_reward: bool) -> float:
+    """
+    What `policy_weight` stands for, checked.
+
+    Args:
+        args ([`OPSDConfig`]): Options.
+        has_reward (`bool`): Whether reward functions or an environment give a reward.
+
+    Raises:
+        ValueError: If the weights leave nothing to train, or the policy term lacks its reward or its groups.
+    """
+    weight = args.policy_weight
+    if weight is None:
+        weight = 1.0 if has_reward else 0.0
+    check_policy_weight(args, weight)
+    if weight > 0 and not has_reward:
+        raise ValueError(
+            f"`policy_weight={weight}` needs a reward, and there is none. Pass `reward_funcs`, or set "
+            "`policy_weight=0.0` for pure self-distillation."
+        )
+    return weight
+
+
+def check_datasets(source: Any, train_dataset: Any, eval_dataset: Any) -> None:
+    """
+    Let a source that reads dataset columns look for them in the data sets; other sources need none.
+
+    Raises:
+        ValueError: If a column is missing or a row holds what can't be a context.
+    """
+    if not hasattr(source, "check"):
+        return
+    named = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
+    if isinstance(eval_dataset, dict):
+        named = {"train_dataset": train_dataset} | {f"eval_dataset[{k!r}]": v for k, v in eval_dataset.items()}
+    for name, dataset in named.items():
+        if isinstance(dataset, (Dataset, IterableDataset)):
+            source.check(dataset, name)
+
+
+def context_length(*models: nn.Module) -> int | None:
+    """Tokens that all the models can read at once, `None` where no config says."""
+    lengths = [getattr(model.config.get_text_config(), "max_position_embeddings", None) for model in models]
+    return min((length for length in lengths if length is not None), default=None)
+
+
+def check_model(args: OPSDConfig, model: nn.Module, teacher: nn.Module) -> None:
+    """
+    Check the options that depend on the model.
+
+    Raises:
+        ValueError: If an option is impossible with this model.
+    """
+    core = model.get_base_model() if isinstance(model, PeftModel) else model
+    vocabulary = core.config.get_text_config().vocab_size
+    if args.distillation_topk is not None and args.distillation_topk > vocabulary:
+        raise ValueError(
+            f"`distillation_topk={args.distillation_topk}` is above the vocabulary of the model, {vocabulary} tokens. "
+            "Lower it, or use `distillation_mode='full_logits'`."
+        )
+    limit = context_length(model, teacher)
+    if args.teacher_max_length is not None and limit is not None and args.teacher_max_length > limit:
+        raise ValueError(
+            f"`teacher_max_length={args.teacher_max_length}` is above the {limit} tokens of context that student "
+            "and teacher have. Lower it, or leave it out to use their own limit."
+        )
+
+
+def _has_images(dataset: Any) -> bool:
+    """Whether rows bring images, whose tokens only the processor can count: too slow for a whole data set, so that what
+    does not fit is found at the step that samples it."""
+    return isinstance(dataset, Dataset) and bool({"image", "images"} & set(dataset.column_names))
+
+
+def check_dataset_lengths(
+    name: str, dataset: Any, source: DatasetColumn, encoder: ViewEncoder, args: OPSDConfig, tools: Any
+) -> None:
+    """
+    Find a row whose teacher prompt can't fit before training starts, not at the step that samples it.
+
+    Only rows long enough to be in question are tokenized: a byte is the shortest thing a token stands for, and what the
+    chat template and the tools add is in the first row's bare prompt too.
+
+    Args:
+        name (`str`): What to call the data set in the error.
+        dataset (`Any`): Checked if it is a `Dataset`, or a dict of them.
+        source ([`DatasetColumn`]): Where the contexts are.
+        encoder ([`ViewEncoder`]): From views to token ids.
+        args ([`OPSDConfig`]): For `teacher_overlong` and `max_completion_length`.
+        tools (`list`, *optional*): The trainer's tools.
+
+    Raises:
+        ValueError: If a teacher prompt and a completion of `max_completion_length` tokens exceed its limit.
+    """
+    if isinstance(dataset, dict):
+        for key, part in dataset.items():
+            check_dataset_lengths(f"{name}[{key!r}]", part, source, encoder, args, tools)
+        return
+    if _has_images(dataset):
+        return
+    limit = encoder.max_length
+    if limit is None or args.teacher_overlong != "error" or not isinstance(dataset, Dataset) or not len(dataset):
+        return
+    completion = args.max_completion_length or 0
+    tokenizer = encoder.tokenizer
+    bytes_to_spare = limit - completion - len(tokenizer.prompt(dataset[0]["prompt"], tools, encoder.teacher_kwargs))
+    for column in source.columns:
+        if column not in dataset.column_names:
+            continue
+        for number, (prompt, context) in enumerate(zip(dataset["prompt"], dataset[column], strict=True)):
+            if context is None or len(f"{prompt}{context}{source.template}".encode()) <= bytes_to_spare:
+                continue
+            length = encoder.length(source.view(context), prompt, tools)
+            if length + completion > limit:
+                raise ValueError(
+                    f"Row {number} of `{name}`: the teacher's prompt with `{column}` has {length} tokens; with "
+                    f"`max_completion_length={completion}` that is more than the {limit} that `teacher_max_length` or "
+                    "the model's context allows. Shorten the privileged context, raise `teacher_max_length` if the "
+                    "model can take it, or set `teacher_overlong='drop_view'` or `'shorten'`."
+                )
+
+
+def check_dataset_characters(name: str, dataset: Any, source: DatasetColumn, tokenizer: PromptTokenizer) -> None:
+    """
+    Find a context with a character that the tokenizer leaves out before training starts.
+
+    Args:
+        name (`str`): What to call the data set in the error.
+        dataset (`Any`): Checked if it is a `Dataset`, or a dict of them.
+        source ([`DatasetColumn`]): Where the contexts are.
+        tokenizer ([`PromptTokenizer`]): From text to token ids.
+
+    Raises:
+        ValueError: Naming the row.
+    """
+    if isinstance(dataset, dict):
+        for key, part in dataset.items():
+            check_dataset_characters(f"{name}[{key!r}]", part, source, tokenizer)
+        return
+    if not isinstance(dataset, Dataset):
+        return
+    for column in source.columns:
+        for number, context in enumerate(dataset[column] if column in dataset.column_names else ()):
+            try:
+                tokenizer.check_characters(context)
+            except ValueError as error:
+                raise ValueError(f"Row {number} of `{name}`: column `{column}`: {error}") from None
+
+
+def check_student_lengths(
+    name: str, dataset: Any, tokenize: Callable[[list], list[list[int]]], args: GRPOConfig
+) -> None:
+    """
+    Find a row that a colocated vLLM can't take before training starts. vLLM itself stops at the step that samples the
+    row, or ends its completions early.
+
+    Args:
+        name (`str`): What to call the data set in the error.
+        dataset (`Any`): Checked if it is a `Dataset`, or a dict of them.
+        tokenize (`Callable`): From the student's prompts to token ids.
+        args ([`~trl.GRPOConfig`]): For `vllm_max_model_length` and `max_completion_length`.
+
+    Raises:
+        ValueError: If a prompt and a completion of `max_completion_length` tokens exceed `vllm_max_model_length`.
+    """
+    if isinstance(dataset, dict):
+        for key, part in dataset.items():
+            check_student_lengths(f"{name}[{key!r}]", part, tokenize, args)
+        return
+    if _has_images(dataset):
+        return
+    limit = args.vllm_max_model_length if args.use_vllm and args.vllm_mode == "colocate" else None
+    if limit is None or not isinstance(dataset, Dataset) or not len(dataset):
+        return
+    completion = args.max_completion_length or 0
+    bytes_to_spare = limit - completion - len(tokenize([dataset[0]["prompt"]])[0])  # see `check_dataset_lengths`
+    for number, prompt in enumerate(dataset["prompt"]):
+        if len(str(prompt).encode()) <= bytes_to_spare:
+            continue
+        length = len(tokenize([prompt])[0])
+        if length + completion > limit:
+            raise ValueError(
+                f"Row {number} of `{name}`: the student's prompt has {length} tokens; with "
+                f"`max_completion_length={completion}` that is more than `vllm_max_model_length={limit}`. Raise "
+                "`vllm_max_model_length`, or shorten the prompt or `max_completion_length`. Only the student's prompt "
+                "goes to vLLM: privileged contexts do not count here, `teacher_max_length` limits them."
+            )

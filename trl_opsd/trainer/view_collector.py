@@ -1,0 +1,197 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""From rollouts to encoded views: the source is asked, its views are encoded and, if wanted, written down."""
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from trl_opsd.batches.encoded_view import EncodedView
+from trl_opsd.config.opsd_config import OPSDConfig
+from trl_opsd.engines.distributed import raised_everywhere
+from trl_opsd.monitoring.leaks import LEAK_PHRASES, Leak, Phrases, find_leaks
+from trl_opsd.monitoring.names import PREFIX
+from trl_opsd.privileged import Asker, DatasetColumn, Run, build_source
+from trl_opsd.privileged.base import source_name
+from trl_opsd.prompts.tokenizer import Tools
+from trl_opsd.prompts.view_encoder import ViewEncoder
+from trl_opsd.rollouts.rollout import Rollout, whole_groups
+from trl_opsd.rollouts.view import PrivilegedSource, View
+
+
+# Folders and files that begin so are not pushed to the Hub with the model or a checkpoint
+NOT_PUSHED = "_"
+
+
+def source_of(args: OPSDConfig, given: PrivilegedSource | None) -> PrivilegedSource:
+    """The source that the trainer was given, or that the config describes."""
+    if given is not None and args.privileged_source is not None:
+        raise ValueError("`privileged=` and `privileged_source` are both set: leave out one of them.")
+    if given is not None:
+        return given
+    if args.privileged_source is not None:
+        return build_source(args.privileged_source)
+    return DatasetColumn(
+        args.privileged_column,
+        teach_bare_rows=args.teacher_model_kind == "checkpoint",
+        template=args.privileged_template,
+        place=args.privileged_place,
+    )
+
+
+class ViewCollector:
+    """
+    The rollouts and views of the generation batch at hand.
+
+    Args:
+        args ([`OPSDConfig`]): Options.
+        source (`PrivilegedSource`): Where views come from.
+        encoder ([`ViewEncoder`]): From views to ids.
+        accelerator (`Accelerator`): Tells of errors, and completes groups.
+        required (`tuple[str]`, *optional*): Views that a rollout must have, by name or as `NAME-1` and so on. One that
+            lacks any has no views at all.
+    """
+
+    def __init__(
+        self,
+        args: OPSDConfig,
+        source: PrivilegedSource,
+        encoder: ViewEncoder,
+        accelerator: Accelerator,
+        required: tuple[str, ...] = (),
+    ):
+        self.args, self.source, self.encoder, self.accelerator = args, source, encoder, accelerator
+        self.required = required
+        self.asker = Asker(source, args.privileged_on_error, args.privileged_timeout)
+        self.rollouts: list[Rollout] = []
+        self.views: list[list[View]] = []
+        self.group_success: dict[int, bool] = {}
+        self.leaks: list[Leak] = []
+        self._written: set[Path] = set()
+        self._phrases = Phrases(LEAK_PHRASES if args.leak_phrases is None else args.leak_phrases)
+        self.counts: dict[str, float] = {}
+
+    def setup(self, run: Run) -> None:
+        """Give the source what it may need, before training."""
+        self.run = run
+        if self.args.privileged_timeout is not None and getattr(self.source, "uses_model", False):
+            raise ValueError(
+                "`privileged_timeout` can't stop a source that lets the model write: the other processes would wait. "
+                "Leave the option out; such a source takes `max_new_tokens`."
+            )
+        if hasattr(self.source, "setup"):
+            self.source.setup(run)
+
+    def collect(self, rollouts: list[Rollout], group_size: int) -> None:
+        """
+        Take the local rollouts of a generation batch and ask for their views. A collective.
+
+        Args:
+            rollouts (`list[Rollout]`): The local ones, in order.
+            group_size (`int`): Rollouts of one prompt.
+        """
+        self.rollouts = rollouts
+        step = rollouts[0].step
+        with raised_everywhere(self.accelerator, "the privileged source", step):
+            groups = whole_groups(rollouts, group_size, self.accelerator)
+            self.group_success = {group[0].group: any(one.success for one in group) for group in groups}
+            found = self.asker(groups)
+            self.views = [views if self._complete(views) else [] for views in found]
+            self.counts = self._counted()
+            if self.required:
+                self.counts["incomplete_rollouts"] = sum(map(bool, found)) - sum(map(bool, self.views))
+        with raised_everywhere(self.accelerator, "what is told of the contexts", step):
+            self.leaks = find_leaks(rollouts, self.views, self.args.leak_ngram_size, self._phrases)
+            if self.args.log_privileged_context:
+                self._write_down(step)
+
+    def _complete(self, views: list[View]) -> bool:
+        names = [view.name for view in views]
+        return all(any(name == one or name.startswith(f"{one}-") for name in names) for one in self.required)
+
+    def _counted(self) -> dict[str, float]:
+        """What the source counted of this batch, on this process."""
+        counts = getattr(self.source, "counts", {})
+        if not isinstance(counts, dict) or not all(isinstance(value, (int, float)) for value in counts.values()):
+            raise ValueError(f"`counts` of {source_name(self.source)} must map names to numbers, got {counts!r}.")
+        # After an error some parts of a source may still hold those of the batch before
+        return dict.fromkeys(counts, 0) if self.asker.raised else dict(counts)
+
+    def count_metrics(self) -> dict[str, float]:
+        """The source's counts, summed over the processes. A collective."""
+        total: Counter[str] = Counter()
+        for counts in gather_object([self.counts]):
+            total.update(counts)
+        return {f"{PREFIX}{name}": value for name, value in total.items()}
+
+    def encode(self, tools: list[Tools]) -> dict[str, EncodedView]:
+        """Views of the local batch by name. Every rank has the same names, also those that none of its rows has."""
+        given = {(view.name, view.reader) for views in self.views for view in views}
+        readers = sorted(set(gather_object(list(given)))) or [("privileged", "teacher")]
+        with raised_everywhere(self.accelerator, "the teacher's prompts", self.rollouts[0].step):
+            if len(dict(readers)) < len(readers):
+                raise ValueError(f"Views of one name have two readers: {readers}. Give them names of their own.")
+            try:
+                return {
+                    name: self.encoder.encode(name, self.rollouts, self.views, tools, live=reader == "live")
+                    for name, reader in readers
+                }
+            finally:
+                if self.encoder.tokenizer.images is not None:
+                    self.encoder.tokenizer.images.forget()
+
+    def successes(self, device: torch.device) -> dict[str, torch.Tensor]:
+        """Batch keys `(B,)`: whether the rollout, and any of its group, had success, as 0 or 1."""
+        own = [one.success for one in self.rollouts]
+        groups = [self.group_success[one.group] for one in self.rollouts]
+        pairs = (("rollout_success", own), ("group_success", groups))
+        return {name: torch.tensor(values, dtype=torch.float32, device=device) for name, values in pairs}
+
+    def without_policy(self, encoded: dict[str, EncodedView]) -> list[bool]:
+        """Whether a view of each rollout, one that was not dropped for its length, takes the advantage's place."""
+        rows = enumerate(self.views)
+        return [any(not view.policy and encoded[view.name].weights[row] > 0 for view in views) for row, views in rows]
+
+    def _write_down(self, step: int) -> None:
+        folder = Path(self.args.output_dir) / f"{NOT_PUSHED}privileged"
+        folder.mkdir(parents=True, exist_ok=True)
+        mode = "train" if self.rollouts[0].training else "eval"
+        path = folder / f"{mode}-{step:06d}-{self.accelerator.process_index}.jsonl"
+        # A step may have several generation batches; what a run wrote that was resumed before this step is replaced
+        with open(path, "a" if path in self._written else "w", encoding="utf-8", errors="backslashreplace") as file:
+            self._written.add(path)
+            for rollout, views, leak in zip(self.rollouts, self.views, self.leaks, strict=True):
+                shown = {name: getattr(rollout, name) for name in ("index", "group", "prompt", "completion", "rewards")}
+                shown["views"] = [{k: v for k, v in asdict(view).items() if v is not None} for view in views]
+                shown["leak"] = leak.shown
+                file.write(json.dumps(shown, ensure_ascii=False, default=repr) + "\n")
+
+    # Restarts
+
+    def save(self, folder: Path, is_main: bool) -> None:
+        """Write the source's state, if it has one, into a checkpoint."""
+        if is_main and hasattr(self.source, "state_dict"):
+            text = json.dumps(self.source.state_dict())  # in ASCII, which takes lone surrogates too
+            (folder / f"{NOT_PUSHED}privileged_source.json").write_text(text, encoding="utf-8")
+
+    def load(self, folder: Path) -> None:
+        """Take it up."""
+        path = folder / f"{NOT_PUSHED}privileged_source.json"
+        if hasattr(self.source, "load_state_dict") and path.is_file():
+            self.source.load_state_dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def alignment_error(rollouts: list[Rollout], completion_ids: torch.Tensor) -> str | None:
+    """What is wrong if the captured rollouts are not the rows of TRL's batch, `(B, C)`, that the teacher scores."""
+    for rollout, ids in zip(rollouts, completion_ids.tolist(), strict=True):
+        if ids[: len(rollout.completion_ids)] != rollout.completion_ids:
+            return (
+                "The completions that TRL handed to the rewards are not the rows of its batch any more. This version "
+                "of trl is not supported: see the bounds in trl_opsd's pyproject.toml."
+            )
+    return None
