@@ -96,11 +96,11 @@ def length_reward(completions: list, **kwargs: Any) -> list[float]:
 def backbone_inputs(trainer: OPSDTrainer) -> dict[str, list[list[list[int]]]]:
     """Token ids of every call of the backbone from now on, by who reads them: "student" or "teacher"."""
     calls: dict[str, list] = {"student": [], "teacher": []}
-    reader, answering = ["student"], trainer.teacher.answering
+    reader, teacher_forward = ["student"], trainer.teacher.teacher_forward
 
     @contextmanager
     def observed(model):
-        with answering(model) as teacher:
+        with teacher_forward(model) as teacher:
             reader[0] = "teacher"
             yield teacher
         reader[0] = "student"
@@ -108,6 +108,6 @@ def backbone_inputs(trainer: OPSDTrainer) -> dict[str, list[list[list[int]]]]:
     def record(_, args, kwargs):
         calls[reader[0]].append((kwargs["input_ids"] if "input_ids" in kwargs else args[0]).tolist())
 
-    trainer.teacher.answering = observed
+    trainer.teacher.teacher_forward = observed
     trainer.teacher.model.base_model.register_forward_pre_hook(record, with_kwargs=True)
     return calls

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import reference
-from trl_opsd.kernels import Head, PolicyTerm, Task, chunks, forward_pass, linear_divergence
+from trl_opsd.kernels import Head, LinearDivergenceInputs, PolicyTerm, chunks, forward_pass, linear_divergence
 from trl_opsd.losses import DivergenceSpec
 
 
@@ -69,8 +69,8 @@ class Case:
     def head(self) -> Head:
         return Head(self.weight, self.bias, **self.transform)
 
-    def task(self, spec: DivergenceSpec) -> Task:
-        return Task(
+    def task(self, spec: DivergenceSpec) -> LinearDivergenceInputs:
+        return LinearDivergenceInputs(
             head=self.head(),
             teacher_hidden=self.teacher_hidden,
             teacher_heads=[Head(self.teacher_weight, self.teacher_bias, **self.teacher_transform)] * len(self.weights),

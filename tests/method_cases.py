@@ -13,7 +13,7 @@ import torch
 
 from trl_opsd import OPSDConfig
 from trl_opsd.kernels import Head, Task, linear_divergence
-from trl_opsd.methods import Moment, Signals
+from trl_opsd.methods import StepContext, TokenSignals
 from trl_opsd.methods.runtime import MethodRun
 from trl_opsd.trainer.objective import divergence_spec
 
@@ -26,7 +26,7 @@ def random(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def signals(name: str, views: list[str], seed: int = 0, step: int = 0, **changes: Any) -> Signals:
+def signals(name: str, views: list[str], seed: int = 0, step: int = 0, **changes: Any) -> TokenSignals:
     """
     A toy batch of four rows: the first right, the others wrong, the last in a group without success. Every view teaches
     every token but the first row's last two, which are tool results, and the second row's first.
@@ -36,7 +36,7 @@ def signals(name: str, views: list[str], seed: int = 0, step: int = 0, **changes
         views (`list[str]`): Names of the views.
         seed (`int`): Of the log-probabilities.
         step (`int`): Optimizer steps that are done, of 100.
-        changes: Fields of [`Signals`], or `options`, to set.
+        changes: Fields of [`TokenSignals`], or `options`, to set.
     """
     draw, k = random(seed), len(views)
     run = MethodRun(name, changes.pop("options", None), None)
@@ -49,7 +49,7 @@ def signals(name: str, views: list[str], seed: int = 0, step: int = 0, **changes
         return -3 * torch.rand(*shape, generator=draw, dtype=torch.float64) * mask
 
     values = {
-        "moment": Moment(views, run.options, step, step / 100, run.state),
+        "step_context": StepContext(views, run.options, step, step / 100, run.state),
         "teacher_logps": logps(k, B, C),
         "teacher_entropy": -logps(k, B, C),
         "student_logps": logps(B, C),
@@ -63,10 +63,10 @@ def signals(name: str, views: list[str], seed: int = 0, step: int = 0, **changes
         "group_success": torch.tensor([[1.0], [1.0], [1.0], [0.0]], dtype=torch.float64),
         "scale": torch.tensor(1.0, dtype=torch.float64),
     }
-    return Signals(**{**values, **changes})
+    return TokenSignals(**{**values, **changes})
 
 
-def advantages(name: str, batch: Signals) -> torch.Tensor:
+def advantages(name: str, batch: TokenSignals) -> torch.Tensor:
     """What a method makes of a batch, `(B, C)`."""
     return MethodRun(name, None, None).method.advantages(batch)
 
@@ -104,17 +104,17 @@ def check_loss(
     teachers, teacher_weight = new(len(views), N, H), new(V, H)
     labels = torch.randint(V, (N,), generator=draw)
     weights = torch.full((len(views), N), 1 / N / len(views), dtype=torch.float64)
-    places = (torch.arange(N, dtype=torch.float64) + 0.5) / N
+    relative_positions = (torch.arange(N, dtype=torch.float64) + 0.5) / N
     config = OPSDConfig("unused", method=name, bf16=False, **{"num_generations": 2, **options})
     run = MethodRun(name, config.method_options, None)
     run.step, run.progress, run.state = step, step / 100, live_state or run.state
     spec = run.spec(divergence_spec(config), views)
     task = Task(
         head=Head(weight), teacher_hidden=teachers, teacher_heads=[Head(teacher_weight)] * len(views), labels=labels,
-        weights=weights, spec=spec, places=places, rows=torch.arange(N) // 3, chunk_size=4,
+        weights=weights, spec=spec, relative_positions=relative_positions, rows=torch.arange(N) // 3, chunk_size=4,
     )  # fmt: skip
     loss, _ = linear_divergence(hidden, task)
-    term = run.hidden_term(views)
+    term = run.hidden_state_loss(views)
     if term is not None:
         loss = loss + term(hidden, teachers, weights)
     got = torch.autograd.grad(loss, (hidden, weight))

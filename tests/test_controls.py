@@ -14,7 +14,7 @@ from test_group_sources import contexts_of
 from test_places import student_prompts, teacher_reads
 from test_trainer_loss import batch_of
 from trl_opsd import View
-from trl_opsd.privileged import DatasetColumn, Empty, OtherRow, Shuffled, WrongDemonstration, chance
+from trl_opsd.privileged import DatasetColumn, Empty, OtherRow, Shuffled, WrongDemonstration, rollout_rng
 
 
 def test_another_rows_context(make_trainer):
@@ -139,4 +139,8 @@ def test_draws_differ_between_batches_of_one_step(make_trainer):
     trainer.evaluate()
     assert len(drawn) == 12 and len(set(drawn)) > 5
     first, second = trainer.collector.rollouts[0], trainer.collector.rollouts[0]
-    assert chance(first, 0, "x").random() == chance(second, 0, "x").random() != chance(first, 1, "x").random()
+    assert (
+        rollout_rng(first, 0, "x").random()
+        == rollout_rng(second, 0, "x").random()
+        != rollout_rng(first, 1, "x").random()
+    )

@@ -93,8 +93,8 @@ def dense_parts(trainer, inputs):
     """Log-probabilities of student and teacher at the sampled tokens, the divergence, and the mask, in float64."""
     model, log_p = dense_logits(trainer.model, inputs["prompt_ids"], inputs["prompt_mask"], inputs)
     teacher = inputs["teacher_prompt_ids/privileged"], inputs["teacher_prompt_mask/privileged"]
-    with trainer.teacher.answering(trainer.model) as answering:
-        _, log_q = dense_logits(answering, *teacher, inputs)
+    with trainer.teacher.teacher_forward(trainer.model) as teacher_forward:
+        _, log_q = dense_logits(teacher_forward, *teacher, inputs)
     mask = inputs["completion_mask"].bool() & (inputs["teacher_weight/privileged"] > 0).unsqueeze(1)
     divergence = (log_q.exp() * (log_q - log_p)).sum(-1)
     at_label = [x.gather(-1, inputs["completion_ids"].unsqueeze(-1)).squeeze(-1) for x in (log_p, log_q.detach())]

@@ -322,7 +322,7 @@ def test_checkpoint(name, use_reentrant):
 def test_no_grad(name, monkeypatch):
     case = make(seed=15)
     want, want_stats = case.run(SPECS[name])
-    monkeypatch.setattr(forward_pass.Sums, "add", lambda *_: pytest.fail("a gradient that nobody asked for"))
+    monkeypatch.setattr(forward_pass.GradAccumulator, "add", lambda *_: pytest.fail("a gradient that nobody asked for"))
     with torch.no_grad():
         loss, stats = case.run(SPECS[name])
     assert loss.grad_fn is None and not loss.requires_grad

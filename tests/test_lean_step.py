@@ -95,7 +95,7 @@ def test_order_and_padding_change_no_result(make_trainer, monkeypatch, run):
 @pytest.mark.parametrize("options", [{}, {"steps_per_generation": 8}, {"steps_per_generation": 2}])
 def test_rows_stay_in_their_optimizer_step(make_trainer, monkeypatch, options):
     before = []
-    original = batches.in_order
+    original = batches.sort_by_length
     monkeypatch.setattr(
         "trl_opsd.batches.in_order", lambda parts, window: before.append((parts, window)) or original(parts, window)
     )
@@ -289,8 +289,8 @@ def test_a_teacher_that_stands_still_answers_once(make_trainer, kind, forwards, 
     sync = {"teacher_sync_steps": 2} if kind == "snapshot" else {}
     trainer = make_trainer(teacher_model_kind=kind, num_iterations=3, max_steps=6, **sync, **mode)
     calls = []
-    answering = trainer.teacher.answering
-    trainer.teacher.answering = lambda model: calls.append(1) or answering(model)
+    teacher_forward = trainer.teacher.teacher_forward
+    trainer.teacher.teacher_forward = lambda model: calls.append(1) or teacher_forward(model)
     trained(trainer)
     assert len(calls) == forwards
 

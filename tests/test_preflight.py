@@ -23,7 +23,7 @@ from test_drop_in import tool_tokenizer as tool_tokenizer
 from trl_opsd import View, preflight
 from trl_opsd.diagnostics import ViewReport
 from trl_opsd.privileged import rollouts_of
-from trl_opsd.trainer.text_generator import Writer
+from trl_opsd.trainer.text_generator import TextGenerator
 
 
 GREEDY = {"generation_kwargs": {"do_sample": False}}
@@ -207,7 +207,7 @@ def test_time_is_that_of_an_optimizer_step(make_trainer, monkeypatch):
 
 def with_scripted_writer(trainer, monkeypatch):
     """Stand-in for the sampler alone: the teacher writes what the student's stand-in writes."""
-    monkeypatch.setattr(Writer, "answers", lambda self, ids, *_: script(ids, None, None, 1)[0])
+    monkeypatch.setattr(TextGenerator, "answers", lambda self, ids, *_: script(ids, None, None, 1)[0])
     script = trainer._generate_single_turn
 
 
@@ -335,7 +335,7 @@ def test_answers_end_with_the_token_that_ends_them(make_trainer, tokenizer):
     trainer = make_trainer()
     first = trainer.model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=8, do_sample=False)[0, 3:].tolist()
     trainer.eos_token_ids = [first[2]]
-    (answer,) = Writer(trainer, trainer.teacher.answering).answers([[5, 6, 7]], "live", temperature=0.0)
+    (answer,) = TextGenerator(trainer, trainer.teacher.teacher_forward).answers([[5, 6, 7]], "live", temperature=0.0)
     assert answer == first[: first.index(first[2]) + 1]
 
 

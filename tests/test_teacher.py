@@ -90,7 +90,7 @@ def test_ema_is_the_float32_average(make_trainer, lora, every):
     expected = {name: tensor.double() for name, tensor in trainer.teacher.weights.parts.items()}
     for step in range(1, 8):
         move(trainer.model, 0.01)
-        trainer.teacher.follow(step)
+        trainer.teacher.update_state(step)
         if step % every == 0:
             student = dict(trainer.model.named_parameters())
             for name in expected:
@@ -110,7 +110,7 @@ def test_ema_of_a_bfloat16_student_moves_at_a_small_rate(make_trainer, tokenizer
     with torch.no_grad():
         student.add_(0.01)
     for step in range(1, 21):
-        trainer.teacher.follow(step)
+        trainer.teacher.update_state(step)
     expected = start + (1 - 0.999**20) * (student.float() - start)
     torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-7)
     assert not torch.equal(tensor.to(torch.bfloat16).float(), tensor)
@@ -250,7 +250,7 @@ def test_the_student_gets_its_weights_back(make_trainer):
     trainer = make_trainer(teacher_model_kind="ema")
     own = {name: param.data_ptr() for name, param in trainer.model.named_parameters()}
     parts = {name: part.clone() for name, part in trainer.teacher.weights.parts.items()}
-    with pytest.raises(ZeroDivisionError), trainer.teacher.answering(trainer.model):
+    with pytest.raises(ZeroDivisionError), trainer.teacher.teacher_forward(trainer.model):
         assert all(param.data_ptr() != own[name] for name, param in trainer.model.named_parameters())
         raise ZeroDivisionError
     assert {name: param.data_ptr() for name, param in trainer.model.named_parameters()} == own

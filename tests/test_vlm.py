@@ -19,7 +19,7 @@ from trl_opsd.batches.pixels import MODALITIES
 from trl_opsd.privileged import ImageView, rollouts_of, with_images, without_images
 from trl_opsd.rollouts.message_images import images_of
 from trl_opsd.rollouts.rollout import message_text
-from trl_opsd.trainer.text_generator import Writer
+from trl_opsd.trainer.text_generator import TextGenerator
 
 
 every_kind = pytest.mark.parametrize("kind", tiny_vlm.KINDS)
@@ -487,13 +487,13 @@ def test_the_model_writes_about_pictures(make, kind):
 @every_kind
 def test_a_pre_flight_shows_the_teacher_its_pictures(make, kind, monkeypatch):
     """Greedy answers of both sides are the likeliest tokens of a dense computation with what each sees."""
-    told, answers = [], Writer.answers
+    told, answers = [], TextGenerator.answers
 
-    def answering(writer, ids, weights, temperature, pixels):
+    def teacher_forward(writer, ids, weights, temperature, pixels):
         told.append((ids, answers(writer, ids, weights, temperature, pixels)))
         return told[-1][1]
 
-    monkeypatch.setattr(Writer, "answers", answering)
+    monkeypatch.setattr(TextGenerator, "answers", teacher_forward)
     dataset = pictured((2,), 4, crop=lambda i: [tiny_vlm.image(50 + i), tiny_vlm.image(60 + i)])
     source = ImageView(image_column="crop")
     trainer = make(kind, dataset, privileged=source, **LIVE, num_generations=1, max_completion_length=4)

@@ -9,13 +9,15 @@ import torch
 
 from method_batches import MIXED, WRONG, scripted_trainer, views_of
 from method_cases import CLOSE, B, C, advantages, random, signals
-from trl_opsd.methods import Moment, Seen, method_of
+from trl_opsd.methods import StepContext, StepSummary, method_of
 
 
 def opened(gate=1.0, **changes):
     batch = signals("antisd", ["privileged"], **changes)
-    moment = Moment(batch.moment.views, batch.moment.options, state={"seen": 5.0, "start": 1.0, "gate": gate})
-    return signals("antisd", ["privileged"], moment=moment, **changes)
+    step_context = StepContext(
+        batch.step_context.views, batch.step_context.options, state={"seen": 5.0, "start": 1.0, "gate": gate}
+    )
+    return signals("antisd", ["privileged"], step_context=step_context, **changes)
 
 
 def test_advantages():
@@ -61,8 +63,8 @@ def test_the_gate():
     entropies = [2.0, 1.0, 3.0, None, 2.0, 2.0, 1.9, 1.85, 1.9, 2.0, 1.87, 1.85]
     for step, entropy in enumerate(entropies, 1):
         logged = {} if entropy is None else {"teacher_entropy": entropy}
-        seen = Seen(step, state, method.options, 0.0, 0.0, 0.0, 8.0, 8.0, logged)
-        state = method.follow(seen)
+        seen = StepSummary(step, state, method.options, 0.0, 0.0, 0.0, 8.0, 8.0, logged)
+        state = method.update_state(seen)
         gates.append(state["gate"])
     # Five steps to begin with, one without a teacher between them; then shut below 1.86 and open from 2 on
     assert state["start"] == pytest.approx(2.0)

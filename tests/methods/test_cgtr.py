@@ -10,7 +10,7 @@ import torch
 
 from conftest import length_reward
 from method_cases import check_loss
-from trl_opsd.methods import Seen, method_of
+from trl_opsd.methods import StepSummary, method_of
 from trl_opsd.methods.runtime import STATE_FILE
 
 
@@ -22,13 +22,13 @@ def followed(rewards, tails=None, truncated=None, **options):
     """Whether the teacher is renewed after each step, and the state at the end."""
     state, renewed = dict(METHOD.state), []
     for i, reward in enumerate(rewards):
-        seen = Seen(
+        seen = StepSummary(
             step=i + 1, state=state, options={**OPTIONS, **options}, loss=1.0, reward=reward,
             truncated=(truncated or [0.0] * len(rewards))[i], mean_length=10.0,
             tail_length=(tails or [10.0] * len(rewards))[i],
         )  # fmt: skip
-        state = METHOD.follow(seen)
-        renewed.append(METHOD.refresh(state))
+        state = METHOD.update_state(seen)
+        renewed.append(METHOD.should_sync_teacher(state))
     return renewed, state
 
 

@@ -145,7 +145,7 @@ def test_a_method_of_ones_own():
     assert config.method == "test_frame.MINE"
 
 
-SEEN = Method(title="S", paper="https://example.org", label="paper", follow=lambda seen: {"loss": seen.loss})
+SEEN = Method(title="S", paper="https://example.org", label="paper", update_state=lambda seen: {"loss": seen.loss})
 
 
 def test_a_schedule_sees_the_loss_that_is_trained(make_trainer):

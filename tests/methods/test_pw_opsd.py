@@ -9,7 +9,7 @@ import torch
 
 from method_cases import N, check_loss
 from trl_opsd import OPSDConfig
-from trl_opsd.losses import places
+from trl_opsd.losses import relative_positions
 
 
 def clipped(log_p, log_q):
@@ -33,8 +33,8 @@ def test_least_one_is_opsd():
 
 def test_the_place_is_that_in_the_own_answer():
     mask = torch.tensor([[1, 1, 0, 1, 1], [1, 1, 0, 0, 0]])
-    assert places(mask)[0][mask[0] == 1].tolist() == [0.125, 0.375, 0.625, 0.875]
-    assert places(mask)[1][:2].tolist() == [0.25, 0.75]
+    assert relative_positions(mask)[0][mask[0] == 1].tolist() == [0.125, 0.375, 0.625, 0.875]
+    assert relative_positions(mask)[1][:2].tolist() == [0.25, 0.75]
 
 
 def test_mean_of_each_answer():

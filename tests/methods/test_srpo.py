@@ -50,7 +50,7 @@ def test_weights_have_a_mean_of_one_over_the_taught_tokens():
         student_logps=torch.zeros(5), student_entropy=torch.zeros(5), places=torch.zeros(5), rows=torch.zeros(5),
         taught=torch.tensor([[True, True, True, True, False]]),
     )  # fmt: skip
-    factors = method_of("srpo").weigh(signals("srpo", ["privileged"]).moment)
+    factors = method_of("srpo").token_weight(signals("srpo", ["privileged"]).step_context)
     got = factors(stats)[0]
     torch.testing.assert_close(got[:4].mean(), torch.tensor(1.0))
     assert got[0] > got[3] > got[1] > got[2] and got[4] == 0

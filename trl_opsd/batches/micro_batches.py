@@ -53,7 +53,7 @@ def _order(batch: Batch) -> torch.Tensor:
     return torch.tensor(rows)
 
 
-def in_order(batches: list[Batch], window: int) -> list[Batch]:
+def sort_by_length(batches: list[Batch], window: int) -> list[Batch]:
     """
     Deal the rows of each optimizer step to its micro-batches anew.
 
@@ -81,7 +81,7 @@ def _rounded(width: int, multiple: int | None) -> int:
     return max(width if not multiple else -(-width // multiple) * multiple, 1)
 
 
-def trimmed(batch: Batch, multiple: int | None = None) -> Batch:
+def trim_padding(batch: Batch, multiple: int | None = None) -> Batch:
     """
     Cut the columns that are padding in every row: of prompts on the left, of completions on the right.
 
@@ -106,7 +106,9 @@ def trimmed(batch: Batch, multiple: int | None = None) -> Batch:
     return {name: cut(name, value) for name, value in batch.items()}
 
 
-def lean(batches: list[Batch], window: int | None, drop_idle: bool, multiple: int | None) -> list[Batch]:
+def repack_micro_batches(
+    batches: list[Batch], window: int | None, drop_idle: bool, multiple: int | None
+) -> list[Batch]:
     """
     All of the above.
 
@@ -119,7 +121,7 @@ def lean(batches: list[Batch], window: int | None, drop_idle: bool, multiple: in
     batches = [split_pixel_values_by_grid(batch) for batch in batches]
     # Whole steps lie in the buffer, or it lies in one step; else a row would change its step
     if window is not None and (len(batches) % window == 0 or window % len(batches) == 0):
-        batches = in_order(batches, window)
+        batches = sort_by_length(batches, window)
     if drop_idle:
         batches = [without_idle_rows(batch) for batch in batches]
-    return [trimmed(unsplit_pixel_values_by_grid(batch), multiple) for batch in batches]
+    return [trim_padding(unsplit_pixel_values_by_grid(batch), multiple) for batch in batches]

@@ -23,8 +23,8 @@ from trl_opsd.batches.pixels import ImageInputs, Pixels, check_ranks, rows_of_pi
 Batch = dict[str, Any]
 
 _MOST_VIEWS = 4  # in one forward: without gradient it needs less memory than the student's with one
-_ALIKE = 0.75  # views of one forward differ by at most this factor in the length of their prompts
-_WORTH = 0.8  # a shared prefix must save a fifth of the tokens, as it splits one forward in two
+_MAX_LENGTH_RATIO = 0.75  # views of one forward differ by at most this factor in the length of their prompts
+_MIN_PREFIX_SAVING = 0.8  # a shared prefix must save a fifth of the tokens, as it splits one forward in two
 
 
 def view_names(inputs: Batch) -> list[str]:
@@ -115,7 +115,7 @@ class TeacherBatch:
         return values[position[row * length + column].to(values.device)]
 
 
-def _moved(values: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+def _shift_left(values: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
     """Rows of `(R, C)` without their first `start` columns, and 0 where they end: `(R, C + 1)`."""
     values = torch.nn.functional.pad(values, (0, 1))
     column = torch.arange(values.shape[1], device=values.device) + start.unsqueeze(1)
@@ -156,12 +156,12 @@ def _teacher_batch(inputs: Batch, views: list[str], images: ImageInputs | None) 
 
     start = torch.stack([inputs[f"teacher_start/{view}"] for view in views])  # (K, B)
     own_start = start[view_of, row_of]
-    taught = _moved(taught[view_of, row_of], own_start)
+    taught = _shift_left(taught[view_of, row_of], own_start)
     # What comes after the last taught token says nothing about those before it
     read = taught.flip(1).cumsum(1).flip(1) > 0
     length = max(int(read.sum(1).max()), 2)  # a shared prompt takes two runs, for which one token is not enough
     completion_ids, completion_mask = (
-        _moved(inputs[f"completion_{part}"][row_of], own_start)[:, :length] for part in ("ids", "mask")
+        _shift_left(inputs[f"completion_{part}"][row_of], own_start)[:, :length] for part in ("ids", "mask")
     )
     tokens = taught[:, :length].flatten().nonzero().squeeze(1)
     seen = [] if images is None else [_pixels_of(inputs, view) for view in views]
@@ -182,12 +182,12 @@ def _teacher_batch(inputs: Batch, views: list[str], images: ImageInputs | None) 
     )
 
 
-def _packs(names: list[str], widths: list[int], live: list[bool]) -> list[list[str]]:
+def _group_views(names: list[str], widths: list[int], live: list[bool]) -> list[list[str]]:
     """Views that are read in one forward: of one reader, few enough, and of like lengths, so that padding is little."""
     packs: list[list[str]] = []
     widest, reader = 0, None
     for is_live, width, name in sorted(zip(live, widths, names, strict=True), reverse=True):
-        if not packs or len(packs[-1]) == _MOST_VIEWS or width < _ALIKE * widest or is_live != reader:
+        if not packs or len(packs[-1]) == _MOST_VIEWS or width < _MAX_LENGTH_RATIO * widest or is_live != reader:
             packs.append([])
             widest, reader = width, is_live
         packs[-1].append(name)
@@ -212,7 +212,7 @@ def add_teacher_batches(
         device=accelerator.device,
     )
     widths = accelerator.gather(local).view(-1, len(names)).amax(0).tolist()
-    packs = _packs(names, widths, [is_live(batches[0], name) for name in names])
+    packs = _group_views(names, widths, [is_live(batches[0], name) for name in names])
     for batch in batches:
         batch["teacher_batches"] = [_teacher_batch(batch, views, images) for views in packs]
     if images is not None:
@@ -225,4 +225,4 @@ def add_teacher_batches(
     planned = [one for batch in batches for one in batch["teacher_batches"]]
     tokens = torch.tensor([one.costs() for one in planned], device=accelerator.device)
     for one, (plain, shared) in zip(planned, accelerator.reduce(tokens, reduction="sum").tolist(), strict=True):
-        one.share_prefix = shared <= _WORTH * plain
+        one.share_prefix = shared <= _MIN_PREFIX_SAVING * plain

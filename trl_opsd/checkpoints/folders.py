@@ -44,7 +44,7 @@ def last_complete(run_dir: Path) -> Path | None:
     return next((folder for folder in reversed(checkpoints(run_dir)) if is_complete(folder)), None)
 
 
-def way_on(run_dir: Path) -> str:
+def resume_hint(run_dir: Path) -> str:
     """One sentence: from which checkpoint to resume, and how."""
     last = last_complete(run_dir)
     if last is None:
@@ -80,13 +80,13 @@ def _choose(asked: str | os.PathLike | bool, run_dir: Path) -> tuple[str | None,
     if asked is not True:
         folder = Path(asked)
         if (folder / MARKER).exists():
-            return None, f"The checkpoint {folder} is half-written. {way_on(folder.parent)}"
+            return None, f"The checkpoint {folder} is half-written. {resume_hint(folder.parent)}"
         return str(folder), None
     last = last_complete(run_dir)
     if last is None:
         broken = ", ".join(folder.name for folder in checkpoints(run_dir))
         what = f"All of them are half-written ({broken}). " if broken else ""
-        return None, f"`resume_from_checkpoint=True` found no complete checkpoint. {what}{way_on(run_dir)}"
+        return None, f"`resume_from_checkpoint=True` found no complete checkpoint. {what}{resume_hint(run_dir)}"
     found = checkpoints(run_dir)
     if passed_over := [folder.name for folder in found[found.index(last) + 1 :]]:
         logger.warning(f"Resuming from {last}. Passed over, as half-written: {', '.join(passed_over)}.")

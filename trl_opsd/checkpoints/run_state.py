@@ -106,9 +106,9 @@ def load_run_state(trainer: GRPOTrainer, folder: Path) -> tuple[dict[str, Any] |
     return (None, wrong) if wrong else (state, "")
 
 
-def take_up(trainer: GRPOTrainer, state: dict[str, Any]) -> None:
+def restore_run_state(trainer: GRPOTrainer, state: dict[str, Any]) -> None:
     """Put rollouts and metrics of [`load_run_state`] back. The numbers of the loss have their own time: see
-    [`take_up_loss`]."""
+    [`restore_loss`]."""
     trainer._step = state["step"]
     trainer.model.train(state["training"])
     trainer._buffered_inputs = None
@@ -135,7 +135,7 @@ def _fill(logs: dict[str, Any], table: dict[str, Any]) -> None:
             logs[name].extend(rows)
 
 
-def take_up_loss(trainer: GRPOTrainer, loss: dict[str, Any]) -> None:
+def restore_loss(trainer: GRPOTrainer, loss: dict[str, Any]) -> None:
     """Put back the loss since the last log and of the whole run, once transformers has set them to zero."""
     trainer._tr_loss += loss["running"].to(trainer._tr_loss.device)
     trainer._total_loss_scalar = loss["total"]

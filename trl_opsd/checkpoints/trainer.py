@@ -22,14 +22,14 @@ from trl_opsd.checkpoints.folders import (
     check_processes,
     is_complete,
     last_complete,
+    resume_hint,
     rotate,
     to_resume,
-    way_on,
     writing,
 )
-from trl_opsd.checkpoints.run_state import load_run_state, save_run_state, take_up, take_up_loss
-from trl_opsd.engines.continuous_batching import undisturbed
-from trl_opsd.engines.distributed import raised_everywhere, reward_name
+from trl_opsd.checkpoints.run_state import load_run_state, restore_loss, restore_run_state, save_run_state
+from trl_opsd.engines.continuous_batching import preserve_model_state
+from trl_opsd.engines.distributed import raise_on_all_ranks, reward_name
 from trl_opsd.engines.vllm_cpu import sync_by_reload_on_cpu
 
 
@@ -88,7 +88,7 @@ class CrashSafeGRPOTrainer(GRPOTrainer):
             return super().train(checkpoint, trial=trial, ignore_keys_for_eval=ignore_keys_for_eval)
         except Exception as error:
             if self.state.global_step > 0 or last_complete(run_dir):
-                error.add_note(f"Training stopped after step {self.state.global_step}. {way_on(run_dir)}")
+                error.add_note(f"Training stopped after step {self.state.global_step}. {resume_hint(run_dir)}")
             raise
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
@@ -102,7 +102,7 @@ class CrashSafeGRPOTrainer(GRPOTrainer):
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], list[list[float]] | None]:
         if self._is_plain_grpo or not self.use_transformers_continuous_batching:
             return super()._generate_single_turn(*args, **kwargs)
-        with undisturbed(self.model):
+        with preserve_model_state(self.model):
             return super()._generate_single_turn(*args, **kwargs)
 
     def _calculate_rewards(
@@ -113,7 +113,7 @@ class CrashSafeGRPOTrainer(GRPOTrainer):
             return super()._calculate_rewards(*arguments)
         lacking = torch.zeros(len(prompts), len(self.reward_funcs), device=self.accelerator.device)
         join = partial(gather, lacking)
-        with raised_everywhere(self.accelerator, "the rewards", self.state.global_step, reward_name, join):
+        with raise_on_all_ranks(self.accelerator, "the rewards", self.state.global_step, reward_name, join):
             return super()._calculate_rewards(*arguments)
 
     # Writing checkpoints
@@ -191,7 +191,7 @@ class CrashSafeGRPOTrainer(GRPOTrainer):
                 "are those of the checkpoint, but the run is not exactly the uninterrupted one."
             )
         else:
-            take_up(self, state)
+            restore_run_state(self, state)
             self._generation, self._loss_so_far = state["generation"], state["loss"]
         self.load_own_state(Path(checkpoint))
 
@@ -204,7 +204,7 @@ class CrashSafeGRPOTrainer(GRPOTrainer):
         self._start_time = kwargs["start_time"]
         resumed = kwargs["resume_from_checkpoint"] is not None and epoch == kwargs["epochs_trained"]
         if not self._is_plain_grpo and resumed:
-            self._take_up_loss()
+            self._restore_loss()
             if self.state.global_step >= self.state.max_steps:  # transformers would take one step more
                 self._load_rng_state(kwargs["resume_from_checkpoint"])
                 self.control.should_training_stop = True
@@ -213,13 +213,13 @@ class CrashSafeGRPOTrainer(GRPOTrainer):
         super()._run_epoch(**kwargs)
 
     def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> TrainOutput:
-        self._take_up_loss()
+        self._restore_loss()
         return super()._finalize_training(trial, num_train_samples, start_time - self._earlier_seconds)
 
-    def _take_up_loss(self) -> None:
+    def _restore_loss(self) -> None:
         loss, self._loss_so_far = self._loss_so_far, None
         if loss is not None:
-            take_up_loss(self, loss)
+            restore_loss(self, loss)
             self._earlier_seconds = loss["seconds"]
 
 

@@ -56,7 +56,7 @@ COLUMN_OPTIONS = (
 
 
 # What a method adds to a divergence over the vocabulary
-VOCABULARY_PARTS = ("target", "weigh", "extra", "hidden")
+VOCABULARY_PARTS = ("target", "token_weight", "auxiliary_loss", "hidden_state_loss")
 
 
 def check_method(config: Any) -> None:
@@ -81,7 +81,7 @@ def check_method(config: Any) -> None:
         )
     if method.target is not None and config.distillation_target is not None:
         raise ValueError(f"The method {config.method!r} has its own target: leave `distillation_target` out.")
-    if method.refresh is not None and config.teacher_model_kind != "snapshot":
+    if method.should_sync_teacher is not None and config.teacher_model_kind != "snapshot":
         raise ValueError(
             f"The method {config.method!r} says when a snapshot is renewed: `teacher_model_kind` must be 'snapshot', "
             f"not {config.teacher_model_kind!r}."
@@ -176,7 +176,7 @@ def check_combinations(config: Any) -> None:
             )
     if config.distillation_mode == "topk_logits" and config.distillation_topk is None:
         raise ValueError("`distillation_mode='topk_logits'` needs `distillation_topk`, the size of the set.")
-    refreshed = config.method is not None and method_of(config.method).refresh is not None
+    refreshed = config.method is not None and method_of(config.method).should_sync_teacher is not None
     if config.teacher_model_kind == "snapshot" and config.teacher_sync_steps == 1 and not refreshed:
         raise ValueError(
             "`teacher_model_kind='snapshot'` with `teacher_sync_steps=1` is the live teacher. Set "

@@ -19,8 +19,8 @@ from datasets import Dataset
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
 from trl_opsd.diagnostics.preflight_report import PreflightReport, ViewReport
+from trl_opsd.diagnostics.preserve_trainer_state import preserve_trainer_state
 from trl_opsd.diagnostics.scoring import Score, Scorer
-from trl_opsd.diagnostics.untouched import untouched
 from trl_opsd.monitoring.names import PREFIX
 from trl_opsd.rollouts.view import PrivilegedSource
 from trl_opsd.trainer.setup_checks import check_datasets
@@ -69,7 +69,7 @@ def preflight(
         ValueError: If the trainer does not distil, shards its weights, or has too few rows.
     """
     _check(trainer, rows, sources or {}, temperature)
-    with untouched(trainer):
+    with preserve_trainer_state(trainer):
         return _Measurement(trainer, sources or {}, score, temperature).report(rows)
 
 

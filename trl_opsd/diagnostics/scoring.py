@@ -12,10 +12,10 @@ from accelerate.utils import gather_object
 from trl_opsd.batches.encoded_view import EncodedView
 from trl_opsd.batches.pixels import Pixels
 from trl_opsd.checkpoints.trainer import CrashSafeGRPOTrainer
-from trl_opsd.engines.distributed import raised_everywhere
+from trl_opsd.engines.distributed import raise_on_all_ranks
 from trl_opsd.rollouts.message_images import images_of
 from trl_opsd.rollouts.rollout import Messages, Rollout, total_reward
-from trl_opsd.trainer.text_generator import Writer
+from trl_opsd.trainer.text_generator import TextGenerator
 
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Scorer:
         self.trainer, self.score, self.temperature, self.note = trainer, score, temperature, note
         self.accelerator = trainer.accelerator
         self.scores = score is not None or trainer._has_reward
-        self.writer = Writer(trainer, trainer.teacher.answering)
+        self.writer = TextGenerator(trainer, trainer.teacher.teacher_forward)
 
     def students(self, rollouts: list[Rollout]) -> list[float]:
         """Scores of the rollouts, or of what the student writes instead of them at another temperature."""
@@ -66,7 +66,7 @@ class Scorer:
             first = self.accelerator.process_index * len(rows)
             weights = trainer.reward_weights.tolist()
             return [total_reward(values, weights) for values in rewards[first : first + len(rows)].tolist()]
-        with raised_everywhere(self.accelerator, "the `score` of the pre-flight", trainer.state.global_step):
+        with raise_on_all_ranks(self.accelerator, "the `score` of the pre-flight", trainer.state.global_step):
             scores = [float(value) for value in self.score(completions, rows)]
             if len(scores) != len(rows):
                 raise ValueError(f"`score` returned {len(scores)} values for {len(rows)} completions.")
@@ -120,7 +120,7 @@ class Scorer:
             rollouts (`list[Rollout]`): Whose rows and environments.
             prompt_ids (`list[list[int]]`): What is read.
             pixels (`list[dict[str, torch.Tensor]]`): What is seen, nothing for a model that does not see.
-            weights (`str`): Who writes, see [`~trl_opsd.trainer.text_generator.Writer`].
+            weights (`str`): Who writes, see [`~trl_opsd.trainer.text_generator.TextGenerator`].
             begun (`list[list[int]]`, *optional*): What of each completion is there already.
         """
         trainer = self.trainer

@@ -5,8 +5,8 @@ What generates completions and what holds the weights: the places where vLLM, tr
 something of this package. Nothing here knows of distillation.
 """
 
-from trl_opsd.engines.distributed import raised_everywhere
+from trl_opsd.engines.distributed import raise_on_all_ranks
 from trl_opsd.engines.shards import Tensors, Whole, shards_of
 
 
-__all__ = ["Tensors", "Whole", "raised_everywhere", "shards_of"]
+__all__ = ["Tensors", "Whole", "raise_on_all_ranks", "shards_of"]

@@ -9,7 +9,7 @@ from torch import nn
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
+def preserve_model_state(model: nn.Module) -> Iterator[None]:
     """
     Undo what TRL 1.16 does to the model around `generate_batch`.
 

@@ -11,7 +11,7 @@ from accelerate.utils import gather_object
 
 
 @contextmanager
-def raised_everywhere(
+def raise_on_all_ranks(
     accelerator: Accelerator,
     what: str,
     step: int,

@@ -5,7 +5,7 @@
 from trl_opsd.kernels.forward_pass import TOKEN_STATS
 from trl_opsd.kernels.fused import DivergenceStats, fused_linear_divergence
 from trl_opsd.kernels.head import Head
-from trl_opsd.kernels.inputs import Task
+from trl_opsd.kernels.inputs import LinearDivergenceInputs
 from trl_opsd.kernels.linear_divergence import linear_divergence
 from trl_opsd.kernels.policy import PolicyTerm, label_scores
 
@@ -14,8 +14,8 @@ __all__ = [
     "TOKEN_STATS",
     "DivergenceStats",
     "Head",
+    "LinearDivergenceInputs",
     "PolicyTerm",
-    "Task",
     "fused_linear_divergence",
     "label_scores",
     "linear_divergence",

@@ -10,8 +10,8 @@ student, q teacher.
 import torch
 
 from trl_opsd.kernels.chunks import chunks, tiles
-from trl_opsd.kernels.grad_accumulator import Sums
-from trl_opsd.kernels.inputs import Task
+from trl_opsd.kernels.grad_accumulator import GradAccumulator
+from trl_opsd.kernels.inputs import LinearDivergenceInputs
 from trl_opsd.kernels.policy import Scored, label_scores, logit_gradient, score
 from trl_opsd.losses import DivergenceSpec, Pair, Target, Tile, TokenLoss, TokenStats, one_target, token_loss
 from trl_opsd.losses.divergences import LOG_ZERO, reported
@@ -22,16 +22,16 @@ STUDENT_STATS = ("student_logps", "student_entropy")
 TOKEN_STATS = ("teacher_logps", "teacher_entropy", *STUDENT_STATS)
 
 
-class Pass:
+class LinearDivergenceForward:
     """
     Args:
         hidden (`torch.Tensor` of shape `(N, H)`): Student hidden states.
-        task ([`~trl_opsd.kernels.inputs.Task`]): What to compute.
-        sums ([`Sums`]): Where the gradients grow. They are to be multiplied by `unit`: token weights are of the size
-            of 1 / tokens, where float16 has few digits left, so its gradients are formed at the size of 1.
+        task ([`~trl_opsd.kernels.inputs.LinearDivergenceInputs`]): What to compute.
+        sums ([`GradAccumulator`]): Where the gradients grow. They are to be multiplied by `unit`: token weights are of
+            the size of 1 / tokens, where float16 has few digits left, so its gradients are formed at the size of 1.
     """
 
-    def __init__(self, hidden: torch.Tensor, task: Task, sums: Sums):
+    def __init__(self, hidden: torch.Tensor, task: LinearDivergenceInputs, sums: GradAccumulator):
         self.hidden, self.task, self.sums = hidden, task, sums
         self.student = task.head.prepared(hidden)
         prepared = {id(task.head): self.student}  # each head is cast once
@@ -56,8 +56,10 @@ class Pass:
             self.total += self.scored.loss
         self.unit = self._unit()
         spec = task.spec
-        self.everything = self._all_scores() if spec.weigh_at_once else None
-        self.factors = spec.weigh(self.everything) if spec.weigh is not None and spec.weigh_at_once else None
+        self.all_tokens = self._all_scores() if spec.needs_all_tokens else None
+        self.factors = (
+            spec.token_weight(self.all_tokens) if spec.token_weight is not None and spec.needs_all_tokens else None
+        )
         cut = self._chunks(m, k + 1)
         # Made once: on the CPU, new memory of this size costs a tenth of the products
         block = self._block(cut)
@@ -131,7 +133,7 @@ class Pass:
         for view, (log_q, q) in enumerate(targets):
             self.stats["teacher_logps"][view, rows] = reported(log_q.gather(-1, labels).squeeze(-1))
             self.stats["teacher_entropy"][view, rows] = -(q * log_q).sum(-1)
-        if spec.weigh is not None:
+        if spec.token_weight is not None:
             weights = weights * self._factors(rows)
         log_qs = [log_q for log_q, _ in targets]
         if spec.target is not None:
@@ -147,8 +149,8 @@ class Pass:
             if self.sums.wanted():
                 part = result.gradient.mul_((weights[view] / (self.unit * spec.temperature)).unsqueeze(-1))
                 gradient = part if gradient is None else gradient.add_(part)
-        if spec.extra is not None:
-            known = *self._of(rows), rows, self.everything
+        if spec.auxiliary_loss is not None:
+            known = *self._of(rows), rows, self.all_tokens
             gradient = self._extra(Tile(log_p, p, log_qs, labels.squeeze(-1), *known), plain.sum(0), gradient)
         if gradient is None:
             return None
@@ -163,7 +165,7 @@ class Pass:
 
     def _extra(self, tile: Tile, weights: torch.Tensor, gradient: torch.Tensor | None) -> torch.Tensor | None:
         """Add the loss beside the divergence; returns the gradient with its own."""
-        loss, part = self.task.spec.extra(tile)
+        loss, part = self.task.spec.auxiliary_loss(tile)
         self.total += torch.where(weights != 0, loss * weights, 0.0).sum()
         if not self.sums.wanted():
             return gradient
@@ -174,11 +176,16 @@ class Pass:
         if self.factors is not None:
             return self.factors[..., rows]
         known = {name: self.stats[name][..., rows] for name in TOKEN_STATS}
-        return self.task.spec.weigh(self._token_stats(known, rows))
+        return self.task.spec.token_weight(self._token_stats(known, rows))
 
     def _token_stats(self, known: dict[str, torch.Tensor], rows: slice) -> TokenStats:
         task = self.task
-        return TokenStats(**known, places=task.places[rows], rows=task.rows[rows], taught=task.weights[:, rows] != 0)
+        return TokenStats(
+            **known,
+            relative_positions=task.relative_positions[rows],
+            rows=task.rows[rows],
+            taught=task.weights[:, rows] != 0,
+        )
 
     def _all_scores(self) -> TokenStats:
         """Of all distilled tokens at once, before the pass."""

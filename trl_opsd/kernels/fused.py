@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from trl_opsd.kernels.head import Head
-from trl_opsd.kernels.inputs import Task
+from trl_opsd.kernels.inputs import LinearDivergenceInputs
 from trl_opsd.kernels.linear_divergence import linear_divergence
 from trl_opsd.losses import KINDS, TARGETS, DivergenceSpec
 
@@ -139,7 +139,7 @@ def fused_linear_divergence(
     _check_options(spec, len(student_weight), chunk_size)
     loss, stats = linear_divergence(
         student_hidden,
-        Task(
+        LinearDivergenceInputs(
             head=head,
             teacher_hidden=views.detach(),
             teacher_heads=[teacher] * len(views),

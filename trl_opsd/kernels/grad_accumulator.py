@@ -7,7 +7,7 @@ import torch
 from trl_opsd.kernels.head import Head
 
 
-class Sums:
+class GradAccumulator:
     """
     They are float32 at least: half precision would round sums over chunks.
 

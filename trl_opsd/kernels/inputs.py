@@ -17,7 +17,7 @@ from trl_opsd.losses import DivergenceSpec
 
 
 @dataclass
-class Task:
+class LinearDivergenceInputs:
     """
     What to compute from the student's hidden states `(N, H)`.
 
@@ -30,8 +30,8 @@ class Task:
         spec ([`DivergenceSpec`]): What is compared and how.
         old_logps (`torch.Tensor` of shape `(M,)`, *optional*): Log-probabilities of `labels` when they were sampled,
             for `spec.is_clip`; `nan` where the sampler could not give one.
-        places, rows (`torch.Tensor` of shape `(M,)`, *optional*): As in [`~trl_opsd.losses.TokenStats`], for
-            `spec.weigh`.
+        relative_positions, rows (`torch.Tensor` of shape `(M,)`, *optional*): As in [`~trl_opsd.losses.TokenStats`],
+            for `spec.token_weight`.
         policy ([`PolicyTerm`], *optional*): A loss of the log-probabilities of all N labels, to be trained with it.
         chunk_size (`int`, *optional*): Most tokens of a chunk, instead of what the memory budget gives.
     """
@@ -43,7 +43,7 @@ class Task:
     weights: torch.Tensor
     spec: DivergenceSpec
     old_logps: torch.Tensor | None = None
-    places: torch.Tensor | None = None
+    relative_positions: torch.Tensor | None = None
     rows: torch.Tensor | None = None
     policy: PolicyTerm | None = None
     chunk_size: int | None = None

@@ -14,22 +14,24 @@ from typing import Any
 
 import torch
 
-from trl_opsd.kernels.forward_pass import STUDENT_STATS, VIEW_STATS, Pass
-from trl_opsd.kernels.grad_accumulator import Sums
-from trl_opsd.kernels.inputs import Task
+from trl_opsd.kernels.forward_pass import STUDENT_STATS, VIEW_STATS, LinearDivergenceForward
+from trl_opsd.kernels.grad_accumulator import GradAccumulator
+from trl_opsd.kernels.inputs import LinearDivergenceInputs
 
 
 STATS = VIEW_STATS + STUDENT_STATS
 
 
-def linear_divergence(hidden: torch.Tensor, task: Task) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def linear_divergence(
+    hidden: torch.Tensor, task: LinearDivergenceInputs
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """
     Weighted sum of the distillation losses of all tokens and views, plus the policy loss if there is one.
 
     Args:
         hidden (`torch.Tensor` of shape `(N, H)`): Student hidden states that predict `task.labels`, the M distilled
             tokens first; gradient flows here.
-        task ([`Task`]): The rest.
+        task ([`LinearDivergenceInputs`]): The rest.
 
     Returns:
         The loss, a 0-d tensor, and statistics without gradient: `loss`, `divergence`, `teacher_logps`,
@@ -47,12 +49,12 @@ class _LinearDivergence(torch.autograd.Function):
         hidden: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
-        task: Task,
+        task: LinearDivergenceInputs,
         differentiate: bool,
     ) -> tuple[torch.Tensor, ...]:
         needed = [differentiate and needed for needed in ctx.needs_input_grad[:3]]
-        sums = Sums((hidden, weight, bias), needed)
-        work = Pass(hidden.detach(), task, sums)
+        sums = GradAccumulator((hidden, weight, bias), needed)
+        work = LinearDivergenceForward(hidden.detach(), task, sums)
         total, stats = work.run()
         ctx.save_for_backward(*sums.tensors(), work.unit)
         ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)

@@ -12,8 +12,8 @@ from trl_opsd.losses.divergences import (
     reverse_kl,
     skew_kl,
 )
-from trl_opsd.losses.method_types import Extra, Tile, TokenStats, Weigh
-from trl_opsd.losses.reductions import distillation_mask, places, token_weights, view_shares
+from trl_opsd.losses.method_types import AuxiliaryLoss, Tile, TokenStats, TokenWeight
+from trl_opsd.losses.reductions import distillation_mask, relative_positions, token_weights, view_shares
 from trl_opsd.losses.targets import TARGETS, Target, one_target
 from trl_opsd.losses.token_loss import TokenLoss, token_loss
 from trl_opsd.losses.token_signals import contrast, keep_sign, log_mean, mean_over, top_share
@@ -22,15 +22,15 @@ from trl_opsd.losses.token_signals import contrast, keep_sign, log_mean, mean_ov
 __all__ = [
     "KINDS",
     "TARGETS",
+    "AuxiliaryLoss",
     "DivergenceSpec",
-    "Extra",
     "Pair",
     "Target",
     "Terms",
     "Tile",
     "TokenLoss",
     "TokenStats",
-    "Weigh",
+    "TokenWeight",
     "contrast",
     "distillation_mask",
     "forward_kl",
@@ -39,7 +39,7 @@ __all__ = [
     "log_mean",
     "mean_over",
     "one_target",
-    "places",
+    "relative_positions",
     "reverse_kl",
     "skew_kl",
     "token_loss",

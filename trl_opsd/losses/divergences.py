@@ -50,10 +50,12 @@ class DivergenceSpec:
         is_clip (`float` or `None`): Upper bound of the importance weight p/p_old.
         target (`str`, `Target` or `None`): One target of the views, a name in `TARGETS` or a function (see
             `losses/targets.py`); `None`: the mean of the divergences to each view.
-        weigh (`Weigh` or `None`): A factor on each token's loss from what the pass knows of it: see [`TokenStats`].
-        weigh_at_once (`bool`): Whether `weigh` and `extra` have to see all tokens of the micro-batch at once, for a
-            quantile, say. That costs one more product of each head.
-        extra (`Extra` or `None`): A loss beside the divergence, with the same weights but for `weigh`: see [`Tile`].
+        token_weight (`TokenWeight` or `None`): A factor on each token's loss from what the pass knows of it: see
+            [`TokenStats`].
+        needs_all_tokens (`bool`): Whether `token_weight` and `auxiliary_loss` have to see all tokens of the
+            micro-batch at once, for a quantile, say. That costs one more product of each head.
+        auxiliary_loss (`AuxiliaryLoss` or `None`): A loss beside the divergence, with the same weights but for
+            `token_weight`: see [`Tile`].
     """
 
     kind: str = "forward_kl"
@@ -69,9 +71,9 @@ class DivergenceSpec:
     token_clip_mode: str = "hard"
     is_clip: float | None = None
     target: str | Callable[..., torch.Tensor] | None = None
-    weigh: Callable[..., torch.Tensor] | None = None
-    weigh_at_once: bool = False
-    extra: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None = None
+    token_weight: Callable[..., torch.Tensor] | None = None
+    needs_all_tokens: bool = False
+    auxiliary_loss: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None = None
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ class TokenStats:
     Args:
         teacher_logps, teacher_entropy (`torch.Tensor` of shape `(K, t)`): log q(y) and entropy of q under each view.
         student_logps, student_entropy (`torch.Tensor` of shape `(t,)`): log p(y) and entropy of p.
-        places (`torch.Tensor` of shape `(t,)`): Where the token stands among the model tokens of its completion, in
-            (0, 1): (i - 0.5) / n for the i-th of n.
+        relative_positions (`torch.Tensor` of shape `(t,)`): Where the token stands among the model tokens of its
+            completion, in (0, 1): (i - 0.5) / n for the i-th of n.
         rows (`torch.Tensor` of shape `(t,)`): Row of the micro-batch that each token is of.
         taught (`torch.Tensor` of shape `(K, t)`): Whether a view teaches the token.
     """
@@ -30,13 +30,13 @@ class TokenStats:
     teacher_entropy: torch.Tensor
     student_logps: torch.Tensor
     student_entropy: torch.Tensor
-    places: torch.Tensor
+    relative_positions: torch.Tensor
     rows: torch.Tensor
     taught: torch.Tensor
 
 
 # From the statistics to factors of shape `(t,)` or `(K, t)`
-Weigh = Callable[[TokenStats], torch.Tensor]
+TokenWeight = Callable[[TokenStats], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Tile:
         old_logps (`torch.Tensor` of shape `(t,)`, *optional*): log p(y) when they were sampled, `nan` where unknown.
         taught (`torch.Tensor` of shape `(K, t)`): Whether a view teaches the token.
         place (`slice`): Where these tokens stand among all of the micro-batch.
-        everything ([`TokenStats`], *optional*): Of all tokens of the micro-batch, under `weigh_at_once`.
+        all_tokens ([`TokenStats`], *optional*): Of all tokens of the micro-batch, under `needs_all_tokens`.
     """
 
     log_p: torch.Tensor
@@ -62,7 +62,7 @@ class Tile:
     old_logps: torch.Tensor | None
     taught: torch.Tensor
     place: slice
-    everything: TokenStats | None = None
+    all_tokens: TokenStats | None = None
 
     def on_label(self, log_probs: torch.Tensor) -> torch.Tensor:
         """Those of the sampled tokens, `(t,)`."""
@@ -76,9 +76,9 @@ class Tile:
 
 
 # From a tile to a loss of each token, `(t,)`, and its gradient on the tempered logits, `(t, V)`
-Extra = Callable[[Tile], tuple[torch.Tensor, torch.Tensor]]
+AuxiliaryLoss = Callable[[Tile], tuple[torch.Tensor, torch.Tensor]]
 
 
 # From hidden states of the student `(M, H)`, with gradient, those of the teacher `(K, M, H)` and weights `(K, M)` to a
 # loss
-HiddenTerm = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+HiddenStateLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]

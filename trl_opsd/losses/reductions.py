@@ -38,7 +38,7 @@ def token_weights(mask: torch.Tensor, reduction: str, tokens: torch.Tensor, rows
     return mask / mask.sum(1, keepdim=True).clamp(min=1.0) / rows.clamp(min=1.0)
 
 
-def places(loss_mask: torch.Tensor) -> torch.Tensor:
+def relative_positions(loss_mask: torch.Tensor) -> torch.Tensor:
     """
     Where each model token stands among those of its row, of shape `(B, C)`: (i - 0.5) / n for the i-th of n.
 

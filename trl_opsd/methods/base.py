@@ -15,15 +15,15 @@ from typing import Any
 
 import torch
 
-from trl_opsd.losses import Extra, Target, Weigh
-from trl_opsd.losses.method_types import HiddenTerm
+from trl_opsd.losses import AuxiliaryLoss, Target, TokenWeight
+from trl_opsd.losses.method_types import HiddenStateLoss
 
 
 State = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Moment:
+class StepContext:
     """
     When and with what a step's loss is put together.
 
@@ -32,7 +32,7 @@ class Moment:
         options (`dict[str, Any]`): The method's own options.
         step (`int`): Optimizer steps that are done.
         progress (`float`): Share of the training that is done, from 0 to 1.
-        state (`dict[str, float]`): What `Method.follow` keeps.
+        state (`dict[str, float]`): What `Method.update_state` keeps.
     """
 
     views: list[str]
@@ -62,13 +62,13 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Signals:
+class TokenSignals:
     """
     What is known of a micro-batch when the advantages of its tokens are made. Nothing of it has a gradient; logarithms
     are natural, at the sampling temperature.
 
     Args:
-        moment ([`Moment`]): When, and the method's options.
+        step_context ([`StepContext`]): When, and the method's options.
         teacher_logps, teacher_entropy (`torch.Tensor` of shape `(K, B, C)`): log q(y) and entropy of q under each view,
             0 where a token is not distilled.
         student_logps, student_entropy (`torch.Tensor` of shape `(B, C)`): log p(y) and entropy of p.
@@ -83,7 +83,7 @@ class Signals:
             tokens (or rows) is `distillation_weight` times the mean over the distilled ones.
     """
 
-    moment: Moment
+    step_context: StepContext
     teacher_logps: torch.Tensor
     teacher_entropy: torch.Tensor
     student_logps: torch.Tensor
@@ -99,7 +99,7 @@ class Signals:
 
     @property
     def options(self) -> dict[str, Any]:
-        return self.moment.options
+        return self.step_context.options
 
     @property
     def gap(self) -> torch.Tensor:
@@ -118,7 +118,7 @@ class Signals:
 
 
 @dataclass(frozen=True)
-class Seen:
+class StepSummary:
     """
     What a step has shown, the same on every process.
 
@@ -164,21 +164,22 @@ class Method:
             that lacks any has no views at all.
         defaults (`dict[str, Any]`): Values of [`OPSDConfig`] where the user gives none, the source among them.
         options (`dict[str, Any]`): Its own options with their defaults, which `method_options` changes.
-        advantages (`Callable[[Signals], torch.Tensor]`, *optional*): The advantages of shape `(B, C)` for TRL's loss,
-            in place of the verifier's plus the gap. Needs `distillation_mode="sampled_token"` and no divergence.
-        target (`Callable[[Moment], Target]`, *optional*): What the student is pulled to, made of the views.
-        weigh (`Callable[[Moment], Weigh]`, *optional*): A factor on the divergence of each token.
-        weigh_at_once (`bool`): Whether that and `extra` must see all tokens of a micro-batch at once. It costs a
-            product of each head.
-        extra (`Callable[[Moment], Extra]`, *optional*): A loss of each token beside the divergence.
-        hidden (`Callable[[Moment], HiddenTerm]`, *optional*): A loss of hidden states.
-        metrics (`Callable[[Signals], dict[str, torch.Tensor]]`, *optional*): Values of shape `(B, C)` whose means over
-            the distilled tokens are logged as `self_distillation/NAME`.
+        advantages (`Callable[[TokenSignals], torch.Tensor]`, *optional*): The advantages of shape `(B, C)` for TRL's
+            loss, in place of the verifier's plus the gap. Needs `distillation_mode="sampled_token"` and no divergence.
+        target (`Callable[[StepContext], Target]`, *optional*): What the student is pulled to, made of the views.
+        token_weight (`Callable[[StepContext], TokenWeight]`, *optional*): A factor on the divergence of each token.
+        needs_all_tokens (`bool`): Whether that and `auxiliary_loss` must see all tokens of a micro-batch at once. It
+            costs a product of each head.
+        auxiliary_loss (`Callable[[StepContext], AuxiliaryLoss]`, *optional*): A loss of each token beside the
+            divergence.
+        hidden_state_loss (`Callable[[StepContext], HiddenStateLoss]`, *optional*): A loss of hidden states.
+        metrics (`Callable[[TokenSignals], dict[str, torch.Tensor]]`, *optional*): Values of shape `(B, C)` whose means
+            over the distilled tokens are logged as `self_distillation/NAME`.
         state (`dict[str, float]`): What it starts from.
-        follow (`Callable[[Seen], dict[str, float]]`, *optional*): The state after each step. It is saved with each
-            checkpoint.
-        refresh (`Callable[[dict[str, float]], bool]`, *optional*): Whether a `snapshot` teacher is renewed, asked every
-            `teacher_sync_steps` steps.
+        update_state (`Callable[[StepSummary], dict[str, float]]`, *optional*): The state after each step. It is saved
+            with each checkpoint.
+        should_sync_teacher (`Callable[[dict[str, float]], bool]`, *optional*): Whether a `snapshot` teacher is
+            renewed, asked every `teacher_sync_steps` steps.
     """
 
     title: str
@@ -190,16 +191,16 @@ class Method:
     required: tuple[str, ...] = ()
     defaults: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
-    advantages: Callable[[Signals], torch.Tensor] | None = None
-    target: Callable[[Moment], Target] | None = None
-    weigh: Callable[[Moment], Weigh] | None = None
-    weigh_at_once: bool = False
-    extra: Callable[[Moment], Extra] | None = None
-    hidden: Callable[[Moment], HiddenTerm] | None = None
-    metrics: Callable[[Signals], dict[str, torch.Tensor]] | None = None
+    advantages: Callable[[TokenSignals], torch.Tensor] | None = None
+    target: Callable[[StepContext], Target] | None = None
+    token_weight: Callable[[StepContext], TokenWeight] | None = None
+    needs_all_tokens: bool = False
+    auxiliary_loss: Callable[[StepContext], AuxiliaryLoss] | None = None
+    hidden_state_loss: Callable[[StepContext], HiddenStateLoss] | None = None
+    metrics: Callable[[TokenSignals], dict[str, torch.Tensor]] | None = None
     state: State = field(default_factory=dict)
-    follow: Callable[[Seen], State] | None = None
-    refresh: Callable[[State], bool] | None = None
+    update_state: Callable[[StepSummary], State] | None = None
+    should_sync_teacher: Callable[[State], bool] | None = None
 
     def __post_init__(self) -> None:
         if self.label not in LABELS:

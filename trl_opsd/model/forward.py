@@ -5,7 +5,7 @@ What runs inside the wrapped model's forward.
 
 The head is used where the backbone ran, inside the forward of the DDP, ZeRO-3 or FSDP2 wrapper, so that its weight is
 gathered and its gradient reduced like any other. [`add_distillation_forward`] patches `model.forward` once more, on top
-of TRL's fused head, to understand one more keyword, `distillation=`: a [`TeacherPass`] or a [`StudentPass`].
+of TRL's fused head, to understand one more keyword, `distillation=`: a [`TeacherRequest`] or a [`StudentRequest`].
 
 Legend: B rows, T tokens of prompt and completion, C completion tokens, M distilled tokens of the B rows, R rows that
 the teacher reads, H hidden size, K views.
@@ -26,9 +26,9 @@ from trl.trainer.utils import FusedCausalLMOutput, maybe_gather_lm_head_ctx
 
 from trl_opsd.batches.pixels import without_empty_pixels
 from trl_opsd.batches.teacher_batch import TeacherBatch
-from trl_opsd.kernels import Head, PolicyTerm, Task, label_scores, linear_divergence
+from trl_opsd.kernels import Head, LinearDivergenceInputs, PolicyTerm, label_scores, linear_divergence
 from trl_opsd.losses import DivergenceSpec
-from trl_opsd.losses.method_types import HiddenTerm
+from trl_opsd.losses.method_types import HiddenStateLoss
 from trl_opsd.model.head import gathered_head, model_head
 from trl_opsd.model.shared_prefix import hidden_after_prefix
 
@@ -59,7 +59,7 @@ class TeacherOutput(ModelOutput):
 
 
 @dataclass
-class TeacherPass:
+class TeacherRequest:
     """
     Ask a model for the hidden states that predict the completions, or for what its head makes of them.
 
@@ -100,7 +100,7 @@ class TeacherPass:
 
 
 @dataclass
-class StudentPass:
+class StudentRequest:
     """
     Ask for the loss, from one run of the backbone and one pass over the head.
 
@@ -114,9 +114,9 @@ class StudentPass:
         weights (`torch.Tensor` of shape `(K, M)`): Factor on each token's loss under each view.
         completion_length (`int`): C.
         old_logps (`torch.Tensor` of shape `(M,)`, *optional*): Log-probabilities at sampling time.
-        places (`torch.Tensor` of shape `(M,)`, *optional*): As in [`~trl_opsd.losses.TokenStats`].
-        hidden_term (`HiddenTerm`, *optional*): A loss of hidden states, with gradient to the student's `(M, H)`, from
-            those of the teacher, `(K, M, H)`, and `weights`.
+        relative_positions (`torch.Tensor` of shape `(M,)`, *optional*): As in [`~trl_opsd.losses.TokenStats`].
+        hidden_state_loss (`HiddenStateLoss`, *optional*): A loss of hidden states, with gradient to the student's `(M,
+            H)`, from those of the teacher, `(K, M, H)`, and `weights`.
         policy (`Callable[[FusedCausalLMOutput], torch.Tensor]`, *optional*): Gives the policy loss from TRL's output,
             with `log_probs` and `entropy` of shape `(B, C)` in it. It runs inside the forward: its gradient passes the
             head together with that of the distillation loss.
@@ -133,8 +133,8 @@ class StudentPass:
     weights: torch.Tensor
     completion_length: int
     live: Sequence[bool] = ()
-    places: torch.Tensor | None = None
-    hidden_term: HiddenTerm | None = None
+    relative_positions: torch.Tensor | None = None
+    hidden_state_loss: HiddenStateLoss | None = None
     old_logps: torch.Tensor | None = None
     policy: Callable[[FusedCausalLMOutput], torch.Tensor] | None = None
     temperature: float = 1.0
@@ -183,7 +183,7 @@ class StudentPass:
             own = gathered_head(student)
             other = own if teacher is student else gathered_head(teacher)
             vocabulary = min(own.weight.shape[0], other.weight.shape[0])
-            task = Task(
+            task = LinearDivergenceInputs(
                 head=own.cut(vocabulary),
                 teacher_hidden=self.teacher_hidden.to(device),
                 teacher_heads=self._heads(own.cut(vocabulary), other.cut(vocabulary)),
@@ -191,15 +191,15 @@ class StudentPass:
                 weights=self.weights.to(device),
                 spec=self.spec,
                 old_logps=None if self.old_logps is None else self.old_logps.to(device),
-                places=None if self.places is None else self.places.to(device),
+                relative_positions=None if self.relative_positions is None else self.relative_positions.to(device),
                 rows=torch.div(first, shape[1], rounding_mode="floor"),
                 policy=None if self.policy is None else self._policy_term(index, shape, aux_loss),
                 chunk_size=self.chunk_size,
             )
             chosen = hidden.to(device).flatten(0, 1)[index]
             loss, stats = linear_divergence(chosen, task)
-        if self.hidden_term is not None:
-            loss = loss + self.hidden_term(chosen[: len(first)], task.teacher_hidden, task.weights)
+        if self.hidden_state_loss is not None:
+            loss = loss + self.hidden_state_loss(chosen[: len(first)], task.teacher_hidden, task.weights)
         return loss, {name: _scatter(value, first, shape) for name, value in stats.items()}
 
     def _heads(self, own: Head, other: Head) -> list[Head]:
@@ -242,7 +242,8 @@ def _caught_hidden_states(model: PreTrainedModel):
 
 def add_distillation_forward(model: PreTrainedModel) -> None:
     """
-    Let `model(..., distillation=request)` answer a [`TeacherPass`] or a [`StudentPass`]; without it nothing changes.
+    Let `model(..., distillation=request)` answer a [`TeacherRequest`] or a [`StudentRequest`]; without it nothing
+    changes.
 
     Call it after TRL's `add_fused_lm_head` and before any wrapping, on the model under a PEFT wrapper.
 
@@ -269,12 +270,12 @@ class ObservedForward:
 
     Args:
         model (`torch.nn.Module`): The wrapped model.
-        request ([`StudentPass`]): What to compute.
+        request ([`StudentRequest`]): What to compute.
         output ([`DistilledOutput`]): What the forward returned.
     """
 
     model: torch.nn.Module
-    request: StudentPass
+    request: StudentRequest
     output: DistilledOutput | None = field(default=None)
 
     def __call__(self, **kwargs: Any) -> Any:

@@ -5,7 +5,7 @@
 from trl_opsd.privileged.asking import Asker, call, rollouts_of
 from trl_opsd.privileged.authors.endpoint import EndpointAuthor
 from trl_opsd.privileged.authors.model_author import ModelAuthor
-from trl_opsd.privileged.base import Run, TextSource, chance, together
+from trl_opsd.privileged.base import Run, TextSource, rollout_rng, together
 from trl_opsd.privileged.baselines import WithBaselines
 from trl_opsd.privileged.compose import AllOf, Cached, FirstOf, When
 from trl_opsd.privileged.named import build_condition, build_source
@@ -59,7 +59,7 @@ __all__ = [
     "build_condition",
     "build_source",
     "call",
-    "chance",
+    "rollout_rng",
     "rollouts_of",
     "together",
     "with_images",

@@ -24,7 +24,8 @@ class Run:
     Args:
         tokenizer (`PreTrainedTokenizerBase`): The model's.
         train_dataset (`Dataset` or `IterableDataset`): Rows of the run.
-        write (`Callable[..., list[str]]`): Lets the model write: see [`~trl_opsd.trainer.text_generator.Writer`].
+        write (`Callable[..., list[str]]`): Lets the model write: see
+            [`~trl_opsd.trainer.text_generator.TextGenerator`].
         process_index, num_processes (`int`): This process among all.
         gather (`Callable[[list], list]`): A list's items of all processes. A collective: every process calls it.
     """
@@ -89,7 +90,7 @@ class TextSource:
         return View(context, **{**options, **changes})
 
 
-def chance(rollout: Rollout, seed: int, what: str) -> random.Random:
+def rollout_rng(rollout: Rollout, seed: int, what: str) -> random.Random:
     """
     Random numbers of one rollout: the same in a resumed run, and with any number of processes. They differ by step,
     by prompt and by place in the generation batch.

@@ -19,12 +19,12 @@ from trl_opsd.rollouts.rollout import Group, Rollout
 from trl_opsd.rollouts.view import PrivilegedSource, View, Views
 
 
-def wanting(groups: list[Group], wanted: Callable[[Rollout, Group], bool]) -> list[Group]:
+def restrict_to(groups: list[Group], wanted: Callable[[Rollout, Group], bool]) -> list[Group]:
     """The same groups, in which only some of the wanted rollouts are wanted."""
     return [[replace(one, wanted=one.wanted and wanted(one, group)) for one in group] for group in groups]
 
 
-def granted(groups: list[Group], views: Views) -> Views:
+def mask_unwanted(groups: list[Group], views: Views) -> Views:
     """The views of the wanted rollouts, none of the others."""
     return [row if rollout.wanted else [] for rollout, row in zip(rollouts_of(groups), views, strict=True)]
 
@@ -87,8 +87,8 @@ class FirstOf(Composite):
     def __call__(self, groups: list[Group]) -> Views:
         found: dict[int, list[View]] = {}
         for part in self.parts:
-            left = wanting(groups, lambda rollout, _, found=found: rollout.index not in found)
-            views = granted(left, self.alone(lambda part=part, left=left: call(part, left), part))
+            left = restrict_to(groups, lambda rollout, _, found=found: rollout.index not in found)
+            views = mask_unwanted(left, self.alone(lambda part=part, left=left: call(part, left), part))
             found.update({one.index: row for one, row in zip(rollouts_of(left), views, strict=True) if row})
         return [found.get(rollout.index, []) for rollout in rollouts_of(groups)]
 
@@ -107,7 +107,7 @@ class AllOf(Composite):
             answers = [self.alone(lambda part=part: call(part, groups), part) for part in self.parts]
         else:
             answers = call_all(list(self.parts), groups)
-        answers = [granted(groups, views) for views in answers]
+        answers = [mask_unwanted(groups, views) for views in answers]
         return [[view for views in row for view in views] for row in zip(*answers, strict=True)]
 
 
@@ -126,8 +126,8 @@ class When(Composite):
         self.condition = condition
 
     def __call__(self, groups: list[Group]) -> Views:
-        groups = self.alone(lambda: wanting(groups, self.condition), self)
-        return granted(groups, call(self.parts[0], groups))
+        groups = self.alone(lambda: restrict_to(groups, self.condition), self)
+        return mask_unwanted(groups, call(self.parts[0], groups))
 
 
 class Cached(Composite):
@@ -154,7 +154,7 @@ class Cached(Composite):
             asked.add(self.key(rollout))
             return True
 
-        new = wanting(groups, is_new)
+        new = restrict_to(groups, is_new)
         for rollout, views in zip(rollouts_of(new), call(self.parts[0], new), strict=True):
             if rollout.wanted:
                 self.kept[self.key(rollout)] = views

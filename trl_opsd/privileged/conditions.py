@@ -8,7 +8,7 @@ raise a ValueError in a run that has no reward.
 import math
 from collections.abc import Callable
 
-from trl_opsd.privileged.base import chance, check_scored
+from trl_opsd.privileged.base import check_scored, rollout_rng
 from trl_opsd.privileged.votes import NUMBER, answer_reader, majority
 from trl_opsd.rollouts.rollout import Group, Rollout
 
@@ -127,7 +127,7 @@ def probability(p: float, seed: int = 0) -> Condition:
     """
     if not 0 <= p <= 1:
         raise ValueError(f"A probability lies between 0 and 1, got {p}.")
-    return lambda rollout, group: chance(rollout, seed, "probability").random() < p
+    return lambda rollout, group: rollout_rng(rollout, seed, "probability").random() < p
 
 
 def _reward(rollout: Rollout, function: str | None) -> float:

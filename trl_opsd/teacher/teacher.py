@@ -70,7 +70,7 @@ class Teacher:
             self.weights.attach()
 
     @contextmanager
-    def answering(self, model: nn.Module) -> Iterator[nn.Module]:
+    def teacher_forward(self, model: nn.Module) -> Iterator[nn.Module]:
         """
         The model to call as the teacher: without gradient and without dropout, for just this block.
 
@@ -94,7 +94,7 @@ class Teacher:
         """The teacher's head, `None` for the student's own. To be called inside the student's forward, by all ranks."""
         return self.weights.head()
 
-    def follow(self, step: int) -> None:
+    def update_state(self, step: int) -> None:
         """
         Update a moving teacher after an optimizer step.
 
@@ -102,7 +102,7 @@ class Teacher:
             step (`int`): Optimizer steps taken so far.
         """
         if self.kind in ("ema", "snapshot") and step % self.args.teacher_sync_steps == 0:
-            self.weights.follow(self.args.teacher_update_rate if self.kind == "ema" else 1.0)
+            self.weights.update_state(self.args.teacher_update_rate if self.kind == "ema" else 1.0)
             self.moves += 1
 
     def save(self, folder: Path) -> None:
@@ -170,7 +170,7 @@ def _refusal(folder: Path, problem: str) -> str:
     )
 
 
-class TeacherFollows(TrainerCallback):
+class TeacherUpdateCallback(TrainerCallback):
     """Moves the teacher after each optimizer step, if it may, before a checkpoint of that step is written."""
 
     def __init__(self, teacher: Teacher, may_move: Callable[[], bool]):
@@ -178,11 +178,11 @@ class TeacherFollows(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.may_move():
-            self.teacher.follow(state.global_step)
+            self.teacher.update_state(state.global_step)
 
 
 @contextmanager
-def reading_alone(model: nn.Module) -> Iterator[nn.Module]:
+def live_forward(model: nn.Module) -> Iterator[nn.Module]:
     """The student as a reader, in the teacher's way: without gradient and without dropout."""
     with torch.no_grad(), without_dropout(model):
         yield model

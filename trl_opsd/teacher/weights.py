@@ -103,7 +103,7 @@ class CopiedWeights:
         return torch.stack(squares).sum()
 
     @torch.no_grad()
-    def follow(self, rate: float) -> None:
+    def update_state(self, rate: float) -> None:
         """Move every entry by `rate` of its way to the student's; 1 copies."""
         for name, part in self.parts.items():
             part.lerp_(self.shards.part(self.params[name]).to(part), rate)

@@ -17,11 +17,11 @@ from trl.trainer.utils import FusedCausalLMOutput
 from trl_opsd.batches.teacher_batch import TeacherBatch, is_live, view_names, view_weights
 from trl_opsd.config.opsd_config import OPSDConfig
 from trl_opsd.kernels import TOKEN_STATS
-from trl_opsd.losses import DivergenceSpec, distillation_mask, places, token_weights, view_shares
-from trl_opsd.methods.base import Signals
+from trl_opsd.losses import DivergenceSpec, distillation_mask, relative_positions, token_weights, view_shares
+from trl_opsd.methods.base import TokenSignals
 from trl_opsd.methods.runtime import MethodRun
-from trl_opsd.model.forward import StudentPass, TeacherPass
-from trl_opsd.teacher.teacher import Teacher, reading_alone
+from trl_opsd.model.forward import StudentRequest, TeacherRequest
+from trl_opsd.teacher.teacher import Teacher, live_forward
 
 
 Batch = dict[str, Any]
@@ -93,7 +93,7 @@ def sampler_logps(inputs: Batch) -> torch.Tensor | None:
     return inputs.get("old_per_token_logps") if logps is None or "importance_sampling_ratio" in inputs else logps
 
 
-class DistillationTerm:
+class DistillationObjective:
     """
     Args:
         args ([`OPSDConfig`]): Options of the loss.
@@ -106,9 +106,9 @@ class DistillationTerm:
         self.args, self.teacher, self.accelerator, self.method = args, teacher, accelerator, method
         self.spec = divergence_spec(args)
 
-    def vocabulary_pass(
+    def vocabulary_request(
         self, model: nn.Module, inputs: Batch, windows: float, policy: PolicyLoss, policy_weight: float
-    ) -> StudentPass:
+    ) -> StudentRequest:
         """
         Run the teacher and say what the student's forward has to compute, for a divergence over the vocabulary.
 
@@ -122,21 +122,23 @@ class DistillationTerm:
         mask, views = inputs["distillation_mask"], view_names(inputs)
         index = mask.flatten().nonzero().squeeze(1)
         old_logps = sampler_logps(inputs)
-        return StudentPass(
+        return StudentRequest(
             spec=self.method.spec(self.spec, views),
             index=index,
             teacher_hidden=self._answers(model, inputs, index)[0],
             teacher_head=self.teacher.head,
             weights=self.weights(inputs, windows).flatten(1)[:, index],
             live=[is_live(inputs, view) for view in views],
-            places=places(loss_mask_of(inputs)).flatten()[index],
+            relative_positions=relative_positions(loss_mask_of(inputs)).flatten()[index],
             old_logps=None if old_logps is None else old_logps.flatten()[index],
-            hidden_term=self.method.hidden_term(views),
+            hidden_state_loss=self.method.hidden_state_loss(views),
             policy=None if policy_weight == 0 else lambda output: policy_weight * policy(output),
             **self._shared_arguments(mask),
         )
 
-    def sampled_pass(self, model: nn.Module, inputs: Batch, policy: PolicyLoss, policy_weight: float) -> StudentPass:
+    def sampled_token_request(
+        self, model: nn.Module, inputs: Batch, policy: PolicyLoss, policy_weight: float
+    ) -> StudentRequest:
         """
         The same for `distillation_mode="sampled_token"`: TRL's loss, with advantages of shape `(B, C)` that hold the
         teacher's gap. They are written to `inputs` once the student's log-probabilities are there, so that the gap is
@@ -155,7 +157,7 @@ class DistillationTerm:
             inputs["advantages"] = self.sampled_advantages(inputs, stats, policy_weight)
             return policy(output)
 
-        return StudentPass(
+        return StudentRequest(
             spec=self.spec,
             index=mask.new_zeros(0, dtype=torch.long),
             teacher_hidden=logps.new_zeros(0, 0, 0),
@@ -212,15 +214,15 @@ class DistillationTerm:
             return self.method.method.advantages(signals)
         return signals.advantages + signals.scale * signals.gap
 
-    def signals(self, inputs: Batch, stats: dict[str, torch.Tensor], policy_weight: float) -> Signals:
-        """What a method may look at: see [`Signals`]."""
+    def signals(self, inputs: Batch, stats: dict[str, torch.Tensor], policy_weight: float) -> TokenSignals:
+        """What a method may look at: see [`TokenSignals`]."""
         if self.args.loss_type in _SEQUENCE_LOSS_TYPES:
             dilution = inputs["rollout_rows"] / inputs["distillation_rows"].clamp(min=1.0)
         else:
             dilution = inputs["num_items_in_batch"] / inputs["distillation_tokens"].clamp(min=1.0)
         known = {name: stats[name] for name in TOKEN_STATS}
-        return Signals(
-            moment=self.method.moment(view_names(inputs)),
+        return TokenSignals(
+            step_context=self.method.step_context(view_names(inputs)),
             **known,
             old_logps=sampler_logps(inputs),
             shares=self.shares(inputs),
@@ -252,7 +254,7 @@ class DistillationTerm:
             model (`nn.Module`): The wrapped student.
             inputs (`dict`): The micro-batch.
             index (`torch.Tensor` of shape `(M,)`): Tokens, counted along the rows.
-            score_temperature (`float`, *optional*): See [`TeacherPass`].
+            score_temperature (`float`, *optional*): See [`TeacherRequest`].
 
         Returns:
             Hidden states of shape `(K, M, H)`, or log-probabilities and entropies of shape `(K, M)`.
@@ -271,8 +273,8 @@ class DistillationTerm:
         version = None if batch.live else self.teacher.version
         if batch.answer is not None and batch.answer[0] == version:
             return batch.answer[1]
-        request = TeacherPass(batch, score_temperature, self.args.cast_lm_head_to_fp32)
-        reader = reading_alone(model) if batch.live else self.teacher.answering(model)
+        request = TeacherRequest(batch, score_temperature, self.args.cast_lm_head_to_fp32)
+        reader = live_forward(model) if batch.live else self.teacher.teacher_forward(model)
         with reader as teacher, self.accelerator.autocast():
             values = teacher(**request.model_inputs(), distillation=request).answer
         if version is not None and self.args.num_iterations > 1:

@@ -16,7 +16,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.grpo_trainer import EnvironmentFactory, RewardFunc, RolloutFunc
 from trl.trainer.utils import add_fused_lm_head, get_config_model_id
 
-from trl_opsd.batches.micro_batches import lean
+from trl_opsd.batches.micro_batches import repack_micro_batches
 from trl_opsd.batches.pixels import MODALITIES, ImageInputs
 from trl_opsd.batches.teacher_batch import add_teacher_batches
 from trl_opsd.config.opsd_config import OPSDConfig
@@ -28,9 +28,9 @@ from trl_opsd.privileged import DatasetColumn, Run
 from trl_opsd.prompts.tokenizer import PromptTokenizer
 from trl_opsd.prompts.view_encoder import ViewEncoder
 from trl_opsd.rollouts.view import PrivilegedSource
-from trl_opsd.teacher.teacher import Teacher, TeacherFollows
+from trl_opsd.teacher.teacher import Teacher, TeacherUpdateCallback
 from trl_opsd.trainer.model_card import PAPER, paper_of
-from trl_opsd.trainer.objective import DistillationTerm
+from trl_opsd.trainer.objective import DistillationObjective
 from trl_opsd.trainer.recording import RecordingTrainer
 from trl_opsd.trainer.setup_checks import (
     check_dataset_characters,
@@ -42,7 +42,7 @@ from trl_opsd.trainer.setup_checks import (
     no_reward,
     resolve_policy_weight,
 )
-from trl_opsd.trainer.text_generator import Writer
+from trl_opsd.trainer.text_generator import TextGenerator
 from trl_opsd.trainer.view_collector import ViewCollector, source_of
 
 
@@ -156,8 +156,8 @@ class OPSDTrainer(RecordingTrainer):
         check_model(args, self.model, self.teacher.model)
         self.method = MethodRun(args.method, args.method_options, self.accelerator)
         self.add_callback(self.method)  # before the teacher, which may ask it
-        self.add_callback(TeacherFollows(self.teacher, self.method.may_refresh))
-        self.term = DistillationTerm(args, self.teacher, self.accelerator, self.method)
+        self.add_callback(TeacherUpdateCallback(self.teacher, self.method.should_sync_teacher))
+        self.term = DistillationObjective(args, self.teacher, self.accelerator, self.method)
         self.monitor = SignalMonitor()
         self._may_share_prefix = args.teacher_share_prefix and can_share_prefix(self.teacher.model)
         is_processor = isinstance(self.processing_class, ProcessorMixin)
@@ -180,7 +180,7 @@ class OPSDTrainer(RecordingTrainer):
             Run(
                 self._tokenizer,
                 self.train_dataset,
-                Writer(self, self.teacher.answering),
+                TextGenerator(self, self.teacher.teacher_forward),
                 self.accelerator.process_index,
                 self.accelerator.num_processes,
                 gather_object,
@@ -220,7 +220,7 @@ class OPSDTrainer(RecordingTrainer):
         per_batch = self.args.loss_type == "bnpo" or self.top_entropy_quantile < 1.0 or self._entropy_bonus_enabled
         free = not self.aux_loss_enabled and not (policy_runs and per_batch)
         window = self.args.gradient_accumulation_steps if free else None
-        batches = lean(batches, window, free and not policy_runs, self.pad_to_multiple_of)
+        batches = repack_micro_batches(batches, window, free and not policy_runs, self.pad_to_multiple_of)
         add_teacher_batches(batches, self.accelerator, self._may_share_prefix, self.images)
         return batches
 
@@ -239,13 +239,13 @@ class OPSDTrainer(RecordingTrainer):
             return compute(lambda **_: output, inputs)
 
         if sampled:
-            request = self.term.sampled_pass(model, inputs, policy, self.policy_weight)
+            request = self.term.sampled_token_request(model, inputs, policy, self.policy_weight)
         else:
             # The counts of a buffer span several optimizer steps
             windows = 1.0
             if self.model.training:
                 windows = self.args.steps_per_generation / self.current_gradient_accumulation_steps
-            request = self.term.vocabulary_pass(model, inputs, windows, policy, self.policy_weight)
+            request = self.term.vocabulary_request(model, inputs, windows, policy, self.policy_weight)
         output = self._student_forward(ObservedForward(model, request), inputs)
         self._log_tokens(inputs, request.stats | output.distillation_stats)
         # On GPUs split by `device_map` the head may sit on another device than the loss

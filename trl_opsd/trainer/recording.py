@@ -13,14 +13,14 @@ from trl_opsd.monitoring.alerts import SignalMonitor
 from trl_opsd.monitoring.metrics import mean_gaps, method_metrics, token_metrics
 from trl_opsd.monitoring.names import PREFIX
 from trl_opsd.trainer.model_card import add_settings
-from trl_opsd.trainer.objective import DistillationTerm
+from trl_opsd.trainer.objective import DistillationObjective
 from trl_opsd.trainer.sampling import SamplingTrainer
 
 
 class RecordingTrainer(SamplingTrainer):
     """Records of what was sampled and trained."""
 
-    term: DistillationTerm
+    term: DistillationObjective
     monitor: SignalMonitor
     policy_weight: float
 
@@ -37,8 +37,8 @@ class RecordingTrainer(SamplingTrainer):
             signals = self.term.signals(inputs, stats, self.policy_weight)
             values |= method_metrics(self.accelerator, self.method.metrics(signals), inputs["distillation_mask"])
         if self.model.training:
-            self.method.saw_loss(stats["loss"], shares)
-            self.method.saw_metrics(values)
+            self.method.record_loss(stats["loss"], shares)
+            self.method.record_metrics(values)
         for name, value in values.items():
             metrics[name].append(value)
         if self.log_completions:

@@ -9,7 +9,7 @@ import torch
 
 from trl_opsd.batches.encoded_view import EncodedView
 from trl_opsd.checkpoints.trainer import CrashSafeGRPOTrainer
-from trl_opsd.engines.distributed import raised_everywhere
+from trl_opsd.engines.distributed import raise_on_all_ranks
 from trl_opsd.methods.runtime import MethodRun
 from trl_opsd.monitoring.metrics import generation_metrics
 from trl_opsd.rollouts.message_images import with_empty_lists
@@ -48,7 +48,7 @@ class SamplingTrainer(CrashSafeGRPOTrainer):
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if self._is_plain_grpo:
             return rewards
-        with raised_everywhere(self.accelerator, "the rewards", self.state.global_step):
+        with raise_on_all_ranks(self.accelerator, "the rewards", self.state.global_step):
             extra = rows_of_columns(self._pending_extra_logs, len(prompts))
         rollouts = self._captured(rewards, inputs, prompts, completions, completion_ids_list, extra)
         self.collector.collect(rollouts, self.num_generations if self.model.training else self.num_generations_eval)
@@ -108,7 +108,7 @@ class SamplingTrainer(CrashSafeGRPOTrainer):
         if error := alignment_error(rollouts, output["completion_ids"]):
             raise RuntimeError(error)
         if self.model.training:
-            self.method.saw_rollouts(rollouts)
+            self.method.record_rollouts(rollouts)
         encoded = self.collector.encode(self._tools_of_rows(len(rollouts)))
         mode = "train" if self.model.training else "eval"
         completions = [rollout.completion_ids for rollout in rollouts]

@@ -15,13 +15,13 @@ from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad
 
 from trl_opsd.batches.pixels import Pixels
-from trl_opsd.engines.distributed import raised_everywhere
+from trl_opsd.engines.distributed import raise_on_all_ranks
 from trl_opsd.rollouts.message_images import images_of
 from trl_opsd.rollouts.rollout import Messages
 from trl_opsd.teacher.teacher import without_dropout
 
 
-class Writer:
+class TextGenerator:
     """
     Writes with the weights of a run. A collective: every process calls it equally often, with as many prompts as it
     likes or none.
@@ -31,8 +31,8 @@ class Writer:
         answering (`Callable[[nn.Module], AbstractContextManager]`): Puts the teacher's weights in place.
     """
 
-    def __init__(self, trainer: GRPOTrainer, answering: Callable[[nn.Module], AbstractContextManager[nn.Module]]):
-        self.trainer, self.answering = trainer, answering
+    def __init__(self, trainer: GRPOTrainer, teacher_forward: Callable[[nn.Module], AbstractContextManager[nn.Module]]):
+        self.trainer, self.teacher_forward = trainer, teacher_forward
 
     def __call__(
         self,
@@ -57,7 +57,7 @@ class Writer:
         Raises:
             ValueError: If a prompt of any process leaves no room for a text.
         """
-        with raised_everywhere(
+        with raise_on_all_ranks(
             self.trainer.accelerator, "what the model was given to read", self.trainer.state.global_step
         ):
             ids = [self._ids(prompt, chat_template_kwargs or {}) for prompt in prompts]
@@ -132,7 +132,7 @@ class Writer:
         if weights not in ("live", "teacher"):
             raise ValueError(f"`weights` must be 'live' or 'teacher', got {weights!r}.")
         trainer, model = self.trainer, self.trainer.model_wrapped
-        whose = self.answering(model) if weights == "teacher" else nullcontext(model)
+        whose = self.teacher_forward(model) if weights == "teacher" else nullcontext(model)
         with (
             torch.no_grad(),
             whose as model,

@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 
 from trl_opsd.batches.encoded_view import EncodedView
 from trl_opsd.config.opsd_config import OPSDConfig
-from trl_opsd.engines.distributed import raised_everywhere
+from trl_opsd.engines.distributed import raise_on_all_ranks
 from trl_opsd.monitoring.leaks import LEAK_PHRASES, Leak, Phrases, find_leaks
 from trl_opsd.monitoring.names import PREFIX
 from trl_opsd.privileged import Asker, DatasetColumn, Run, build_source
@@ -97,7 +97,7 @@ class ViewCollector:
         """
         self.rollouts = rollouts
         step = rollouts[0].step
-        with raised_everywhere(self.accelerator, "the privileged source", step):
+        with raise_on_all_ranks(self.accelerator, "the privileged source", step):
             groups = whole_groups(rollouts, group_size, self.accelerator)
             self.group_success = {group[0].group: any(one.success for one in group) for group in groups}
             found = self.asker(groups)
@@ -105,7 +105,7 @@ class ViewCollector:
             self.counts = self._counted()
             if self.required:
                 self.counts["incomplete_rollouts"] = sum(map(bool, found)) - sum(map(bool, self.views))
-        with raised_everywhere(self.accelerator, "what is told of the contexts", step):
+        with raise_on_all_ranks(self.accelerator, "what is told of the contexts", step):
             self.leaks = find_leaks(rollouts, self.views, self.args.leak_ngram_size, self._phrases)
             if self.args.log_privileged_context:
                 self._write_down(step)
@@ -133,7 +133,7 @@ class ViewCollector:
         """Views of the local batch by name. Every rank has the same names, also those that none of its rows has."""
         given = {(view.name, view.reader) for views in self.views for view in views}
         readers = sorted(set(gather_object(list(given)))) or [("privileged", "teacher")]
-        with raised_everywhere(self.accelerator, "the teacher's prompts", self.rollouts[0].step):
+        with raise_on_all_ranks(self.accelerator, "the teacher's prompts", self.rollouts[0].step):
             if len(dict(readers)) < len(readers):
                 raise ValueError(f"Views of one name have two readers: {readers}. Give them names of their own.")
             try:

@@ -21,16 +21,16 @@ import math
 
 import torch
 
-from trl_opsd.methods.base import Method, Seen, Signals, State
+from trl_opsd.methods.base import Method, State, StepSummary, TokenSignals
 
 
-def advantages(signals: Signals) -> torch.Tensor:
+def advantages(signals: TokenSignals) -> torch.Tensor:
     """`(B, C)`; the verifier's own at tokens without a teacher and while the gate is shut."""
     shape = (torch.nn.functional.softplus(signals.gap) - math.log(2)) / 2
-    return signals.advantages - signals.moment.state["gate"] * signals.scale * shape * signals.mask
+    return signals.advantages - signals.step_context.state["gate"] * signals.scale * shape * signals.mask
 
 
-def follow(seen: Seen) -> State:
+def update_state(seen: StepSummary) -> State:
     state, entropy, warmup = dict(seen.state), seen.logged.get("teacher_entropy"), seen.options["warmup"]
     if entropy is None:
         return state
@@ -53,5 +53,5 @@ METHOD = Method(
     options={"warmup": 5, "drop": 0.93},
     advantages=advantages,
     state={"seen": 0.0, "start": 0.0, "gate": 0.0},
-    follow=follow,
+    update_state=update_state,
 )

@@ -21,10 +21,10 @@ import torch
 
 from trl_opsd.losses import Target
 from trl_opsd.losses.mixing import coherent_gap
-from trl_opsd.methods.base import Method, Moment
+from trl_opsd.methods.base import Method, StepContext
 
 
-def target(moment: Moment) -> Target:
+def target(step_context: StepContext) -> Target:
     def consensus(log_p: torch.Tensor, log_qs: list[torch.Tensor], shares: torch.Tensor) -> torch.Tensor:
         gaps = torch.stack([log_q - log_p for log_q in log_qs])
         return (log_p + coherent_gap(gaps, shares.unsqueeze(-1))).log_softmax(-1)

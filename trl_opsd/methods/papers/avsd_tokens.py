@@ -18,11 +18,11 @@ Views as in `avsd`. With a reward the verifier's advantages are added (`policy_w
 import torch
 
 from trl_opsd.losses.mixing import coherent_gap
-from trl_opsd.methods.base import Method, Signals
+from trl_opsd.methods.base import Method, TokenSignals
 from trl_opsd.methods.papers.avsd import METHOD as AVSD
 
 
-def advantages(signals: Signals) -> torch.Tensor:
+def advantages(signals: TokenSignals) -> torch.Tensor:
     """`(B, C)`; the verifier's own at tokens without a view."""
     return signals.advantages + signals.scale * coherent_gap(signals.gaps, signals.shares)
 

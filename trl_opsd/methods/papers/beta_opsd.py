@@ -20,13 +20,13 @@ import torch
 
 from trl_opsd.losses import Target
 from trl_opsd.losses.mixing import interpolated
-from trl_opsd.methods.base import Method, Moment
+from trl_opsd.methods.base import Method, StepContext
 
 
-def target(moment: Moment) -> Target:
+def target(step_context: StepContext) -> Target:
     def mixed(log_p: torch.Tensor, log_qs: list[torch.Tensor], shares: torch.Tensor) -> torch.Tensor:
-        teacher, reference = (log_qs[moment.view(name)] for name in ("privileged", "bare"))
-        return interpolated(teacher, reference, moment.options["share"])
+        teacher, reference = (log_qs[step_context.view(name)] for name in ("privileged", "bare"))
+        return interpolated(teacher, reference, step_context.options["share"])
 
     return mixed
 

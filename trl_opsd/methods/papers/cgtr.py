@@ -22,13 +22,13 @@ the start's.
 
 import math
 
-from trl_opsd.methods.base import Method, Seen, State
+from trl_opsd.methods.base import Method, State, StepSummary
 
 
 START = {"steps": 0, "reward": 0.0, "tail": 0.0, "truncated": 0.0}  # sums since the last gate
 
 
-def follow(seen: Seen) -> State:
+def update_state(seen: StepSummary) -> State:
     state, options = dict(seen.state), seen.options
     new = {"steps": 1, "reward": seen.reward, "tail": seen.tail_length, "truncated": seen.truncated}
     state |= {name: state[name] + value for name, value in new.items()} | {"renew": 0.0}
@@ -50,6 +50,6 @@ METHOD = Method(
     defaults={"distillation_alpha": 0.0, "teacher_model_kind": "snapshot"},
     options={"every": 20, "margin": 0.0, "tail": 1.5, "truncated": 0.5},
     state={**START, "best": math.nan, "safe": math.nan, "renew": 0.0},
-    follow=follow,
-    refresh=lambda state: state["renew"] > 0,
+    update_state=update_state,
+    should_sync_teacher=lambda state: state["renew"] > 0,
 )

@@ -19,12 +19,12 @@ contexts of unrelated rows under the same input. A token without either kind of 
 import torch
 
 from trl_opsd.losses import contrast
-from trl_opsd.methods.base import Method, Signals
+from trl_opsd.methods.base import Method, TokenSignals
 
 
-def advantages(signals: Signals) -> torch.Tensor:
+def advantages(signals: TokenSignals) -> torch.Tensor:
     """`(B, C)`; the verifier's own at tokens without contrast."""
-    own, other = signals.moment.family("own"), signals.moment.family("other")
+    own, other = signals.step_context.family("own"), signals.step_context.family("other")
     specific = contrast(signals.teacher_logps, signals.taught, own, other)
     both = (signals.taught[own].any(0) & signals.taught[other].any(0)) * signals.mask
     gap = signals.gaps[own].sum(0) * both

@@ -16,13 +16,13 @@ Jensen-Shannon divergence is bounded, and so is the repulsion.
 
 import torch
 
-from trl_opsd.losses import TokenStats, Weigh
+from trl_opsd.losses import TokenStats, TokenWeight
 from trl_opsd.losses.agreement import quantile
-from trl_opsd.methods.base import Method, Moment
+from trl_opsd.methods.base import Method, StepContext
 
 
-def weigh(moment: Moment) -> Weigh:
-    options = moment.options
+def token_weight(step_context: StepContext) -> TokenWeight:
+    options = step_context.options
 
     def factor(stats: TokenStats) -> torch.Tensor:
         entropy = stats.student_entropy
@@ -38,6 +38,6 @@ METHOD = Method(
     needs="a context in a column",
     defaults={"distillation_alpha": 0.5, "teacher_model_kind": "base"},
     options={"share": 0.2, "repel": 0.1},
-    weigh=weigh,
-    weigh_at_once=True,
+    token_weight=token_weight,
+    needs_all_tokens=True,
 )

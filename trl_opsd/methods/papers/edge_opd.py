@@ -20,14 +20,14 @@ with); under a policy term they would be off-policy.
 
 import torch
 
-from trl_opsd.losses import TokenStats, Weigh
-from trl_opsd.methods.base import Method, Moment
+from trl_opsd.losses import TokenStats, TokenWeight
+from trl_opsd.methods.base import Method, StepContext
 
 
-def weigh(moment: Moment) -> Weigh:
+def token_weight(step_context: StepContext) -> TokenWeight:
     def factors(stats: TokenStats) -> torch.Tensor:
         evidence = stats.teacher_logps - stats.student_logps  # (K, t)
-        return (evidence > moment.options["evidence"]).to(evidence.dtype)
+        return (evidence > step_context.options["evidence"]).to(evidence.dtype)
 
     return factors
 
@@ -40,5 +40,5 @@ METHOD = Method(
     needs="a context in a column; guided rollouts where the behaviour is rare",
     defaults={"distillation_alpha": 0.0, "teacher_model_kind": "live"},
     options={"evidence": 0.0},
-    weigh=weigh,
+    token_weight=token_weight,
 )

@@ -17,10 +17,10 @@ annealed, and its snapshot. The paper's second variant, which looks ahead, is no
 
 import torch
 
-from trl_opsd.methods.base import Method, Signals
+from trl_opsd.methods.base import Method, TokenSignals
 
 
-def advantages(signals: Signals) -> torch.Tensor:
+def advantages(signals: TokenSignals) -> torch.Tensor:
     """`(B, C)`; the verifier's own at tokens without a teacher."""
     options, verifier = signals.options, signals.advantages
     ratio = (verifier.sign() * signals.gap).exp().clamp(1 - options["clip"], 1 + options["clip"])

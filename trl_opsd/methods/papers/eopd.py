@@ -18,24 +18,24 @@ drawn to its own most likely tokens.
 
 import torch
 
-from trl_opsd.losses import Extra, Target, Tile, Weigh
+from trl_opsd.losses import AuxiliaryLoss, Target, Tile, TokenWeight
 from trl_opsd.losses.auxiliary_losses import clipped_policy, mean_gap
 from trl_opsd.losses.mixing import top_k_alone
 from trl_opsd.losses.targets import arithmetic_mean
-from trl_opsd.methods.base import Method, Moment
+from trl_opsd.methods.base import Method, StepContext
 
 
-def target(moment: Moment) -> Target:
-    return lambda *sides: top_k_alone(arithmetic_mean(*sides), moment.options["topk"])
+def target(step_context: StepContext) -> Target:
+    return lambda *sides: top_k_alone(arithmetic_mean(*sides), step_context.options["topk"])
 
 
-def weigh(moment: Moment) -> Weigh:
-    return lambda stats: (stats.teacher_entropy > moment.options["threshold"]).to(stats.teacher_entropy)
+def token_weight(step_context: StepContext) -> TokenWeight:
+    return lambda stats: (stats.teacher_entropy > step_context.options["threshold"]).to(stats.teacher_entropy)
 
 
-def extra(moment: Moment) -> Extra:
+def auxiliary_loss(step_context: StepContext) -> AuxiliaryLoss:
     def term(tile: Tile) -> tuple[torch.Tensor, torch.Tensor]:
-        return clipped_policy(tile, mean_gap(tile), moment.options["clip"])
+        return clipped_policy(tile, mean_gap(tile), step_context.options["clip"])
 
     return term
 
@@ -48,6 +48,6 @@ METHOD = Method(
     defaults={"distillation_alpha": 0.0, "teacher_model_kind": "base"},
     options={"threshold": 0.8, "topk": 16, "clip": 0.2},
     target=target,
-    weigh=weigh,
-    extra=extra,
+    token_weight=token_weight,
+    auxiliary_loss=auxiliary_loss,
 )

@@ -18,10 +18,10 @@ left out: a proposed reading. Two answers with equal votes are no consensus. b w
 
 import torch
 
-from trl_opsd.methods.base import Method, Signals
+from trl_opsd.methods.base import Method, TokenSignals
 
 
-def advantages(signals: Signals) -> torch.Tensor:
+def advantages(signals: TokenSignals) -> torch.Tensor:
     """`(B, C)`; the verifier's own, if there is one, at tokens without a teacher."""
     bound = signals.options["bound"]
     return signals.advantages + signals.scale * signals.gap.clamp(-bound, bound)

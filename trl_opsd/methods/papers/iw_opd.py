@@ -17,10 +17,10 @@ teacher is another model, for which `teacher_model_kind: checkpoint` stands; her
 
 import torch
 
-from trl_opsd.methods.base import Method, Signals
+from trl_opsd.methods.base import Method, TokenSignals
 
 
-def advantages(signals: Signals) -> torch.Tensor:
+def advantages(signals: TokenSignals) -> torch.Tensor:
     """`(B, C)`; the verifier's own, if there is one, at tokens without a teacher."""
     size = signals.gap.abs()
     total = size.sum(1, keepdim=True)

@@ -20,14 +20,14 @@ import torch
 
 from trl_opsd.losses import Target
 from trl_opsd.losses.mixing import tilted
-from trl_opsd.methods.base import Method, Moment
+from trl_opsd.methods.base import Method, StepContext
 
 
-def target(moment: Moment) -> Target:
-    bound, temperature = moment.options["bound"], moment.options["temperature"]
+def target(step_context: StepContext) -> Target:
+    bound, temperature = step_context.options["bound"], step_context.options["temperature"]
 
     def tilt(log_p: torch.Tensor, log_qs: list[torch.Tensor], shares: torch.Tensor) -> torch.Tensor:
-        bare, full, alone = (log_qs[moment.view(name)] for name in ("bare", "privileged", "alone"))
+        bare, full, alone = (log_qs[step_context.view(name)] for name in ("bare", "privileged", "alone"))
         return tilted(bare, full, alone, bound, temperature)
 
     return tilt

@@ -16,15 +16,15 @@ Options: `least` (w), `middle` (tau), `softness` (s); the published moderate set
 
 import torch
 
-from trl_opsd.losses import TokenStats, Weigh
-from trl_opsd.methods.base import Method, Moment
+from trl_opsd.losses import TokenStats, TokenWeight
+from trl_opsd.methods.base import Method, StepContext
 
 
-def weigh(moment: Moment) -> Weigh:
-    least, middle, softness = (moment.options[name] for name in ("least", "middle", "softness"))
+def token_weight(step_context: StepContext) -> TokenWeight:
+    least, middle, softness = (step_context.options[name] for name in ("least", "middle", "softness"))
 
     def factor(stats: TokenStats) -> torch.Tensor:
-        return least + (1 - least) * ((stats.places - middle) / softness).sigmoid()
+        return least + (1 - least) * ((stats.relative_positions - middle) / softness).sigmoid()
 
     return factor
 
@@ -41,5 +41,5 @@ METHOD = Method(
         "teacher_model_kind": "base",
     },
     options={"least": 0.25, "middle": 0.30, "softness": 0.10},
-    weigh=weigh,
+    token_weight=token_weight,
 )

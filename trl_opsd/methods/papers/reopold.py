@@ -23,15 +23,15 @@ import math
 import torch
 
 from trl_opsd.losses import mean_over, top_share
-from trl_opsd.methods.base import Method, Signals
+from trl_opsd.methods.base import Method, TokenSignals
 
 
-def advantages(signals: Signals) -> torch.Tensor:
+def advantages(signals: TokenSignals) -> torch.Tensor:
     """`(B, C)`; the verifier's own, if there is one, at tokens that are not chosen."""
     options, gap, mask = signals.options, signals.gap, signals.mask
     floor = math.log(options["mixture"]) / (1 - options["mixture"])
     chosen = (gap >= floor) * mask
-    if signals.moment.step >= options["steps"]:
+    if signals.step_context.step >= options["steps"]:
         chosen = top_share(signals.student_entropy, mask, options["share"])
     return signals.advantages + signals.scale * mean_over(chosen, mask) * gap.clamp(min=floor)
 

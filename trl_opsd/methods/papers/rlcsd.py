@@ -21,16 +21,18 @@ without a wrong sibling keeps A.
 import torch
 
 from trl_opsd.losses import contrast, keep_sign, mean_over
-from trl_opsd.methods.base import Method, Signals
+from trl_opsd.methods.base import Method, TokenSignals
 
 
 TEMPLATE = "An answer to this question:\n\n{privileged_context}\n\nNow answer it in your own way."
 
 
-def advantages(signals: Signals) -> torch.Tensor:
+def advantages(signals: TokenSignals) -> torch.Tensor:
     """`(B, C)`; the verifier's own at tokens without contrast, but for the factor of their set."""
-    options, verifier, moment = signals.options, signals.advantages, signals.moment
-    evidence = contrast(signals.teacher_logps, signals.taught, moment.family("right"), moment.family("wrong"))
+    options, verifier, step_context = signals.options, signals.advantages, signals.step_context
+    evidence = contrast(
+        signals.teacher_logps, signals.taught, step_context.family("right"), step_context.family("wrong")
+    )
     residual = options["size"] * (evidence / options["tau"]).tanh()
     moved = (residual.abs() > options["delta"]) * signals.loss_mask
     other = mean_over(signals.loss_mask - moved, signals.loss_mask) * verifier

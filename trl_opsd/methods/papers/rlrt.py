@@ -17,10 +17,10 @@ RLSD's form here, without its annealing. lambda, epsilon and the teacher's weigh
 
 import torch
 
-from trl_opsd.methods.base import Method, Signals
+from trl_opsd.methods.base import Method, TokenSignals
 
 
-def advantages(signals: Signals) -> torch.Tensor:
+def advantages(signals: TokenSignals) -> torch.Tensor:
     """`(B, C)`; the verifier's own at tokens without a teacher and in rollouts that failed."""
     options, verifier = signals.options, signals.advantages
     factor = (-verifier.sign() * signals.gap).exp().clamp(1 - options["clip"], 1 + options["clip"])
@@ -28,7 +28,7 @@ def advantages(signals: Signals) -> torch.Tensor:
 
 
 METHOD = Method(
-    title="Rebellious Student: Reversing Teacher Signals for Reasoning Exploration with Self-Distilled RLVR",
+    title="Rebellious Student: Reversing Teacher TokenSignals for Reasoning Exploration with Self-Distilled RLVR",
     paper="2605.10781",
     authors="Jeonghye Kim and Jiwon Jeon and Dongsheng Li and Yuqing Yang",
     label="proposed reading",

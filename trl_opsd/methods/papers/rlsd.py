@@ -16,13 +16,13 @@ Options: `share` is lambda at the start, `steps` the steps over which it falls t
 
 import torch
 
-from trl_opsd.methods.base import Method, Signals
+from trl_opsd.methods.base import Method, TokenSignals
 
 
-def advantages(signals: Signals) -> torch.Tensor:
+def advantages(signals: TokenSignals) -> torch.Tensor:
     """`(B, C)`; the verifier's own at tokens without a teacher."""
     options, verifier = signals.options, signals.advantages
-    share = options["share"] * max(0.0, 1.0 - signals.moment.step / options["steps"])
+    share = options["share"] * max(0.0, 1.0 - signals.step_context.step / options["steps"])
     factor = (verifier.sign() * signals.gap).exp().clamp(1 - options["clip"], 1 + options["clip"])
     return verifier * (1 + share * (factor - 1) * signals.mask)
 

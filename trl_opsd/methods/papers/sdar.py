@@ -19,10 +19,10 @@ likelier, right or wrong, and only lambda keeps that small.
 
 import torch
 
-from trl_opsd.methods.base import Method, Signals
+from trl_opsd.methods.base import Method, TokenSignals
 
 
-def advantages(signals: Signals) -> torch.Tensor:
+def advantages(signals: TokenSignals) -> torch.Tensor:
     """`(B, C)`; the verifier's own at tokens without a teacher."""
     gate = (signals.options["beta"] * signals.gap).sigmoid() * signals.mask
     return signals.advantages + signals.scale * gate

@@ -18,15 +18,15 @@ answer without telling right from wrong.
 
 import torch
 
-from trl_opsd.methods.base import Method, Signals
+from trl_opsd.methods.base import Method, TokenSignals
 
 
-def advantages(signals: Signals) -> torch.Tensor:
+def advantages(signals: TokenSignals) -> torch.Tensor:
     """`(B, C)`; the verifier's own where one of the two contexts is missing."""
     names = ("reference", "mistake")
-    if not set(names) <= set(signals.moment.views):
+    if not set(names) <= set(signals.step_context.views):
         return signals.advantages.expand_as(signals.mask)
-    reference, mistake = (signals.moment.view(name) for name in names)
+    reference, mistake = (signals.step_context.view(name) for name in names)
     contrast = signals.teacher_logps[reference] - signals.teacher_logps[mistake]
     bound, both = signals.options["bound"], signals.taught[reference] * signals.taught[mistake]
     return signals.advantages + signals.scale * both * contrast.clamp(-bound, bound)

@@ -18,13 +18,13 @@ up to 2, a moving average as the teacher.
 
 import torch
 
-from trl_opsd.losses import TokenStats, Weigh
-from trl_opsd.methods.base import Method, Moment
+from trl_opsd.losses import TokenStats, TokenWeight
+from trl_opsd.methods.base import Method, StepContext
 
 
-def weigh(moment: Moment) -> Weigh:
+def token_weight(step_context: StepContext) -> TokenWeight:
     def factors(stats: TokenStats) -> torch.Tensor:
-        sizes = (-moment.options["beta"] * stats.teacher_entropy).exp() * stats.taught  # (K, t)
+        sizes = (-step_context.options["beta"] * stats.teacher_entropy).exp() * stats.taught  # (K, t)
         return sizes * stats.taught.sum().clamp(min=1) / sizes.sum().clamp(min=torch.finfo(sizes.dtype).tiny)
 
     return factors
@@ -49,6 +49,6 @@ METHOD = Method(
         "privileged_source": {"sibling": {"skip_successes": True, "policy": False}},
     },
     options={"beta": 1.0},
-    weigh=weigh,
-    weigh_at_once=True,
+    token_weight=token_weight,
+    needs_all_tokens=True,
 )

@@ -24,11 +24,11 @@ import torch
 from trl_opsd.losses import Target
 from trl_opsd.losses.mixing import interpolated
 from trl_opsd.losses.targets import geometric_mean
-from trl_opsd.methods.base import Method, Moment, Seen, State
+from trl_opsd.methods.base import Method, State, StepContext, StepSummary
 
 
-def target(moment: Moment) -> Target:
-    share = max(moment.options["start"], moment.state["share"])
+def target(step_context: StepContext) -> Target:
+    share = max(step_context.options["start"], step_context.state["share"])
 
     def mixed(log_p: torch.Tensor, log_qs: list[torch.Tensor], shares: torch.Tensor) -> torch.Tensor:
         return interpolated(log_p, geometric_mean(log_p, log_qs, shares), share)
@@ -36,7 +36,7 @@ def target(moment: Moment) -> Target:
     return mixed
 
 
-def follow(seen: Seen) -> State:
+def update_state(seen: StepSummary) -> State:
     options, share, before = seen.options, max(seen.options["start"], seen.state["share"]), seen.state["loss"]
     if before <= 0 or seen.loss <= 0:
         return {**seen.state, "loss": seen.loss or before}
@@ -56,5 +56,5 @@ METHOD = Method(
     options={"start": 0.4, "end": 1.0, "rate": 5e-4, "momentum": 0.99},
     state={"share": 0.0, "trend": 0.0, "loss": 0.0},
     target=target,
-    follow=follow,
+    update_state=update_state,
 )

@@ -18,18 +18,18 @@ is our reading of cumulative normalised entropy; means and the quantile are of a
 divergence is small, and the other two terms are nearly all of the loss (sums: 0.02 of 4): weigh them down.
 """
 
-from trl_opsd.losses import Extra, Tile, TokenStats, Weigh
+from trl_opsd.losses import AuxiliaryLoss, Tile, TokenStats, TokenWeight
 from trl_opsd.losses.agreement import mean_one, quantile, spent_before
 from trl_opsd.losses.auxiliary_losses import entropy, plackett_luce, scaled
-from trl_opsd.methods.base import Method, Moment
+from trl_opsd.methods.base import Method, StepContext
 
 
-def weigh(moment: Moment) -> Weigh:
+def token_weight(step_context: StepContext) -> TokenWeight:
     return lambda stats: (stats.student_entropy - stats.teacher_entropy).sigmoid()
 
 
-def extra(moment: Moment) -> Extra:
-    options = moment.options
+def auxiliary_loss(step_context: StepContext) -> AuxiliaryLoss:
+    options = step_context.options
 
     def factors(stats: TokenStats):
         unsure = stats.student_entropy >= quantile(stats.student_entropy, options["least"])
@@ -37,7 +37,7 @@ def extra(moment: Moment) -> Extra:
         return (mean_one(chosen.to(stats.student_entropy), stats.taught.any(0)) for chosen in (unsure, early))
 
     def term(tile: Tile):
-        unsure, early = (factor[tile.place] for factor in factors(tile.everything))
+        unsure, early = (factor[tile.place] for factor in factors(tile.all_tokens))
         log_q = sum(one * taught for one, taught in zip(tile.log_qs, tile.taught.unsqueeze(-1), strict=True))
         rank = scaled(plackett_luce(tile.log_p, log_q, options["candidates"]), options["ranking"] * early)
         sharp = scaled(entropy(tile.log_p, tile.p), options["entropy"] * unsure)
@@ -54,7 +54,7 @@ METHOD = Method(
     needs="a context in a column",
     defaults={"distillation_alpha": 0.9, "teacher_model_kind": "base"},
     options={"entropy": 1.0, "ranking": 0.1, "candidates": 10, "early": 0.1, "least": 0.1},
-    weigh=weigh,
-    weigh_at_once=True,
-    extra=extra,
+    token_weight=token_weight,
+    needs_all_tokens=True,
+    auxiliary_loss=auxiliary_loss,
 )

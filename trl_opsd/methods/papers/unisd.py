@@ -17,26 +17,28 @@ log q_k is at the distillation's temperature, there at 1. Not offered: ranges, i
 **Fails** where all teachers share a mistake, or nothing fails (no contrast).
 """
 
-from trl_opsd.losses import Extra, Tile, TokenStats, Weigh
+from trl_opsd.losses import AuxiliaryLoss, Tile, TokenStats, TokenWeight
 from trl_opsd.losses.agreement import agreement, mean_one
 from trl_opsd.losses.auxiliary_losses import contrast
 from trl_opsd.losses.matching import feature_matching
-from trl_opsd.methods.base import Method, Moment
+from trl_opsd.methods.base import Method, StepContext
 
 
-def weigh(moment: Moment) -> Weigh:
+def token_weight(step_context: StepContext) -> TokenWeight:
     def factor(stats: TokenStats):
-        main, others = stats.taught[moment.view("privileged")], moment.family("context")
-        known = stats.teacher_logps[others], stats.taught[others], stats.rows, moment.options["gamma"]
-        return moment.options["divergence"] * mean_one(agreement(moment.options["agreement"], *known), main)
+        main, others = stats.taught[step_context.view("privileged")], step_context.family("context")
+        known = stats.teacher_logps[others], stats.taught[others], stats.rows, step_context.options["gamma"]
+        return step_context.options["divergence"] * mean_one(agreement(step_context.options["agreement"], *known), main)
 
     return factor
 
 
-def extra(moment: Moment) -> Extra:
+def auxiliary_loss(step_context: StepContext) -> AuxiliaryLoss:
     def term(tile: Tile):
-        pair = moment.view("privileged"), moment.family("wrong")
-        return tuple(moment.options["contrast"] * part for part in contrast(tile, *pair, moment.options["margin"]))
+        pair = step_context.view("privileged"), step_context.family("wrong")
+        return tuple(
+            step_context.options["contrast"] * part for part in contrast(tile, *pair, step_context.options["margin"])
+        )
 
     return term
 
@@ -52,9 +54,11 @@ METHOD = Method(
     defaults={"distillation_token_clip": 10.0, "teacher_model_kind": "ema", "teacher_update_rate": 0.1}
     | {"teacher_sync_steps": 10, "policy_weight": 0.0, "privileged_source": {"all_of": SOURCES}},
     options={"agreement": "token", "gamma": 1.0, "contrast": 0.1, "margin": 0.5, "matching": 0.1, "divergence": 1.0},
-    target=lambda moment: lambda log_p, log_qs, shares: log_qs[moment.view("privileged")],
-    weigh=weigh,
-    weigh_at_once=True,
-    extra=extra,
-    hidden=lambda moment: lambda *s: moment.options["matching"] * feature_matching(*s, moment.view("privileged")),
+    target=lambda step_context: lambda log_p, log_qs, shares: log_qs[step_context.view("privileged")],
+    token_weight=token_weight,
+    needs_all_tokens=True,
+    auxiliary_loss=auxiliary_loss,
+    hidden_state_loss=lambda step_context: (
+        lambda *s: step_context.options["matching"] * feature_matching(*s, step_context.view("privileged"))
+    ),
 )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datasets import Dataset, IterableDataset
 
 from trl_opsd.privileged.asking import rollouts_of
-from trl_opsd.privileged.base import Run, TextSource, chance, check_scored
+from trl_opsd.privileged.base import Run, TextSource, check_scored, rollout_rng
 from trl_opsd.privileged.checks import check_column, column_of
 from trl_opsd.privileged.rows import OtherRows, row_text
 from trl_opsd.privileged.transcripts import shown
@@ -61,7 +61,7 @@ class OtherRow(TextSource):
         return [self._views(rollout) if rollout.wanted else [] for rollout in rollouts_of(groups)]
 
     def _views(self, rollout: Rollout) -> list[View]:
-        draw = chance(rollout, self.seed, "other_row")
+        draw = rollout_rng(rollout, self.seed, "other_row")
         seen, views = {row_text(rollout)}, []
         while len(views) < self.count:
             row = draw.randrange(len(self.rows.texts))
@@ -105,7 +105,7 @@ class Shuffled(TextSource):
             return []
         if not isinstance(context, str):
             raise ValueError(f"Shuffled needs a text in the column `{self.column}`, got {context!r}, {rollout.where}.")
-        own, draw = context.split(), chance(rollout, self.seed, "shuffled")
+        own, draw = context.split(), rollout_rng(rollout, self.seed, "shuffled")
         if len(set(own)) < 2:
             return []
         words = list(own)
@@ -174,7 +174,7 @@ class WrongDemonstration(TextSource):
             return [] if wrong is None else [self.view(wrong)]
         check_scored(rollout, "The source `wrong_demonstration` without a column")
         others = [one for one in group if one.index != rollout.index and one.total == one.total and not one.success]
-        chance(rollout, self.seed, "wrong").shuffle(others)
+        rollout_rng(rollout, self.seed, "wrong").shuffle(others)
         if self.choice != "random":
             others.sort(key=lambda one: len(one.completion_ids), reverse=self.choice == "longest")
         chosen = others[: self.count]

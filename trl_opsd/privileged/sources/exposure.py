@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datasets import Dataset, IterableDataset
 
 from trl_opsd.privileged.asking import rollouts_of
-from trl_opsd.privileged.base import TextSource, chance
+from trl_opsd.privileged.base import TextSource, rollout_rng
 from trl_opsd.privileged.checks import check_column, column_of
 from trl_opsd.rollouts.rollout import Group, Rollout
 from trl_opsd.rollouts.view import View, Views
@@ -93,7 +93,7 @@ class PartialExposure(TextSource):
 
     def _share(self, rollout: Rollout) -> float:
         if self.share == "random":
-            return chance(rollout, self.seed, "exposure").random()
+            return rollout_rng(rollout, self.seed, "exposure").random()
         if self.end_share is None:
             return self.share
         return self.share + (self.end_share - self.share) * min(rollout.step / self.steps, 1.0)

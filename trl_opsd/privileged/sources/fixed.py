@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 from trl_opsd.privileged.asking import rollouts_of
-from trl_opsd.privileged.base import TextSource, chance
+from trl_opsd.privileged.base import TextSource, rollout_rng
 from trl_opsd.privileged.checks import check_context
 from trl_opsd.rollouts.rollout import Group, Messages
 from trl_opsd.rollouts.view import Views
@@ -43,4 +43,4 @@ class Fixed(TextSource):
             check_context(one, f"Context {number} of Fixed")
 
     def __call__(self, groups: list[Group]) -> Views:
-        return [[self.view(chance(r, self.seed, "fixed").choice(self._choices))] for r in rollouts_of(groups)]
+        return [[self.view(rollout_rng(r, self.seed, "fixed").choice(self._choices))] for r in rollouts_of(groups)]

@@ -5,7 +5,7 @@
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 
-from trl_opsd.privileged.base import TextSource, chance, check_scored
+from trl_opsd.privileged.base import TextSource, check_scored, rollout_rng
 from trl_opsd.privileged.transcripts import shown
 from trl_opsd.rollouts.rollout import Group, Rollout
 from trl_opsd.rollouts.view import View, Views
@@ -77,7 +77,7 @@ class SiblingSuccess(TextSource):
         if not successes:
             return []
         if self.choice == "random":
-            chosen = chance(rollout, self.seed, "sibling").choice(successes)
+            chosen = rollout_rng(rollout, self.seed, "sibling").choice(successes)
         else:
             chosen = min(successes, key=CHOICES[self.choice])
         text = shown(chosen, thinking=self.keep_thinking, tools=self.keep_tools)

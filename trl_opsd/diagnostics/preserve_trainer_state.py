@@ -20,7 +20,7 @@ _OF_METHODS = ("state", "losses", "rollouts", "logged")  # what a schedule follo
 
 
 @contextmanager
-def untouched(trainer: "OPSDTrainer") -> Iterator[None]:
+def preserve_trainer_state(trainer: "OPSDTrainer") -> Iterator[None]:
     """
     Put back what sampling and losses change: random states (of Python, NumPy, the CPU and CUDA), counters, metrics, the
     completions table, the state of the privileged source and of the method. Gradients are cleared. The trainer is in
