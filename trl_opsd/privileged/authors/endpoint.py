@@ -77,16 +77,13 @@ class EndpointAuthor:
             )
         for name, least in (("concurrency", 1), ("retries", 0), ("max_failures", 0)):
             value = getattr(self, name)
-            if name != "max_failures" and not isinstance(value, int):
-                raise ValueError(f"`{name}` must be a whole number, got {value!r}.")
-            if not value >= least:
-                raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+            if not value >= least or (name != "max_failures" and not isinstance(value, int)):
+                kind = "" if name == "max_failures" else "a whole number of "
+                raise ValueError(f"`{name}` must be {kind}at least {least}, got {value}.")
         if not self.timeout > 0:
             raise ValueError(f"`timeout` must be above 0, got {self.timeout}.")
         if self.backoff is not None:
-            text = (
-                "`backoff` of an endpoint has no effect any more, as the openai package sets the waits: leave it out."
-            )
+            text = "`author.endpoint`: `backoff` has no effect, as the openai package sets the waits. Leave it out."
             warnings.warn(text, FutureWarning, stacklevel=3)
         names = ("requests", "retries", "cached", "failed")
         self.counts = dict.fromkeys((f"endpoint_{name}" for name in names), 0)
@@ -143,12 +140,12 @@ class EndpointAuthor:
             address = f"{self.url.rstrip('/')}/{'chat/completions' if 'messages' in body else 'completions'}"
             cache = None if self.cache_dir is None else AnswerCache(Path(self.cache_dir), address, body)
             await slots.acquire()  # and kept at an error, so that no other request begins
-            if cache is not None and (text := cache.read()) is not None:
+            if cache is not None and (text := cache.read()):
                 self.counts["endpoint_cached"] += 1
             else:
                 text, whole, problem = await client.ask(address, body)
                 problems.extend([] if problem is None else [problem])
-                if cache is not None and text and whole:
+                if cache is not None and text is not None and text.strip() and whole:
                     cache.write(text)
             slots.release()
             return text
@@ -184,7 +181,7 @@ def _is_plain_address(url: Any) -> bool:
     """Whether `url` is a web address that has nothing but a host, a port and a path."""
     try:
         parts = urlsplit(url)
-        plain = parts.port != 0 and not re.search(r"[\s?#;@]", parts.netloc + url.partition(parts.netloc)[2])
+        plain = parts.port != 0 and not re.search(r"[\s?#;@]", url)
     except (ValueError, TypeError, AttributeError):
         return False
     return plain and parts.scheme in ("http", "https") and bool(parts.hostname)

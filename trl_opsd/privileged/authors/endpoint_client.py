@@ -14,6 +14,7 @@ from openai import APIError, APIStatusError, AsyncOpenAI, DefaultAsyncHttpxClien
 
 PASSING = (408, 409, 429)  # and 500 and above
 MOST_BYTES = 64 * 2**20
+RETRY_HEADERS = ("retry-after", "retry-after-ms", "x-should-retry")
 
 for _name in ("httpx2", "httpcore2"):  # their lines of each request repeat the server's words, which may hold the key
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -22,9 +23,9 @@ for _name in ("httpx2", "httpcore2"):  # their lines of each request repeat the 
 class BoundedHTTPClient(DefaultAsyncHttpxClient):
     """
     HTTP client that keeps each attempt of `AsyncOpenAI` within limits. An attempt ends after `timeout` seconds, however
-    slowly its bytes come. An answer has at most 64 MiB. A redirect is not followed, as it would take the prompts and the
-    key to the host that it names. No header is sent but its own: `openai` adds others from its environment variables,
-    which are meant for another host.
+    slowly its bytes come. An answer has at most 64 MiB. A redirect is not followed, as it would take prompts and key to
+    the host that it names. Only its own headers are sent: `openai` adds some from its environment variables, which are
+    meant for another host. Of an answer it keeps the status, the body and what `openai` reads before a retry.
 
     Args:
         key (`str`, *optional*): Goes as a bearer token.
@@ -44,7 +45,8 @@ class BoundedHTTPClient(DefaultAsyncHttpxClient):
             httpx2.RequestError: If there is none in time, or one without a text. `openai` tries again after it.
         """
         self.attempts += 1
-        request, content = self.build_request(request.method, request.url, content=request.content), bytearray()
+        request = self.build_request(request.method, request.url, content=request.content)
+        content = bytearray()
         try:
             async with asyncio.timeout(self.seconds), aclosing(await super().send(request, stream=True)) as response:
                 async for part in response.aiter_bytes():
@@ -53,7 +55,7 @@ class BoundedHTTPClient(DefaultAsyncHttpxClient):
                         raise httpx2.ReadError(f"it has more than {MOST_BYTES} bytes")
         except TimeoutError:
             raise httpx2.ReadTimeout(f"not within {self.seconds:g} seconds") from None
-        headers = [(name, value) for name, value in response.headers.items() if name != "content-encoding"]
+        headers = {name: response.headers[name] for name in RETRY_HEADERS if name in response.headers}
         response = httpx2.Response(response.status_code, headers=headers, content=bytes(content), request=request)
         if response.is_success and _text(response)[0] is None:
             raise httpx2.DecodingError(f"it holds no text: {response.text}")
@@ -97,9 +99,8 @@ class EndpointClient:
             response, wait = error.response, error.response.headers.get("retry-after")
             wait = "" if wait is None else f" (Retry-After: {self._words(wait)})"
             return f"answers {response.status_code} {response.reason_phrase}: {self._words(response.text)}{wait}"
-        while error.__cause__ is not None:  # the first error alone names the reason, such as a refused connection
-            error = error.__cause__
-        return f"gives no answer that can be used: {type(error).__name__}: {self._words(str(error))}."
+        cause = error.__cause__
+        return f"gives no answer that can be used: {type(cause).__name__}: {self._words(str(cause))}."
 
     def _words(self, text: str) -> str:
         """Beginning of what a server says. Masked before it is cut, and some servers write `/` as `\\/` in JSON."""
