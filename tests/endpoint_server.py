@@ -67,7 +67,7 @@ def echoes_the_key(handler: Any) -> None:
     handler.send_response(401, f"bad {key}")
     handler.send_header("X-Request-Id", key)
     handler.end_headers()
-    handler.wfile.write(b"." * 470 + json.dumps({"key": key}).replace("/", "\\/").encode())
+    handler.wfile.write(json.dumps({"error": {"message": "." * 460 + key}}).replace("/", "\\/").encode())
 
 
 def _drip(handler: Any, byte: bytes) -> None:
