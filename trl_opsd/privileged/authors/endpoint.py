@@ -1,69 +1,59 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""A model behind an OpenAI-compatible endpoint that writes contexts: retries, a limit on failures, and a disk cache."""
+"""A model behind an OpenAI-compatible endpoint that writes contexts: its options, a limit on failures, a disk cache."""
 
+import asyncio
 import logging
 import os
-import random
-import threading
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import re
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from trl_opsd.privileged.authors.answer_cache import AnswerCache
-from trl_opsd.privileged.authors.posting import PassingError, post_json
 from trl_opsd.rollouts.rollout import Messages
 
 
+if TYPE_CHECKING:
+    from trl_opsd.privileged.authors.endpoint_client import EndpointClient
+
 logger = logging.getLogger(__name__)
-
-LONGEST_WAIT_SECONDS = 120.0
-
-_JITTER = random.Random()  # not the run's random numbers
-
-
-@dataclass
-class _Answer:
-    """What came of one request: a text, or in words what kept it away."""
-
-    text: str | None = None
-    problem: str | None = None
-    requests: int = 0
-    cached: bool = False
 
 
 @dataclass
 class EndpointAuthor:
     """
     A model behind an OpenAI-compatible endpoint (vLLM, SGLang, llama.cpp, a provider): chat completions for messages,
-    plain completions for texts. Each process sends its own requests.
+    plain completions for texts. Each process sends its own requests, through the `openai` package
+    (`pip install 'trl-opsd[endpoint]'`).
 
-    What may pass (no connection, time-out, status 408, 409, 429 or 5xx, an answer without a text) is tried again, after
-    1, 2, 4, ... seconds give or take a half, or after what the server asks for with `Retry-After`. Any other status is
-    an error at once, in the server's words. A request that still fails has no text, and its rollout no view; more than
-    `max_failures` of them in a batch are an error. Logged: `endpoint_requests` (with repeated ones),
-    `endpoint_retries`, `endpoint_cached`, `endpoint_failed`.
+    What may pass (no connection, time-out, status 408, 409, 429 or 5xx, an answer without a text) is tried again by
+    `openai`: after 0.5, 1, 2, ... up to 8 seconds, a little less at random, or after what the server asks for with
+    `Retry-After`, up to two minutes. Any other status is an error at once, in the server's words. A request that still
+    fails has no text, and its rollout no view; more than `max_failures` of them in a batch are an error. Logged:
+    `endpoint_requests` (with repeated ones), `endpoint_retries`, `endpoint_cached`, `endpoint_failed`.
 
     Args:
         url (`str`): Beginning of its addresses, such as `http://localhost:8000/v1`.
         model (`str`): Name of the model there.
-        api_key_env (`str`, *optional*): Environment variable with the key. The key itself is in no config, error or
-            cache.
+        api_key_env (`str`, *optional*): Environment variable with the key. The key itself is in no config, error, log
+            or cache.
         concurrency (`int`, *optional*, defaults to `8`): Requests of a process at a time.
-        timeout (`float`, *optional*, defaults to `120.0`): Seconds for one request.
+        timeout (`float`, *optional*, defaults to `120.0`): Seconds for one attempt, from the connection to the last
+            byte.
         retries (`int`, *optional*, defaults to `4`): How often a request is sent again.
-        backoff (`float`, *optional*, defaults to `1.0`): Seconds before the second attempt, doubled for each further
-            one. No wait is longer than two minutes; a server that asks for more counts as failed.
+        backoff (`float`, *optional*): Deprecated, without effect: `openai` sets the waits.
         max_failures (`int` or `float`, *optional*, defaults to `0`): How many requests of a batch may fail, as a number
             or, below 1, as a share.
         cache_dir (`str`, *optional*): Folder that keeps the texts by what was asked, so that equal requests have one
-            text. Processes and runs may share it. It holds privileged information: keep it out of `output_dir`, or let
-            its name begin with `_`.
+            text. Empty and cut texts are not kept. Processes and runs may share it. It holds privileged information:
+            keep it out of `output_dir`, or let its name begin with `_`.
         options (`dict[str, Any]`, *optional*): More of the request's body, such as `{"top_p": 0.95}`.
 
     Raises:
+        ImportError: When it is set up, if the `openai` package is missing.
         ValueError: If an option is out of range, or the variable with the key is not set or holds no key.
         RuntimeError: When it writes, if the server refuses a request or too many fail.
     """
@@ -74,28 +64,33 @@ class EndpointAuthor:
     concurrency: int = 8
     timeout: float = 120.0
     retries: int = 4
-    backoff: float = 1.0
+    backoff: float | None = None
     max_failures: int | float = 0
     cache_dir: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+        if not _is_plain_address(self.url):
             raise ValueError(
                 "`url` must be like http://localhost:8000/v1, without a key, a user name or a query in it (name an "
                 "environment variable with `api_key_env`)."
             )
-        for name, least in (("concurrency", 1), ("retries", 0), ("backoff", 0), ("max_failures", 0)):
-            if not getattr(self, name) >= least:
-                raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
+        for name, least in (("concurrency", 1), ("retries", 0), ("max_failures", 0)):
+            value = getattr(self, name)
+            if not value >= least or (name != "max_failures" and not isinstance(value, int)):
+                kind = "" if name == "max_failures" else "a whole number of "
+                raise ValueError(f"`{name}` must be {kind}at least {least}, got {value}.")
         if not self.timeout > 0:
             raise ValueError(f"`timeout` must be above 0, got {self.timeout}.")
+        if self.backoff is not None:
+            text = "`author.endpoint`: `backoff` has no effect, as the openai package sets the waits. Leave it out."
+            warnings.warn(text, FutureWarning, stacklevel=3)
         names = ("requests", "retries", "cached", "failed")
         self.counts = dict.fromkeys((f"endpoint_{name}" for name in names), 0)
 
     def setup(self) -> None:
-        """Look for the key and the folder before training."""
+        """Look for the `openai` package, the key and the folder before training."""
+        _client_class()
         self._key()
         if self.cache_dir is not None:
             Path(self.cache_dir).mkdir(parents=True, exist_ok=True)
@@ -121,80 +116,72 @@ class EndpointAuthor:
             temperature (`float`): Of the sampling; `0.0` takes the likeliest token.
         """
         self.counts = dict.fromkeys(self.counts, 0)
+        if not prompts:
+            return []
         shared = {"model": self.model, "max_tokens": max_new_tokens, "temperature": temperature, **self.options}
         bodies = [{**shared, "prompt" if isinstance(one, str) else "messages": one} for one in prompts]
-        key, stop = self._key(), threading.Event()
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            waiting = [pool.submit(self._answer, body, key, stop) for body in bodies]
-            try:
-                for done in as_completed(waiting):
-                    done.result()
-            except BaseException:
-                stop.set()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        answers = [future.result() for future in waiting]
-        self._count(answers)
-        return [answer.text for answer in answers]
+        client, problems = _client_class()(self.url, self._key(), self.timeout, self.retries), []
+        from anyio.from_thread import start_blocking_portal  # comes with openai
 
-    def _count(self, answers: list[_Answer]) -> None:
+        # An event loop in a thread of its own, as this thread may run one already (a notebook does)
+        with start_blocking_portal() as portal:
+            texts = portal.call(self._texts, client, bodies, problems)
+        attempts, first = client.http.attempts, len(bodies) - self.counts["endpoint_cached"]
+        self.counts |= {"endpoint_requests": attempts, "endpoint_retries": attempts - first}
+        self._check(problems, len(bodies))
+        return texts
+
+    async def _texts(
+        self, client: "EndpointClient", bodies: list[dict[str, Any]], problems: list[str]
+    ) -> list[str | None]:
+        slots = asyncio.Semaphore(self.concurrency)
+
+        async def text_for(body: dict[str, Any]) -> str | None:
+            address = f"{self.url.rstrip('/')}/{'chat/completions' if 'messages' in body else 'completions'}"
+            cache = None if self.cache_dir is None else AnswerCache(Path(self.cache_dir), address, body)
+            await slots.acquire()  # and kept at an error, so that no other request begins
+            if cache is not None and (text := cache.read()):
+                self.counts["endpoint_cached"] += 1
+            else:
+                text, whole, problem = await client.ask(address, body)
+                problems.extend([] if problem is None else [problem])
+                if cache is not None and text is not None and text.strip() and whole:
+                    cache.write(text)
+            slots.release()
+            return text
+
+        async with client.http:
+            return await asyncio.gather(*map(text_for, bodies))  # the first error ends the loop, and all requests
+
+    def _check(self, problems: list[str], count: int) -> None:
         """
         Raises:
             RuntimeError: If too many failed.
         """
-        problems = [answer.problem for answer in answers if answer.problem is not None]
-        self.counts["endpoint_requests"] = sum(answer.requests for answer in answers)
-        self.counts["endpoint_retries"] = sum(max(answer.requests - 1, 0) for answer in answers)
-        self.counts["endpoint_cached"] = sum(answer.cached for answer in answers)
         self.counts["endpoint_failed"] = len(problems)
         if not problems:
             return
-        told = f"{len(problems)} of {len(answers)} requests to {self.url} failed for good; the first one: {problems[0]}"
-        limit = self.max_failures * len(answers) if self.max_failures < 1 else self.max_failures
+        told = f"{len(problems)} of {count} requests to {self.url} failed for good; the first one: {problems[0]}"
+        limit = self.max_failures * count if self.max_failures < 1 else self.max_failures
         if len(problems) > limit:
             raise RuntimeError(f"{told} `max_failures={self.max_failures}` allows {int(limit)}.")
         logger.warning(told)
 
-    # One request, in a thread
 
-    def _answer(self, body: dict[str, Any], key: str | None, stop: threading.Event) -> _Answer:
-        address = f"{self.url.rstrip('/')}/{'chat/completions' if 'messages' in body else 'completions'}"
-        cache = None if self.cache_dir is None else AnswerCache(Path(self.cache_dir), address, body)
-        if cache is not None and (text := cache.read()) is not None:
-            return _Answer(text, cached=True)
-        try:
-            answer = self._attempts(address, body, key, stop)
-        except BaseException:
-            stop.set()
-            raise
-        if cache is not None and answer.text is not None:
-            cache.write(answer.text)
-        return answer
-
-    def _attempts(self, address: str, body: dict[str, Any], key: str | None, stop: threading.Event) -> _Answer:
-        problem, count = "", 0
-        while count <= self.retries and not stop.is_set():  # set where another one was refused, which is the error
-            count += 1
-            try:
-                return _Answer(_text(post_json(address, body, key, self.timeout)), requests=count)
-            except PassingError as error:
-                problem, wait = str(error), error.wait
-            if wait is None:
-                wait = min(self.backoff * 2 ** (count - 1), LONGEST_WAIT_SECONDS / 1.5) * _JITTER.uniform(0.5, 1.5)
-            if wait > LONGEST_WAIT_SECONDS:
-                problem += f" It asks to wait for {wait:.0f} seconds, which is too long."
-                break
-            if count <= self.retries:
-                stop.wait(wait)
-        return _Answer(problem=problem, requests=count)
-
-
-def _text(answer: Any) -> str:
+def _client_class() -> type["EndpointClient"]:
+    """Class of the client, imported when it is used, as it needs the `openai` package."""
     try:
-        choice = answer["choices"][0]
-        text = choice["message"]["content"] if "message" in choice else choice["text"]
-    except (KeyError, IndexError, TypeError):
-        text = None
-    if not isinstance(text, str):
-        raise PassingError(f"The answer holds no text: {repr(answer)[:200]}.")
-    return text
+        from trl_opsd.privileged.authors.endpoint_client import EndpointClient
+    except ImportError:
+        raise ImportError("`author.endpoint` needs the openai package: `pip install 'trl-opsd[endpoint]'`.") from None
+    return EndpointClient
+
+
+def _is_plain_address(url: Any) -> bool:
+    """Whether `url` is a web address that has nothing but a host, a port and a path."""
+    try:
+        parts = urlsplit(url)
+        plain = parts.port != 0 and not re.search(r"[\s?#;@]", url)
+    except (ValueError, TypeError, AttributeError):
+        return False
+    return plain and parts.scheme in ("http", "https") and bool(parts.hostname)
