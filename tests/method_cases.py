@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from trl_opsd import OPSDConfig
-from trl_opsd.kernels import Head, Task, linear_divergence
+from trl_opsd.kernels import Head, LinearDivergenceInputs, linear_divergence
 from trl_opsd.methods import StepContext, TokenSignals
 from trl_opsd.methods.runtime import MethodRun
 from trl_opsd.trainer.objective import divergence_spec
@@ -109,7 +109,7 @@ def check_loss(
     run = MethodRun(name, config.method_options, None)
     run.step, run.progress, run.state = step, step / 100, live_state or run.state
     spec = run.spec(divergence_spec(config), views)
-    task = Task(
+    task = LinearDivergenceInputs(
         head=Head(weight), teacher_hidden=teachers, teacher_heads=[Head(teacher_weight)] * len(views), labels=labels,
         weights=weights, spec=spec, relative_positions=relative_positions, rows=torch.arange(N) // 3, chunk_size=4,
     )  # fmt: skip

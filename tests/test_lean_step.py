@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Mistra
 import tiny
 from conftest import backbone_inputs, length_reward
 from trl_opsd import View
-from trl_opsd.batches.micro_batches import micro_batches as batches
-from trl_opsd.batches.micro_batches import teacher_batch
+from trl_opsd.batches import micro_batches as batches
+from trl_opsd.batches import teacher_batch
 from trl_opsd.model import shared_prefix as prefix
 from trl_opsd.model.shared_prefix import can_share_prefix, hidden_after_prefix
 from trl_opsd.privileged import rollouts_of

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from sizing import memory, plans, speed, tables  # noqa: E402
 from sizing.setup import Setup  # noqa: E402
 from sizing.shapes import SHAPES, find, from_config  # noqa: E402
-from trl_opsd.batches.micro_batches import teacher_batch  # noqa: E402
+from trl_opsd.batches import teacher_batch  # noqa: E402
 from trl_opsd.kernels import chunks  # noqa: E402
 
 

@@ -9,4 +9,4 @@ from trl_opsd.privileged.guided import GuidedRollouts, guided_rollouts
 
 __all__ = ["GuidedRollouts", "guided_rollouts"]
 
-warnings.warn("`trl_opsd.privileged.guided` is now `trl_opsd.privileged.guided`.", FutureWarning, stacklevel=2)
+warnings.warn("`trl_opsd.guided` is now `trl_opsd.privileged.guided`.", FutureWarning, stacklevel=2)

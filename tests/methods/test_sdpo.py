@@ -10,7 +10,7 @@ import torch
 from method_cases import CLOSE, check_loss, random
 from scripted import right, sums, writing
 from trl_opsd import OPSDConfig
-from trl_opsd.kernels import Head, Task, linear_divergence
+from trl_opsd.kernels import Head, LinearDivergenceInputs, linear_divergence
 from trl_opsd.methods.runtime import MethodRun
 from trl_opsd.trainer.objective import divergence_spec
 
@@ -54,7 +54,7 @@ def test_a_token_that_grew_too_likely_counts_twice_at_most():
     ratios = torch.tensor([0.5, 1.0, 1.5, 2.0, 8.0], dtype=torch.float64)
 
     def loss(old):
-        task = Task(
+        task = LinearDivergenceInputs(
             head=head, teacher_hidden=torch.randn(1, n, 4, generator=random(1)).double(), teacher_heads=[head],
             labels=labels, weights=torch.ones(1, n).double(), spec=divergence_spec(config), old_logps=old,
         )  # fmt: skip
@@ -87,7 +87,7 @@ def test_identical_contexts_and_no_reward_in_the_loss(name):
     draw = random(2)
     hidden = torch.randn(4, 3, generator=draw, dtype=torch.float64).requires_grad_()
     head = Head(torch.randn(150, 3, generator=draw, dtype=torch.float64))
-    task = Task(
+    task = LinearDivergenceInputs(
         head=head, teacher_hidden=hidden.detach()[None], teacher_heads=[head], labels=torch.arange(4),
         weights=torch.ones(1, 4).double(), spec=spec,
     )  # fmt: skip

@@ -10,7 +10,7 @@ import torch
 
 from method_cases import CLOSE, N, check_loss, random
 from trl_opsd import OPSDConfig
-from trl_opsd.kernels import Head, Task, linear_divergence
+from trl_opsd.kernels import Head, LinearDivergenceInputs, linear_divergence
 from trl_opsd.losses.agreement import quantile, spent_before
 from trl_opsd.losses.auxiliary_losses import entropy, plackett_luce
 from trl_opsd.methods.runtime import MethodRun
@@ -111,9 +111,10 @@ def test_identical_contexts_leave_the_entropy_term():
     spec = MethodRun("tsd_kd", {"ranking": 0.0, "least": 0.0}, None).spec(divergence_spec(config), ["privileged"])
     hidden = torch.randn(6, 3, generator=random(2), dtype=torch.float64)
     head = Head(torch.randn(9, 3, generator=random(3), dtype=torch.float64))
-    task = Task(
+    task = LinearDivergenceInputs(
         head=head, teacher_hidden=hidden[None], teacher_heads=[head], labels=torch.arange(6), spec=spec,
-        weights=torch.full((1, 6), 1 / 6, dtype=torch.float64), places=torch.zeros(6), rows=torch.zeros(6).long(),
+        weights=torch.full((1, 6), 1 / 6, dtype=torch.float64), relative_positions=torch.zeros(6),
+        rows=torch.zeros(6).long(),
     )  # fmt: skip
     loss, _ = linear_divergence(hidden, task)
     torch.testing.assert_close(loss, entropy_of((hidden @ head.weight.T).log_softmax(-1)).mean(), **CLOSE)
