@@ -45,7 +45,7 @@ bench: .venv/.ready  ## time and memory beside other losses and trainers, in abo
 # The files that depend most on transformers run with both of its versions. With ARGS, the tests that it names alone
 test: .venv/.ready .venv-vllm/.ready  ## all tests; those of vLLM in .venv-vllm, with the oldest transformers supported
 	@$(BIN)/python -m pytest $(ARGS)
-	@$(if $(ARGS),,.venv-vllm/bin/python -m pytest tests_vllm tests/test_trl_pins.py tests/test_trainer_loss.py tests/test_generation.py)
+	@$(if $(ARGS),,.venv-vllm/bin/python -m pytest tests_vllm tests/trainer/test_trl_pins.py tests/trainer/test_trainer_loss.py tests/trainer/test_generation.py)
 
 test-matrix:  ## the quick tests with Python 3.11 to 3.13, oldest and newest transformers: a long time, and gigabytes
 	@sh scripts/matrix.sh $(ARGS)

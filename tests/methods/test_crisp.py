@@ -3,10 +3,10 @@
 """CRISP: reverse KL to the model that is asked to be brief."""
 
 import torch
-
-from method_cases import check_loss
 from test_places import teacher_reads
 from test_trainer_loss import batch_of
+
+from method_cases import check_loss
 from trl_opsd.methods.papers.crisp import INSTRUCTION
 
 

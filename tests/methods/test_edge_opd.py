@@ -4,10 +4,10 @@
 
 import pytest
 import torch
-
-from method_cases import check_loss
 from test_places import teacher_reads
 from test_trainer_loss import batch_of
+
+from method_cases import check_loss
 from trl_opsd.privileged.guided import GuidedRollouts
 
 

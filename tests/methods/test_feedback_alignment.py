@@ -2,9 +2,10 @@
 
 """Feedback Alignment: forward KL to the start's weights, which read a step-aligned critique of the rollout."""
 
+from test_trainer_loss import batch_of
+
 from method_cases import check_loss
 from scripted import right, sums, writing
-from test_trainer_loss import batch_of
 
 
 ANSWERS = {

@@ -7,11 +7,11 @@ from collections import Counter
 import pytest
 import torch
 from datasets import Dataset
+from test_hints import SCRIPTS, agent_model, agent_tokenizer, follow_scripts, multiply
+from test_trainer_loss import batch_of
 
 import tiny
 from scripted import right
-from test_hints import SCRIPTS, agent_model, agent_tokenizer, follow_scripts, multiply
-from test_trainer_loss import batch_of
 from trl_opsd.methods import method_names, method_of
 
 

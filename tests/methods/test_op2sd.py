@@ -4,9 +4,9 @@
 
 import pytest
 from datasets import Dataset
+from test_trainer_loss import batch_of
 
 from method_cases import check_loss
-from test_trainer_loss import batch_of
 
 
 ROWS = [

@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
+from test_reflection import saying, taught
+from test_trainer_loss import batch_of
 
 from method_cases import check_loss
 from scripted import right, sums, writing
-from test_reflection import saying, taught
-from test_trainer_loss import batch_of
 
 
 K = 4  # of the toy vocabulary, in place of 100

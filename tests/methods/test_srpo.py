@@ -5,10 +5,10 @@
 import math
 
 import torch
+from test_trainer_loss import batch_of
 
 from method_batches import MIXED, RIGHT, WRONG, gradients, norm, scripted_trainer, views_of
 from method_cases import check_loss, signals
-from test_trainer_loss import batch_of
 from trl_opsd import OPSDConfig
 from trl_opsd.losses import TokenStats
 from trl_opsd.methods import method_of

@@ -5,11 +5,11 @@
 import math
 
 import pytest
-
-from method_cases import check_loss
 from test_hints import SCRIPTS, agent_model, agent_tokenizer, follow_scripts, multiply
 from test_hints import taught as taught_by
 from test_trainer_loss import batch_of
+
+from method_cases import check_loss
 from trl_opsd.methods.papers.targeted_hint import RULE
 
 
