@@ -1,9 +1,9 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-One view name over a generation batch, as token ids.
+The token ids of one view name over a batch: as lists when they are encoded, then as padded tensors.
 
-Legend: B rows of the local generation batch, P longest teacher prompt of a view, C longest completion.
+Legend: B rows, P longest teacher prompt of the view, C longest completion.
 """
 
 from dataclasses import dataclass, field
@@ -13,6 +13,11 @@ import torch
 from trl.trainer.utils import pad
 
 from trl_opsd.batches.pixels import Pixels
+
+
+# Flat keys of a view while TRL shuffles and splits a generation batch: PREFIX + field + "/" + name of the view
+VIEW_PREFIX = "distillation/views/"
+_FIELDS = ("prompt_ids", "prompt_mask", "weight", "start", "taught", "live", "pixels")
 
 
 @dataclass
@@ -53,10 +58,9 @@ class EncodedView:
 
     def tensors(
         self, name: str, width: int, pad_token_id: int, multiple: int | None, device: torch.device
-    ) -> dict[str, Any]:
+    ) -> "ViewTensors":
         """
-        Batch keys of this view: ids and mask `(B, P)`, left-padded; weights and starts `(B,)`; taught tokens `(B, C)`;
-        a list of B pixel tensors where some are not the student's.
+        The view as padded tensors.
 
         Args:
             name (`str`): Its name.
@@ -70,12 +74,59 @@ class EncodedView:
         how = {"padding_side": "left", "pad_to_multiple_of": multiple}
         column = torch.arange(width)
         taught = torch.stack([(column >= start) & (column < end) for start, end in self.spans])
-        own = any(pixels is not None for pixels in self.pixels)
-        return ({f"teacher_pixels/{name}": self.pixels} if own else {}) | {
-            f"teacher_prompt_ids/{name}": pad(ids, padding_value=pad_token_id, **how).to(device),
-            f"teacher_prompt_mask/{name}": pad(mask, padding_value=0, **how).to(device),
-            f"teacher_weight/{name}": torch.tensor(self.weights, dtype=torch.float32, device=device),
-            f"teacher_start/{name}": torch.tensor(self.starts, device=device),
-            f"teacher_live/{name}": torch.tensor(self.live),
-            f"taught_tokens/{name}": taught.to(device),
-        }
+        return ViewTensors(
+            name=name,
+            prompt_ids=pad(ids, padding_value=pad_token_id, **how).to(device),
+            prompt_mask=pad(mask, padding_value=0, **how).to(device),
+            weight=torch.tensor(self.weights, dtype=torch.float32, device=device),
+            start=torch.tensor(self.starts, device=device),
+            taught=taught.to(device),
+            live=torch.tensor(self.live),
+            pixels=self.pixels if any(pixels is not None for pixels in self.pixels) else None,
+        )
+
+
+@dataclass
+class ViewTensors:
+    """
+    One view name over a batch.
+
+    Args:
+        name (`str`): Its name.
+        prompt_ids, prompt_mask (`torch.Tensor` of shape `(B, P)`): What the teacher reads before the tokens that it
+            scores, left-padded.
+        weight (`torch.Tensor` of shape `(B,)`): Weight of the view in each row, 0 where the row lacks it.
+        start (`torch.Tensor` of shape `(B,)`): Tokens of the completion that are in `prompt_ids`.
+        taught (`torch.Tensor` of shape `(B, C)`): Whether the view may teach a token.
+        live (`torch.Tensor`, 0-d): Whether the student's own weights read it.
+        pixels (`list[dict[str, torch.Tensor] | None]` of length B, *optional*): As in [`EncodedView`]; `None` where all
+            are the student's own.
+    """
+
+    name: str
+    prompt_ids: torch.Tensor
+    prompt_mask: torch.Tensor
+    weight: torch.Tensor
+    start: torch.Tensor
+    taught: torch.Tensor
+    live: torch.Tensor
+    pixels: list[Pixels | None] | None = None
+
+    @property
+    def width(self) -> int:
+        """Tokens of the longest prompt."""
+        return int(self.prompt_mask.sum(1).max())
+
+    def flat(self) -> dict[str, Any]:
+        """The values under flat keys, which TRL can shuffle and split by their first dimension."""
+        values = {field: getattr(self, field) for field in _FIELDS}
+        return {f"{VIEW_PREFIX}{field}/{self.name}": value for field, value in values.items() if value is not None}
+
+
+def views_of(keys: dict[str, Any]) -> list[ViewTensors]:
+    """The views whose values [`ViewTensors.flat`] put into a dict, in their order there."""
+    marker = f"{VIEW_PREFIX}weight/"
+    names = [key.removeprefix(marker) for key in keys if key.startswith(marker)]
+    return [
+        ViewTensors(name, **{field: keys.get(f"{VIEW_PREFIX}{field}/{name}") for field in _FIELDS}) for name in names
+    ]

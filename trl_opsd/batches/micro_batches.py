@@ -14,13 +14,19 @@ from typing import Any
 import torch
 from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
 
-from trl_opsd.batches.pixels import MODALITIES, TOKEN_TYPES
+from trl_opsd.batches.distillation_batch import MASK, PROMPT_IDS, TAUGHT, DistillationBatch, Inputs
+from trl_opsd.batches.pixels import TOKEN_TYPES
 
 
-Batch = dict[str, Any]
+_OF_PROMPTS = ("prompt_ids", "prompt_mask")
+# Of TRL, `(B, C)`, but for a ratio of whole completions, `(B, 1)`
+_OF_COMPLETIONS = (
+    "completion_ids", "completion_mask", "tool_mask", "old_per_token_logps", "ref_per_token_logps",
+    "sampling_per_token_logps", "importance_sampling_ratio", MASK,
+)  # fmt: skip
 
 
-def _select(batch: Batch, rows: torch.Tensor) -> Batch:
+def _select(batch: Inputs, rows: torch.Tensor) -> Inputs:
     """Some rows of a batch, in this order. What belongs to the whole batch (0-d, `None`) stays."""
 
     def chosen(value: Any) -> Any:
@@ -31,7 +37,7 @@ def _select(batch: Batch, rows: torch.Tensor) -> Batch:
     return {name: chosen(value) for name, value in batch.items()}
 
 
-def _joined(batches: list[Batch]) -> Batch:
+def _joined(batches: list[Inputs]) -> Inputs:
     def joined(values: list[Any]) -> Any:
         if isinstance(values[0], torch.Tensor) and values[0].ndim > 0:
             return torch.cat(values)
@@ -40,11 +46,11 @@ def _joined(batches: list[Batch]) -> Batch:
     return {name: joined([batch[name] for batch in batches]) for name in batches[0]}
 
 
-def _order(batch: Batch) -> torch.Tensor:
+def _order(batch: Inputs) -> torch.Tensor:
     """Row numbers: idle rows last, rows that share their teachers' prompts side by side, then by length."""
-    prompts = [value.tolist() for name, value in batch.items() if name.startswith("teacher_prompt_ids/")]
+    prompts = [value.tolist() for name, value in batch.items() if name.startswith(PROMPT_IDS)]
     lengths = (batch["prompt_mask"].sum(1) + batch["completion_mask"].sum(1)).tolist()
-    idle = (~batch["distillation_mask"].any(1)).tolist()
+    idle = (~batch[MASK].any(1)).tolist()
     keys = [str(row) for row in zip(*prompts, strict=True)]
     longest: dict[str, int] = {}
     for key, length in zip(keys, lengths, strict=True):
@@ -53,7 +59,7 @@ def _order(batch: Batch) -> torch.Tensor:
     return torch.tensor(rows)
 
 
-def sort_by_length(batches: list[Batch], window: int) -> list[Batch]:
+def sort_by_length(batches: list[Inputs], window: int) -> list[Inputs]:
     """
     Deal the rows of each optimizer step to its micro-batches anew.
 
@@ -69,10 +75,10 @@ def sort_by_length(batches: list[Batch], window: int) -> list[Batch]:
     return ordered
 
 
-def without_idle_rows(batch: Batch) -> Batch:
+def without_idle_rows(batch: Inputs) -> Inputs:
     """The rows with a distilled token, or one row where there is none, as every rank runs the forward."""
-    rows = batch["distillation_mask"].any(1).nonzero().squeeze(1)
-    if len(rows) == len(batch["distillation_mask"]):
+    rows = batch[MASK].any(1).nonzero().squeeze(1)
+    if len(rows) == len(batch[MASK]):
         return batch
     return _select(batch, rows if len(rows) else torch.zeros(1, dtype=torch.long))
 
@@ -81,12 +87,12 @@ def _rounded(width: int, multiple: int | None) -> int:
     return max(width if not multiple else -(-width // multiple) * multiple, 1)
 
 
-def trim_padding(batch: Batch, multiple: int | None = None) -> Batch:
+def trim_padding(batch: Inputs, multiple: int | None = None) -> Inputs:
     """
     Cut the columns that are padding in every row: of prompts on the left, of completions on the right.
 
     Args:
-        batch (`dict`): Micro-batch with the keys of TRL's and the distillation mask.
+        batch (`dict`): Micro-batch with TRL's keys and the flat keys of the distillation term.
         multiple (`int`, *optional*): `pad_to_multiple_of`, which the widths keep.
     """
     prompt = _rounded(int(batch["prompt_mask"].sum(1).max()), multiple)
@@ -94,26 +100,28 @@ def trim_padding(batch: Batch, multiple: int | None = None) -> Batch:
     completion = _rounded(int(batch["completion_mask"].sum(1).max()), multiple)
 
     def cut(name: str, value: Any) -> Any:
+        if value is None:
+            return value
+        if name in _OF_PROMPTS:
+            return value[:, -prompt:]
+        if name in _OF_COMPLETIONS or name.startswith(TAUGHT):
+            return value[:, :completion]
         if name in TOKEN_TYPES:  # of prompt and completion
             return value[:, value.shape[1] - width - prompt : value.shape[1] - width + completion]
-        if name in MODALITIES:
-            return value
-        if name.startswith("prompt_") and isinstance(value, torch.Tensor):
-            return value[:, -prompt:]
-        per_token = isinstance(value, torch.Tensor) and value.ndim == 2 and value.shape[1] == width
-        return value[:, :completion] if per_token and not name.startswith("teacher_") else value
+        return value
 
     return {name: cut(name, value) for name, value in batch.items()}
 
 
 def repack_micro_batches(
-    batches: list[Batch], window: int | None, drop_idle: bool, multiple: int | None
-) -> list[Batch]:
+    batches: list[Inputs], window: int | None, drop_idle: bool, multiple: int | None
+) -> list[Inputs]:
     """
-    All of the above.
+    Re-pack the micro-batches of a generation batch: sort rows by length within each optimizer step, drop rows without a
+    loss, trim padding that all rows share, and type what the distillation term adds.
 
     Args:
-        batches (`list[dict]`): The micro-batches of a generation batch.
+        batches (`list[dict]`): The micro-batches, with the flat keys of the distillation term.
         window (`int` or `None`): Micro-batches of an optimizer step, or `None` if rows must stay where they are.
         drop_idle (`bool`): Whether rows without a distilled token train nothing.
         multiple (`int` or `None`): `pad_to_multiple_of`.
@@ -124,4 +132,5 @@ def repack_micro_batches(
         batches = sort_by_length(batches, window)
     if drop_idle:
         batches = [without_idle_rows(batch) for batch in batches]
-    return [trim_padding(unsplit_pixel_values_by_grid(batch), multiple) for batch in batches]
+    batches = [trim_padding(unsplit_pixel_values_by_grid(batch), multiple) for batch in batches]
+    return [DistillationBatch.take(batch) for batch in batches]

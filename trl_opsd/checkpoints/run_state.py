@@ -7,6 +7,7 @@ and the numbers that are still to be logged. Neither TRL nor transformers saves 
 
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,9 @@ def _plain(value: Any) -> Any:
     return None  # an object in a column of the completions table: a gap, where its text could not stand beside others
 
 
-def save_run_state(trainer: GRPOTrainer, folder: Path, generation: int, left_out: str, start_time: float) -> None:
+def save_run_state(
+    trainer: GRPOTrainer, folder: Path, generation: int, flat: Callable[[Any], Any], start_time: float
+) -> None:
     """
     Write the state of this process into a checkpoint.
 
@@ -58,14 +61,14 @@ def save_run_state(trainer: GRPOTrainer, folder: Path, generation: int, left_out
         trainer (`GRPOTrainer`): Between two optimizer steps.
         folder (`Path`): The checkpoint.
         generation (`int`): Generation batches so far.
-        left_out (`str`): Key of the micro-batches that is planned anew from the others.
+        flat (`Callable`): From a buffered micro-batch to one of plain values.
         start_time (`float`): When training would have begun without the interruptions, in seconds since the epoch.
     """
     buffered = trainer._buffered_inputs
     if trainer._step % (trainer.args.steps_per_generation * trainer.num_iterations) == 0:
         buffered = None  # used up: the next step samples
     if buffered is not None:
-        buffered = [{name: value for name, value in batch.items() if name != left_out} for batch in buffered]
+        buffered = [flat(batch) for batch in buffered]
     state = {
         "settings": _settings(trainer),
         "step": trainer._step,

@@ -27,6 +27,7 @@ from trl_opsd.checkpoints.folders import (
     to_resume,
     writing,
 )
+from trl_opsd.checkpoints.parts import Stateful, load_parts, save_parts
 from trl_opsd.checkpoints.run_state import load_run_state, restore_loss, restore_run_state, save_run_state
 from trl_opsd.engines.continuous_batching import preserve_model_state
 from trl_opsd.engines.distributed import raise_on_all_ranks, reward_name
@@ -42,18 +43,19 @@ class CrashSafeGRPOTrainer(GRPOTrainer):
     generation engines and distribution meet training. It knows nothing of distillation.
 
     Checkpoints are protected in every run. The state of the run is saved and restored, and generation is mended, only
-    where a subclass sets `_is_plain_grpo` to `False` before `__init__`; elsewhere all of that is TRL's to the last
+    where a subclass sets `is_plain_grpo` to `False` before `__init__`; elsewhere all of that is TRL's to the last
     digit. A subclass overrides [`save_own_state`], [`load_own_state`] and [`public_args`].
     """
 
-    _is_plain_grpo = True
-    _planned_key = ""  # of the micro-batches: what [`load_own_state`] plans anew
+    is_plain_grpo = True
+    parts: dict[str, Stateful]  # what the subclass adds with a state of its own, by name
     _generation = 0  # generation batches so far
     _loss_so_far: dict[str, Any] | None = None  # of a checkpoint, until transformers' own is set to zero
     _start_time = 0.0
     _earlier_seconds = 0.0
 
     def __init__(self, *args: Any, **kwargs: Any):
+        self.parts = {}
         super().__init__(*args, **kwargs)
         if self.use_vllm:
             sync_by_reload_on_cpu(self.vllm_generation)
@@ -66,6 +68,10 @@ class CrashSafeGRPOTrainer(GRPOTrainer):
     def load_own_state(self, folder: Path) -> None:
         """Restore what [`save_own_state`] wrote. Called on every process before the first step, with `_buffered_inputs`
         in place."""
+
+    def flat_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A buffered micro-batch of plain values, of which [`load_own_state`] makes the same again."""
+        return batch
 
     def public_args(self) -> GRPOConfig:
         """The arguments as `training_args.bin`, which is pushed to the Hub with the model, may hold them."""
@@ -100,7 +106,7 @@ class CrashSafeGRPOTrainer(GRPOTrainer):
         return output
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], list[list[float]] | None]:
-        if self._is_plain_grpo or not self.use_transformers_continuous_batching:
+        if self.is_plain_grpo or not self.use_transformers_continuous_batching:
             return super()._generate_single_turn(*args, **kwargs)
         with preserve_model_state(self.model):
             return super()._generate_single_turn(*args, **kwargs)
@@ -109,7 +115,7 @@ class CrashSafeGRPOTrainer(GRPOTrainer):
         self, inputs: list[dict], prompts: list, completions: list, completion_ids_list: list[list[int]]
     ) -> torch.Tensor:
         arguments = inputs, prompts, completions, completion_ids_list
-        if self._is_plain_grpo:
+        if self.is_plain_grpo:
             return super()._calculate_rewards(*arguments)
         lacking = torch.zeros(len(prompts), len(self.reward_funcs), device=self.accelerator.device)
         join = partial(gather, lacking)
@@ -131,11 +137,12 @@ class CrashSafeGRPOTrainer(GRPOTrainer):
             if limit is not None and self.args.should_save:  # the arguments as they are, and not as they were then
                 with self._public_args():
                     torch.save(self.args, folder / "training_args.bin")
-            if not self._is_plain_grpo:
+            if not self.is_plain_grpo:
                 self.save_own_state(folder)
+                save_parts(self.parts, folder, self.args.process_index)
                 if not self.args.save_only_model:
                     started = self._start_time - self._earlier_seconds
-                    save_run_state(self, folder, self._generation, self._planned_key, started)
+                    save_run_state(self, folder, self._generation, self.flat_batch, started)
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(folder))
         if self.args.should_save:
@@ -164,7 +171,7 @@ class CrashSafeGRPOTrainer(GRPOTrainer):
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         # transformers 5.23 saves vision-language models under other names than its Trainer looks for, and goes on
-        if not self._is_plain_grpo and load_result.unexpected_keys:
+        if not self.is_plain_grpo and load_result.unexpected_keys:
             raise ValueError(
                 f"The checkpoint names weights otherwise than the model does ({load_result.unexpected_keys[0]!r}), and "
                 "transformers would train on without them. Train such a model with a PEFT adapter, or pass the "
@@ -179,7 +186,7 @@ class CrashSafeGRPOTrainer(GRPOTrainer):
         newest = Path(checkpoint)
         if self.args.should_save and newest == last_complete(newest.parent):  # what a kill may have cut short
             rotate(newest, self.args.save_total_limit, self.state.best_model_checkpoint)
-        if self._is_plain_grpo:
+        if self.is_plain_grpo:
             return
         state, wrong = load_run_state(self, Path(checkpoint))
         if state is None:
@@ -193,6 +200,7 @@ class CrashSafeGRPOTrainer(GRPOTrainer):
         else:
             restore_run_state(self, state)
             self._generation, self._loss_so_far = state["generation"], state["loss"]
+        load_parts(self.parts, Path(checkpoint), self.args.process_index)
         self.load_own_state(Path(checkpoint))
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler:
@@ -203,7 +211,7 @@ class CrashSafeGRPOTrainer(GRPOTrainer):
         epoch = kwargs["epoch"]
         self._start_time = kwargs["start_time"]
         resumed = kwargs["resume_from_checkpoint"] is not None and epoch == kwargs["epochs_trained"]
-        if not self._is_plain_grpo and resumed:
+        if not self.is_plain_grpo and resumed:
             self._restore_loss()
             if self.state.global_step >= self.state.max_steps:  # transformers would take one step more
                 self._load_rng_state(kwargs["resume_from_checkpoint"])

@@ -16,7 +16,6 @@ import torch
 from accelerate import DistributedType
 from accelerate.utils import gather_object
 from datasets import Dataset
-from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
 from trl_opsd.diagnostics.preflight_report import PreflightReport, ViewReport
 from trl_opsd.diagnostics.preserve_trainer_state import preserve_trainer_state
@@ -76,7 +75,7 @@ def preflight(
 def _check(
     trainer: "OPSDTrainer", rows: int, sources: Mapping[str, PrivilegedSource], temperature: float | None
 ) -> None:
-    if trainer._is_plain_grpo:
+    if trainer.is_plain_grpo:
         raise ValueError("`preflight` compares teacher and student; this trainer has no teacher (see its `args`).")
     if trainer.accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
         raise ValueError(
@@ -170,9 +169,8 @@ class _Measurement:
         size = trainer.args.generation_batch_size // trainer.num_generations
         wanted = -(-rows // size) * size
         if isinstance(dataset, Dataset):
-            dataset = trainer._remove_unused_columns(dataset, description="training")
-            places = random.Random(trainer.args.seed).sample(range(len(dataset)), min(wanted, len(dataset)))
-            chosen = [dataset[place] for place in places]
+            numbers = random.Random(trainer.args.seed).sample(range(len(dataset)), min(wanted, len(dataset)))
+            chosen = trainer.training_rows(numbers)
         else:
             chosen = list(itertools.islice(dataset, wanted))
         if len(chosen) < size:
@@ -196,20 +194,18 @@ class _Measurement:
         """Measure one generation batch, and return it as it would be trained on."""
         trainer = self.trainer
         start = _now()
-        output = trainer._generate_and_score_completions(rows)
+        output = trainer.sample(rows)
         self.seconds.append(_now() - start)
-        rollouts = trainer.collector.rollouts
-        tools, encoded = trainer._tools_of_rows(len(rollouts)), {}
+        rollouts = trainer.collected.rollouts
+        tools, encoded = trainer.tools_of_rows(), {}
         for name, collector in self.collectors.items():
-            if name != OWN:
-                collector.collect(rollouts, trainer.num_generations)
-            skipped = sum(gather_object([collector.asker.skipped]))
+            collected = trainer.collected if name == OWN else collector.collect(rollouts, trainer.num_generations)
+            skipped = sum(gather_object([collected.skipped]))
             if skipped:
                 self._note(f"the source {name!r} failed on {skipped} rollouts of a batch, which have no views.")
-            encoded |= {(name, view): one for view, one in collector.encode(tools).items()}
-        bare = {name: value for name, value in output.items() if "/" not in name}  # the keys of views have one
+            encoded |= {(name, view): one for view, one in collector.encode(collected, tools).items()}
         for names, one in encoded.items():
-            self._compare(self.tallies.setdefault(names, _Tally()), trainer._with_views(bare, {names[1]: one}))
+            self._compare(self.tallies.setdefault(names, _Tally()), trainer.with_views(output, {names[1]: one}))
         student = self.scorer.students(rollouts)  # from here on, environments are not in their final state any more
         self.rollouts += [(s, len(r.completion_ids), r.truncated) for s, r in zip(student, rollouts, strict=True)]
         for names, one in encoded.items():
@@ -226,30 +222,22 @@ class _Measurement:
 
     def _compare(self, tally: _Tally, output: dict[str, Any]) -> None:
         """Teacher and student on the student's own tokens."""
-        metrics = self.trainer._metrics["train"]
-        metrics.clear()
+        self.trainer.pop_metrics()
         with torch.no_grad():
-            for batch in self._micro_batches(output):
-                self._loss(batch)
-        tally.divergences += metrics[f"{PREFIX}divergence"]
-        tally.log_ratios += metrics[f"{PREFIX}gap/mean"]
+            for batch in self.trainer.micro_batches(output):
+                self.trainer.loss_of(batch)
+        metrics = self.trainer.pop_metrics()
+        tally.divergences += metrics.get(f"{PREFIX}divergence", [])
+        tally.log_ratios += metrics.get(f"{PREFIX}gap/mean", [])
 
     def _loss_seconds(self, output: dict[str, Any]) -> float:
         """Time of the teacher's forwards and the student's forwards and backwards over a generation batch."""
-        batches, start = self._micro_batches(output), _now()
+        batches, start = self.trainer.micro_batches(output), _now()
         for batch in batches:
-            self._loss(batch).backward()
+            self.trainer.loss_of(batch).backward()
         if self.trainer.args.gradient_checkpointing:
             self._note("the time is without gradient checkpointing, which begins with the training and costs more.")
         return _now() - start
-
-    def _micro_batches(self, output: dict[str, Any]) -> list[dict[str, Any]]:
-        parts = split_tensor_dict(split_pixel_values_by_grid(output), self.trainer.args.steps_per_generation)
-        return self.trainer._lean([unsplit_pixel_values_by_grid(part) for part in parts])
-
-    def _loss(self, batch: dict[str, Any]) -> torch.Tensor:
-        with self.trainer.compute_loss_context_manager(), self.accelerator.autocast():
-            return self.trainer.compute_loss(self.trainer.model, batch)
 
     def _note(self, text: str) -> None:
         self.notes[text] = None

@@ -3,19 +3,17 @@
 """Scores of what the student has written, and of what the teacher writes with its context in view."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import gather_object
 
 from trl_opsd.batches.encoded_view import EncodedView
 from trl_opsd.batches.pixels import Pixels
-from trl_opsd.checkpoints.trainer import CrashSafeGRPOTrainer
 from trl_opsd.engines.distributed import raise_on_all_ranks
+from trl_opsd.rollouts.capture import total_reward
 from trl_opsd.rollouts.message_images import images_of
-from trl_opsd.rollouts.rollout import Messages, Rollout, total_reward
-from trl_opsd.trainer.text_generator import TextGenerator
+from trl_opsd.rollouts.rollout import Messages, Rollout
 
 
 if TYPE_CHECKING:
@@ -41,8 +39,7 @@ class Scorer:
     ):
         self.trainer, self.score, self.temperature, self.note = trainer, score, temperature, note
         self.accelerator = trainer.accelerator
-        self.scores = score is not None or trainer._has_reward
-        self.writer = TextGenerator(trainer, trainer.teacher.teacher_forward)
+        self.scores = score is not None or trainer.has_reward
 
     def students(self, rollouts: list[Rollout]) -> list[float]:
         """Scores of the rollouts, or of what the student writes instead of them at another temperature."""
@@ -59,10 +56,7 @@ class Scorer:
         trainer, rows = self.trainer, [rollout.row for rollout in rollouts]
         if self.score is None:
             prompts = [rollout.prompt for rollout in rollouts]
-            # Of the parent: OPSD's own would take these for rollouts of the student
-            rewards = CrashSafeGRPOTrainer._calculate_rewards(trainer, rows, prompts, completions, completion_ids)
-            trainer._pending_extra_logs.clear()  # the next batch of the student would take them for its own
-            trainer._pending_metrics.clear()
+            rewards = trainer.rewards_of(rows, prompts, completions, completion_ids)
             first = self.accelerator.process_index * len(rows)
             weights = trainer.reward_weights.tolist()
             return [total_reward(values, weights) for values in rewards[first : first + len(rows)].tolist()]
@@ -128,35 +122,12 @@ class Scorer:
             self.note("answers are written in one go where `rollout_func` can't be told what to read.")
         if trainer.environments is not None:
             self.note("environments are reset with their row for each answer: one that starts at random starts anew.")
-            for environment, rollout in zip(trainer.environments, rollouts, strict=True):
-                left_out = {"environment"} if trainer._multi_environment else set()
-                environment.reset(**{name: value for name, value in rollout.row.items() if name not in left_out})
 
-        def write(ids: list[list[int]], *_: Any, **__: Any) -> tuple[list[list[int]], None]:
-            written = self.writer.answers(ids, weights, self.temperature, pixels)
+        def write(ids: list[list[int]]) -> list[list[int]]:
+            written = trainer.text_generator.answers(ids, weights, self.temperature, pixels)
             if begun is not None:  # then this is the one call, as there are no tools
                 limit = trainer.max_completion_length
                 written = [(own + new)[:limit] for own, new in zip(begun, written, strict=True)]
-            return written, None
+            return written
 
-        parts = {
-            "_tokenize_prompts": lambda prompts: (prompt_ids, None, {}),
-            "_generate_single_turn": write,
-            "rollout_func": None,
-        }
-        with _replaced(trainer, parts):
-            _, ids, _, completions, *_ = trainer._generate([rollout.prompt for rollout in rollouts])
-        return ids, completions
-
-
-@contextmanager
-def _replaced(trainer: "OPSDTrainer", parts: dict[str, Any]) -> Iterator[None]:
-    """Other methods and attributes on this trainer, for just this block."""
-    before = {name: vars(trainer)[name] for name in parts if name in vars(trainer)}
-    vars(trainer).update(parts)
-    try:
-        yield
-    finally:
-        for name in parts:
-            del vars(trainer)[name]
-        vars(trainer).update(before)
+        return trainer.generate_from(rollouts, prompt_ids, write)

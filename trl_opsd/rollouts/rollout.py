@@ -1,11 +1,9 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""What a privileged source sees of the student's work: [`Rollout`], in groups of one prompt."""
+"""[`Rollout`], one sampled completion with all that is known of it before the loss, and groups of them."""
 
 import ast
 import itertools
-import math
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -136,56 +134,6 @@ def _tool_error(message: dict[str, Any]) -> str | None:
     except (ValueError, SyntaxError, MemoryError, RecursionError):  # JSON with null, or what only looks like it
         return text
     return str(told["error"]) if isinstance(told, dict) else None
-
-
-def turns_of(completion: str | Messages, completion_ids: list[int], tool_mask: list[int] | None) -> list[Turn]:
-    """
-    Split a completion into the student's turns.
-
-    Args:
-        completion (`str` or `list[dict]`): Decoded completion.
-        completion_ids (`list[int]`): Its token ids.
-        tool_mask (`list[int]`, *optional*): 1 at tokens that the student wrote, 0 at tool results.
-    """
-    messages = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
-    starts = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    ends = [*starts[1:], len(messages)]
-    told = [(messages[start], messages[start + 1 : end]) for start, end in zip(starts, ends, strict=True)]
-    if tool_mask is None:
-        spans = [(0, len(completion_ids))]
-    else:
-        runs = [(own, len(list(run))) for own, run in itertools.groupby(tool_mask)]
-        places = itertools.accumulate((length for _, length in runs), initial=0)
-        spans = [(place, place + length) for place, (own, length) in zip(places, runs, strict=False) if own]
-    if len(told) != len(spans):  # a `rollout_func` of the user's own may mask and tell as it likes
-        told = [({"role": "assistant", "content": ""}, []) for _ in spans]
-    return [Turn(*span, *parts) for span, parts in zip(spans, told, strict=True)]
-
-
-def rows_of_columns(columns: Mapping[str, list[Any]], count: int) -> list[dict[str, Any]]:
-    """
-    What reward functions wrote with `log_extra`, for each of the rollouts.
-
-    Args:
-        columns (`Mapping[str, list]`): Values by column, in the order of the rollouts.
-        count (`int`): Local rollouts.
-
-    Raises:
-        ValueError: If a column does not have a value for each rollout.
-    """
-    for name, values in columns.items():
-        if not values or len(values) % count:  # two reward functions may write one column: the last counts
-            raise ValueError(
-                f"A reward function wrote {len(values)} values into the column {name!r} with `log_extra`, for {count} "
-                "completions. Give one for each, None where there is none."
-            )
-    return [{name: values[-count:][i] for name, values in columns.items()} for i in range(count)]
-
-
-def total_reward(rewards: Iterable[float], weights: Iterable[float]) -> float:
-    """Weighted sum of the rewards that are there, as TRL's, `nan` if none is."""
-    there = [reward * weight for reward, weight in zip(rewards, weights, strict=True) if not math.isnan(reward)]
-    return sum(there) if there else math.nan
 
 
 def whole_groups(rollouts: list[Rollout], group_size: int, accelerator: Accelerator) -> list[Group]:

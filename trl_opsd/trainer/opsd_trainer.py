@@ -1,6 +1,16 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""`OPSDTrainer`: overrides of `GRPOTrainer`'s hooks, each of which calls super()."""
+"""
+`OPSDTrainer`: overrides of `GRPOTrainer`'s hooks, in its order, each of which calls super().
+
+    _generate                  token ids of prompts and tool results are kept
+    _calculate_rewards         rows, completions and rewards meet: rollouts are captured, their views collected
+    _generate_and_score_...    views are encoded; the batch gains flat keys
+    _prepare_inputs            micro-batches are re-packed; `DistillationBatch`; the teacher's forwards are planned
+    _compute_loss              the objective asks the student's one forward for both losses (see model/forward.py)
+
+The parts do the work; the trainer says when.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,39 +24,51 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.grpo_trainer import EnvironmentFactory, RewardFunc, RolloutFunc
-from trl.trainer.utils import add_fused_lm_head, get_config_model_id
+from trl.trainer.utils import (
+    add_fused_lm_head,
+    get_config_model_id,
+    split_pixel_values_by_grid,
+    split_tensor_dict,
+    unsplit_pixel_values_by_grid,
+)
 
+from trl_opsd.batches.distillation_batch import KEY, DistillationBatch, flat_keys, without_flat_keys
+from trl_opsd.batches.encoded_view import EncodedView
 from trl_opsd.batches.micro_batches import repack_micro_batches
 from trl_opsd.batches.pixels import MODALITIES, ImageInputs
-from trl_opsd.batches.teacher_batch import add_teacher_batches
+from trl_opsd.batches.teacher_plan import plan_teacher_batches
+from trl_opsd.checkpoints.trainer import CrashSafeGRPOTrainer
 from trl_opsd.config.opsd_config import OPSDConfig
+from trl_opsd.engines.distributed import raise_on_all_ranks
 from trl_opsd.methods.runtime import MethodRun
 from trl_opsd.model.forward import ObservedForward, add_distillation_forward
 from trl_opsd.model.shared_prefix import can_share_prefix
 from trl_opsd.monitoring.alerts import SignalMonitor
-from trl_opsd.privileged import DatasetColumn, Run
+from trl_opsd.monitoring.metrics import generation_metrics
+from trl_opsd.privileged.base import Run
 from trl_opsd.prompts.tokenizer import PromptTokenizer
 from trl_opsd.prompts.view_encoder import ViewEncoder
-from trl_opsd.rollouts.view import PrivilegedSource
+from trl_opsd.rollouts.capture import Sampled, build_rollouts, rows_of_columns
+from trl_opsd.rollouts.message_images import with_empty_lists
+from trl_opsd.rollouts.rollout import Rollout
+from trl_opsd.rollouts.view import PrivilegedSource, shown_context
 from trl_opsd.teacher.teacher import Teacher, TeacherUpdateCallback
-from trl_opsd.trainer.model_card import PAPER, paper_of
-from trl_opsd.trainer.objective import DistillationObjective
-from trl_opsd.trainer.recording import RecordingTrainer
+from trl_opsd.trainer.model_card import PAPER, add_settings, paper_of
+from trl_opsd.trainer.objective import DistillationObjective, PolicyLoss
+from trl_opsd.trainer.recorder import Recorder
 from trl_opsd.trainer.setup_checks import (
-    check_dataset_characters,
-    check_dataset_lengths,
     check_datasets,
     check_model,
-    check_student_lengths,
+    check_rows,
     context_length,
     no_reward,
     resolve_policy_weight,
 )
 from trl_opsd.trainer.text_generator import TextGenerator
-from trl_opsd.trainer.view_collector import ViewCollector, source_of
+from trl_opsd.trainer.view_collector import CollectedViews, ViewCollector, check_alignment, source_of
 
 
-class OPSDTrainer(RecordingTrainer):
+class OPSDTrainer(CrashSafeGRPOTrainer):
     """
     Trainer for on-policy self-distillation (OPSD), a drop-in extension of [`~trl.GRPOTrainer`].
 
@@ -88,7 +110,23 @@ class OPSDTrainer(RecordingTrainer):
     _tag_names = ["trl", "opsd"]
     _name = "OPSD"
     _paper = PAPER
-    _planned_key = "teacher_batches"
+
+    # Set by `__init__`
+    policy_weight: float
+    has_reward: bool
+    # Parts of a run that distils, set by `_set_up_distillation`
+    privileged: PrivilegedSource
+    teacher: Teacher
+    method: MethodRun
+    images: ImageInputs | None
+    collector: ViewCollector
+    objective: DistillationObjective
+    recorder: Recorder
+    text_generator: TextGenerator
+    monitor: SignalMonitor
+    # Of the last generation batch: between the hooks that sample it, and for the pre-flight
+    _sampled: Sampled
+    collected: CollectedViews
 
     def __init__(
         self,
@@ -117,20 +155,20 @@ class OPSDTrainer(RecordingTrainer):
         if args is None:
             model_name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = OPSDConfig(f"{model_name.split('/')[-1]}-OPSD")
-        self._is_plain_grpo = not isinstance(args, OPSDConfig) or args.distillation_weight == 0
-        self._has_reward = bool(reward_funcs)
-        if self._is_plain_grpo:
+        self.is_plain_grpo = not isinstance(args, OPSDConfig) or args.distillation_weight == 0
+        self.has_reward = bool(reward_funcs)
+        if self.is_plain_grpo:
             self._tag_names, self._name, self._paper = GRPOTrainer._tag_names, GRPOTrainer._name, GRPOTrainer._paper
         else:
-            if not self._has_reward:
+            if not self.has_reward:
                 reward_funcs, reward_processing_classes = [no_reward], None
             self._paper = paper_of(args)
             self.privileged = source_of(args, privileged)
             check_datasets(self.privileged, train_dataset, eval_dataset)
         self.policy_weight = 1.0
         # With environments, whether there is a reward is only known once TRL has probed them
-        if isinstance(args, OPSDConfig) and (self._has_reward or environment_factory is None):
-            self.policy_weight = resolve_policy_weight(args, self._has_reward)
+        if isinstance(args, OPSDConfig) and (self.has_reward or environment_factory is None):
+            self.policy_weight = resolve_policy_weight(args, self.has_reward)
         super().__init__(
             model, reward_funcs, args, train_dataset, eval_dataset, processing_class, reward_processing_classes,
             callbacks, optimizers, quantization_config, peft_config, tools, rollout_func, environment_factory,
@@ -139,10 +177,10 @@ class OPSDTrainer(RecordingTrainer):
             self.reward_funcs, self.reward_func_names = self.reward_funcs[1:], self.reward_func_names[1:]
             self.reward_processing_classes = self.reward_processing_classes[1:]
             self.reward_weights = self.reward_weights[1:]
-        self._has_reward = self.reward_funcs[0] is not no_reward
+        self.has_reward = self.reward_funcs[0] is not no_reward
         if isinstance(args, OPSDConfig):
-            self.policy_weight = resolve_policy_weight(args, self._has_reward)
-        if not self._is_plain_grpo:
+            self.policy_weight = resolve_policy_weight(args, self.has_reward)
+        if not self.is_plain_grpo:
             self._set_up_distillation(args)
 
     # Set-up
@@ -157,43 +195,35 @@ class OPSDTrainer(RecordingTrainer):
         self.method = MethodRun(args.method, args.method_options, self.accelerator)
         self.add_callback(self.method)  # before the teacher, which may ask it
         self.add_callback(TeacherUpdateCallback(self.teacher, self.method.should_sync_teacher))
-        self.term = DistillationObjective(args, self.teacher, self.accelerator, self.method)
+        self.objective = DistillationObjective(args, self.teacher, self.accelerator, self.method, self.policy_weight)
+        self.recorder = Recorder(
+            self.accelerator,
+            topk=args.distillation_mode == "topk_logits",
+            logs_entropy=not self.objective.policy_runs,
+        )
         self.monitor = SignalMonitor()
         self._may_share_prefix = args.teacher_share_prefix and can_share_prefix(self.teacher.model)
         is_processor = isinstance(self.processing_class, ProcessorMixin)
         self.images = ImageInputs(self.processing_class, self._prepare_input) if is_processor else None
-        self.collector = ViewCollector(
-            args,
-            self.privileged,
-            ViewEncoder(
-                PromptTokenizer(self.processing_class, self._tokenizer, self.chat_template, self.images),
-                student_kwargs=self.chat_template_kwargs,
-                teacher_kwargs={**own, **(args.teacher_chat_template_kwargs or {})},
-                beginning=args.teacher_generation_prompt,
-                max_length=args.teacher_max_length or context_length(self.model, self.teacher.model),
-                overlong=args.teacher_overlong,
-            ),
-            self.accelerator,
-            self.method.method.required,
+        tokenizer = PromptTokenizer(self.processing_class, self._tokenizer, self.chat_template, self.images)
+        encoder = ViewEncoder(
+            tokenizer,
+            student_kwargs=self.chat_template_kwargs,
+            teacher_kwargs={**own, **(args.teacher_chat_template_kwargs or {})},
+            beginning=args.teacher_generation_prompt,
+            max_length=args.teacher_max_length or context_length(self.model, self.teacher.model),
+            overlong=args.teacher_overlong,
         )
-        self.collector.setup(
-            Run(
-                self._tokenizer,
-                self.train_dataset,
-                TextGenerator(self, self.teacher.teacher_forward),
-                self.accelerator.process_index,
-                self.accelerator.num_processes,
-                gather_object,
+        self.collector = ViewCollector(args, self.privileged, encoder, self.accelerator, self.method.method.required)
+        self.parts = {"privileged_source": self.collector}
+        self.text_generator = TextGenerator(self, tokenizer, self.teacher.teacher_forward)
+        ranks = self.accelerator.process_index, self.accelerator.num_processes
+        self.collector.setup(Run(self._tokenizer, self.train_dataset, self.text_generator, *ranks, gather_object))
+        if self.environment_factories is None:  # they write the prompts
+            datasets = {"train_dataset": self.train_dataset, "eval_dataset": self.eval_dataset}
+            check_rows(
+                datasets, self.privileged, encoder, args, self.tools, lambda prompts: self._tokenize_prompts(prompts)[0]
             )
-        )
-        self._sampled: dict[str, Any] = {}
-        if self.environment_factories is not None:  # they write the prompts
-            return
-        for name, dataset in (("train_dataset", self.train_dataset), ("eval_dataset", self.eval_dataset)):
-            check_student_lengths(name, dataset, lambda prompts: self._tokenize_prompts(prompts)[0], args)
-            if isinstance(self.privileged, DatasetColumn):
-                check_dataset_characters(name, dataset, self.privileged, self.collector.encoder.tokenizer)
-                check_dataset_lengths(name, dataset, self.privileged, self.collector.encoder, args, self.tools)
 
     def _patch_teacher(self, model: PreTrainedModel) -> None:
         """Give a separate teacher the forward that the student has, before it is wrapped."""
@@ -201,58 +231,298 @@ class OPSDTrainer(RecordingTrainer):
         add_fused_lm_head(model, self.temperature, cast_lm_head_to_fp32=cast, outputs=("log_probs", "entropy"))
         add_distillation_forward(model)
 
-    # Micro-batches
+    # TRL's hooks, in its order
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if not self.is_plain_grpo:
+            columns = getattr(self.privileged, "columns", [])
+            self._signature_columns = list(dict.fromkeys([*self._signature_columns, *columns]))
 
     def _prepare_inputs(self, generation_batch: dict[str, Any]) -> dict[str, Any]:
-        generation = self._generation if not self._is_plain_grpo else None
+        generation = self._generation
         inputs = super()._prepare_inputs(generation_batch)
-        if self._is_plain_grpo or self._generation == generation:
+        if self.is_plain_grpo or self._generation == generation:
             return inputs
         if not self.model.training:
-            return self._lean([inputs])[0]
-        self._buffered_inputs = self._lean(self._buffered_inputs)
+            return self._repacked([inputs])[0]
+        self._buffered_inputs = self._repacked(self._buffered_inputs)
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
-    def _lean(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The same rows in micro-batches that waste less, with the teacher's forwards planned."""
-        policy_runs = self.policy_weight != 0 or self.args.distillation_mode == "sampled_token"
-        # These are means over a micro-batch: which rows are in it changes the loss
-        per_batch = self.args.loss_type == "bnpo" or self.top_entropy_quantile < 1.0 or self._entropy_bonus_enabled
-        free = not self.aux_loss_enabled and not (policy_runs and per_batch)
-        window = self.args.gradient_accumulation_steps if free else None
-        batches = repack_micro_batches(batches, window, free and not policy_runs, self.pad_to_multiple_of)
-        add_teacher_batches(batches, self.accelerator, self._may_share_prefix, self.images)
-        return batches
+    def _calculate_rewards(
+        self, inputs: list[dict], prompts: list, completions: list, completion_ids_list: list[list[int]]
+    ) -> torch.Tensor:
+        # The one hook where rows, prompts (after an environment's reset), completions, ids and rewards meet
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        if not self.is_plain_grpo:
+            rollouts = self._captured(rewards, inputs, prompts, completions, completion_ids_list)
+            self.collected = self.collector.collect(rollouts, self._group_size)
+            if self.log_completions:  # must be there before TRL flushes the table's extra columns
+                self._log_collected(self.collected)
+        return rewards
 
-    # Loss
+    def _generate(self, prompts: list) -> tuple:
+        sampled = super()._generate(prompts)
+        if self.is_plain_grpo:
+            return sampled
+        self._sampled = Sampled(prompt_ids=sampled[0], tool_mask=sampled[2])
+        return (*sampled[:6], with_empty_lists(sampled[6]), *sampled[7:])
+
+    def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        if self.is_plain_grpo:
+            return output
+        collected = self.collected
+        check_alignment(collected.rollouts, output["completion_ids"])
+        if self.model.training:
+            self.method.record_rollouts(collected.rollouts)
+        encoded = self.collector.encode(collected, self.tools_of_rows())
+        off = collected.without_policy(encoded)
+        completions = [rollout.completion_ids for rollout in collected.rollouts]
+        metrics = generation_metrics(
+            self.accelerator, encoded, completions, collected.skipped, sum(off), collected.leaks
+        )
+        self._log_values(metrics | self.collector.count_metrics(collected))
+        advantages = output["advantages"].masked_fill(torch.tensor(off, device=self.accelerator.device), 0.0)
+        return self.with_views({**output, "advantages": advantages}, encoded)
 
     def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
-        if self._is_plain_grpo:
+        if self.is_plain_grpo:
             loss = super()._compute_loss(model, inputs)
             return loss if self.policy_weight == 1.0 else self.policy_weight * loss
-        sampled = self.args.distillation_mode == "sampled_token"
-        inputs = inputs | {"verifier_advantages": inputs["advantages"]}  # TRL's loss is given others
-        compute = super()._compute_loss
-
-        def policy(output: Any) -> torch.Tensor:
-            # Called inside the student's forward: TRL's loss needs of the model what `output` holds already
-            return compute(lambda **_: output, inputs)
-
-        if sampled:
-            request = self.term.sampled_token_request(model, inputs, policy, self.policy_weight)
-        else:
-            # The counts of a buffer span several optimizer steps
-            windows = 1.0
-            if self.model.training:
-                windows = self.args.steps_per_generation / self.current_gradient_accumulation_steps
-            request = self.term.vocabulary_request(model, inputs, windows, policy, self.policy_weight)
+        batch = inputs[KEY]
+        # The counts of a buffer span several optimizer steps
+        windows = 1.0
+        if self.model.training:
+            windows = self.args.steps_per_generation / self.current_gradient_accumulation_steps
+        request = self.objective.request(model, batch, windows, self._policy_loss(inputs))
         output = self._student_forward(ObservedForward(model, request), inputs)
-        self._log_tokens(inputs, request.stats | output.distillation_stats)
+        self._record(batch, request.stats | output.distillation_stats)
         # On GPUs split by `device_map` the head may sit on another device than the loss
         loss = output.loss.to(inputs["completion_ids"].device)
-        if output.aux_loss is None:
-            return loss
-        return loss + self._aux_loss(output.aux_loss, 1.0 if sampled else self.policy_weight)
+        return loss if output.aux_loss is None else loss + self._balancing_loss(output.aux_loss)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        training = self.model.training
+        if not self.is_plain_grpo and not self.has_reward:
+            metrics = self._metrics["train" if training else "eval"]
+            for name in [n for n in metrics if n.startswith("reward") or n == "frac_reward_zero_std"]:
+                del metrics[name]  # of the stand-in
+            self._logs["rewards"].clear()
+        super().log(logs, start_time)
+        if not self.is_plain_grpo and training:
+            self.monitor.observe(logs, self.state.global_step)
+
+    def create_scheduler(self, num_training_steps: int, *args: Any, **kwargs: Any) -> Any:
+        # The one hook between the engine's taking the model and the loading of a checkpoint into it
+        if not self.is_plain_grpo:
+            self.teacher.attach()
+        return super().create_scheduler(num_training_steps, *args, **kwargs)
+
+    def create_model_card(
+        self,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | list[str] | None = None,
+    ) -> None:
+        super().create_model_card(model_name, dataset_name, tags)
+        if not self.is_plain_grpo and self.is_world_process_zero():
+            add_settings(Path(self.args.output_dir) / "README.md", self.args, self.policy_weight)
+
+    # Hooks of CrashSafeGRPOTrainer
+
+    def public_args(self) -> GRPOConfig:
+        return self.args.public() if isinstance(self.args, OPSDConfig) else self.args
+
+    def save_own_state(self, folder: Path) -> None:
+        self.teacher.save(folder)
+        self.method.save(folder, self.accelerator.is_main_process)
+
+    def load_own_state(self, folder: Path) -> None:
+        self.teacher.load(folder)
+        self.method.load(folder)
+        self.monitor.recall(self.state.log_history)
+        if self._buffered_inputs is not None:
+            self._buffered_inputs = self._planned([DistillationBatch.take(batch) for batch in self._buffered_inputs])
+
+    def flat_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        own = batch[KEY].flat()
+        return {name: value for name, value in batch.items() if name != KEY} | own
+
+    # For the pre-flight
+
+    def sample(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """
+        Sample a generation batch as in training. A collective. Its rollouts and views are then in `collected`.
+
+        Args:
+            rows (`list[dict]`): The rows of this process, each as often as it is sampled, groups side by side.
+
+        Returns:
+            `dict[str, Any]`: The generation batch.
+        """
+        return self._generate_and_score_completions(rows)
+
+    def with_views(self, batch: dict[str, Any], encoded: dict[str, EncodedView]) -> dict[str, Any]:
+        """
+        A generation batch with these views in place of its own. A collective.
+
+        Args:
+            batch (`dict`): From [`sample`], of the rollouts that are in `collected`.
+            encoded (`dict[str, EncodedView]`): Views by name, from [`ViewCollector.encode`].
+        """
+        batch, collected, device = without_flat_keys(batch), self.collected, self.accelerator.device
+        width = batch["completion_ids"].shape[1]
+        padding = self._tokenizer.pad_token_id, self.pad_to_multiple_of
+        views = [view.tensors(name, width, *padding, device) for name, view in encoded.items()]
+        self._generation += 1
+        return batch | flat_keys(
+            batch,
+            views,
+            self.args.num_loss_tokens_to_skip,
+            self.accelerator,
+            generation=torch.tensor(self._generation),
+            generation_size=torch.tensor(len(collected.rollouts) * self.accelerator.num_processes),
+            index=torch.tensor([one.index for one in collected.rollouts], device=device),
+            success=torch.tensor([one.success for one in collected.rollouts], dtype=torch.float32, device=device),
+            group_success=torch.tensor(collected.group_success, dtype=torch.float32, device=device),
+        )
+
+    def micro_batches(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
+        """The micro-batches of a generation batch, in its order, as they are trained on. A collective."""
+        parts = split_tensor_dict(split_pixel_values_by_grid(batch), self.args.steps_per_generation)
+        return self._repacked([unsplit_pixel_values_by_grid(part) for part in parts])
+
+    def loss_of(self, micro_batch: dict[str, Any]) -> torch.Tensor:
+        """The loss of a micro-batch of [`micro_batches`], whose metrics are logged. A collective."""
+        with self.compute_loss_context_manager(), self.accelerator.autocast():
+            return self.compute_loss(self.model, micro_batch)
+
+    def pop_metrics(self) -> dict[str, list[float]]:
+        """Values by name that were logged in training since the last call or log."""
+        metrics = dict(self._metrics["train"])
+        self._metrics["train"].clear()
+        return metrics
+
+    def training_rows(self, numbers: list[int]) -> list[dict[str, Any]]:
+        """Rows of `train_dataset` with the columns that training sees."""
+        dataset = self._remove_unused_columns(self.train_dataset, description="training")
+        return [dataset[number] for number in numbers]
+
+    def tools_of_rows(self) -> list[Any]:
+        """The tools of each rollout in `collected`."""
+        if self.environment_factories is None:
+            return [self.tools] * len(self.collected.rollouts)
+        return [self._env_tools[name] for name in self._batch_environments]
+
+    def rewards_of(
+        self, rows: list[dict], prompts: list, completions: list, completion_ids: list[list[int]]
+    ) -> torch.Tensor:
+        """Rewards of completions that are no rollouts, of all processes, as TRL's hook returns them. A collective."""
+        rewards = super()._calculate_rewards(rows, prompts, completions, completion_ids)
+        self._pending_extra_logs.clear()  # the next batch of rollouts would take them for its own
+        self._pending_metrics.clear()
+        return rewards
+
+    def generate_from(
+        self, rollouts: list[Rollout], prompt_ids: list[list[int]], write: Callable[[list[list[int]]], list[list[int]]]
+    ) -> tuple[list[list[int]], list]:
+        """
+        TRL's generation with tools and environments, by another writer. A collective.
+
+        Args:
+            rollouts (`list[Rollout]`): Those of this process, whose environments are reset with their rows.
+            prompt_ids (`list[list[int]]`): What the writer reads instead of their prompts.
+            write (`Callable`): From token ids of prompts to those of completions.
+
+        Returns:
+            Token ids and decoded completions of each.
+        """
+        for environment, rollout in zip(self.environments or (), rollouts, strict=False):
+            left_out = {"environment"} if self._multi_environment else set()
+            environment.reset(**{name: value for name, value in rollout.row.items() if name not in left_out})
+        replaced = {
+            "_tokenize_prompts": lambda prompts: (prompt_ids, None, {}),
+            "_generate_single_turn": lambda ids, *_, **__: (write(ids), None),
+            "rollout_func": None,
+        }
+        before = {name: vars(self)[name] for name in replaced if name in vars(self)}
+        vars(self).update(replaced)
+        try:
+            _, ids, _, completions, *_ = self._generate([rollout.prompt for rollout in rollouts])
+        finally:
+            for name in replaced:
+                del vars(self)[name]
+            vars(self).update(before)
+        return ids, completions
+
+    # Helpers
+
+    @property
+    def _group_size(self) -> int:
+        return self.num_generations if self.model.training else self.num_generations_eval
+
+    def _captured(
+        self, rewards: torch.Tensor, rows: list[dict], prompts: list, completions: list, ids: list[list[int]]
+    ) -> list[Rollout]:
+        """The rollouts of this process. `rewards` are those of all processes."""
+        count = len(prompts)
+        first = self.accelerator.process_index * count
+        with raise_on_all_ranks(self.accelerator, "the rewards", self.state.global_step):
+            extra = rows_of_columns(self._pending_extra_logs, count)
+        return build_rollouts(
+            self._sampled,
+            rows,
+            prompts,
+            completions,
+            ids,
+            rewards[first : first + count].tolist(),
+            extra,
+            reward_names=self.reward_func_names if self.has_reward else [],
+            reward_weights=self.reward_weights.tolist(),
+            success_threshold=self.args.success_reward_threshold,
+            group_size=self._group_size,
+            first=first,
+            step=self.state.global_step,
+            training=self.model.training,
+            end_token_ids={*self.eos_token_ids, self._tokenizer.pad_token_id},
+            environments=self.environments,
+        )
+
+    def _log_collected(self, collected: CollectedViews) -> None:
+        """Columns of the completions table."""
+        if self.args.log_privileged_context:
+            self._log_completion_extra("privileged_context", [shown_context(views) for views in collected.views])
+        self._log_completion_extra("leak", [leak.shown for leak in collected.leaks])
+        self._log_completion_extra("mean_gap", [torch.nan] * len(collected.rollouts))
+
+    def _log_values(self, values: dict[str, float]) -> None:
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        for name, value in values.items():
+            metrics[name].append(value)
+
+    def _repacked(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The same rows in micro-batches that waste less, with the teacher's forwards planned."""
+        # These are means over a micro-batch: which rows are in it changes the loss
+        per_batch = self.args.loss_type == "bnpo" or self.top_entropy_quantile < 1.0 or self._entropy_bonus_enabled
+        free = not self.aux_loss_enabled and not (self.objective.policy_runs and per_batch)
+        window = self.args.gradient_accumulation_steps if free else None
+        drop_idle = free and not self.objective.policy_runs
+        return self._planned(repack_micro_batches(batches, window, drop_idle, self.pad_to_multiple_of))
+
+    def _planned(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        plan_teacher_batches(batches, self.accelerator, self._may_share_prefix, self.images)
+        return batches
+
+    def _policy_loss(self, inputs: dict[str, Any]) -> PolicyLoss:
+        """TRL's policy loss from the output of the student's forward, within which it is called."""
+        compute = super()._compute_loss
+
+        def loss(output: Any, advantages: torch.Tensor | None = None) -> torch.Tensor:
+            given = inputs if advantages is None else {**inputs, "advantages": advantages}
+            return compute(lambda **_: output, given)  # what TRL's loss asks of the model is in `output`
+
+        return loss
 
     def _student_forward(self, student: ObservedForward, inputs: dict[str, Any]) -> Any:
         """The student's one forward, with the model inputs that TRL builds."""
@@ -266,30 +536,21 @@ class OPSDTrainer(RecordingTrainer):
         )
         return student.output
 
-    def _aux_loss(self, aux_loss: torch.Tensor, counted: float) -> torch.Tensor:
+    def _record(self, batch: DistillationBatch, stats: dict[str, torch.Tensor]) -> None:
+        """Log a micro-batch, and tell the method of it."""
+        stats = {name: value.to(batch.mask.device) for name, value in stats.items()}
+        values = self.recorder.token_values(batch, stats)
+        self._log_values(values)
+        if self.model.training:
+            self.method.record_loss(stats["loss"], batch.shares)
+            self.method.record_metrics(values)
+        if self.log_completions and batch.generation == self._generation:  # no evaluation has come between
+            self.recorder.fill_mean_gap(batch, stats, self._logs["extra"]["mean_gap"])
+
+    def _balancing_loss(self, aux_loss: torch.Tensor) -> torch.Tensor:
         """The MoE balancing loss. Where TRL's policy loss has counted its value, its gradient alone is missing."""
         scale = self.current_gradient_accumulation_steps if self.model.training else 1.0
+        counted = self.objective.counted_policy_weight
         if counted:
             aux_loss = counted * (aux_loss - aux_loss.detach())
         return self.router_aux_loss_coef * aux_loss / scale
-
-    # Restarts
-
-    def create_scheduler(self, num_training_steps: int, *args: Any, **kwargs: Any) -> Any:
-        # The one hook between the engine's taking the model and the loading of a checkpoint into it
-        if not self._is_plain_grpo:
-            self.teacher.attach()
-        return super().create_scheduler(num_training_steps, *args, **kwargs)
-
-    def save_own_state(self, folder: Path) -> None:
-        self.teacher.save(folder)
-        self.collector.save(folder, self.accelerator.is_main_process)
-        self.method.save(folder, self.accelerator.is_main_process)
-
-    def load_own_state(self, folder: Path) -> None:
-        self.teacher.load(folder)
-        self.collector.load(folder)
-        self.method.load(folder)
-        self.monitor.recall(self.state.log_history)
-        if self._buffered_inputs is not None:
-            add_teacher_batches(self._buffered_inputs, self.accelerator, self._may_share_prefix, self.images)

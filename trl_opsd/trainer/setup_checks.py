@@ -96,6 +96,35 @@ def _has_images(dataset: Any) -> bool:
     return isinstance(dataset, Dataset) and bool({"image", "images"} & set(dataset.column_names))
 
 
+def check_rows(
+    datasets: dict[str, Any],
+    source: Any,
+    encoder: ViewEncoder,
+    args: OPSDConfig,
+    tools: Any,
+    tokenize: Callable[[list], list[list[int]]],
+) -> None:
+    """
+    Check prompts and contexts of every row that can be checked before training.
+
+    Args:
+        datasets (`dict[str, Any]`): By the name that an error gives them.
+        source (`PrivilegedSource`): Where the contexts are; those of a [`DatasetColumn`] are checked.
+        encoder ([`ViewEncoder`]): From views to token ids.
+        args ([`OPSDConfig`]): Options of the run.
+        tools (`list`, *optional*): The trainer's tools.
+        tokenize (`Callable`): From the student's prompts to token ids.
+
+    Raises:
+        ValueError: Naming the row.
+    """
+    for name, dataset in datasets.items():
+        check_student_lengths(name, dataset, tokenize, args)
+        if isinstance(source, DatasetColumn):
+            check_dataset_characters(name, dataset, source, encoder.tokenizer)
+            check_dataset_lengths(name, dataset, source, encoder, args, tools)
+
+
 def check_dataset_lengths(
     name: str, dataset: Any, source: DatasetColumn, encoder: ViewEncoder, args: OPSDConfig, tools: Any
 ) -> None:

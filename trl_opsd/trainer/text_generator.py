@@ -16,6 +16,7 @@ from trl.trainer.utils import pad
 
 from trl_opsd.batches.pixels import Pixels
 from trl_opsd.engines.distributed import raise_on_all_ranks
+from trl_opsd.prompts.tokenizer import PromptTokenizer
 from trl_opsd.rollouts.message_images import images_of
 from trl_opsd.rollouts.rollout import Messages
 from trl_opsd.teacher.teacher import without_dropout
@@ -27,12 +28,18 @@ class TextGenerator:
     likes or none.
 
     Args:
-        trainer (`GRPOTrainer`): Whose model, tokenizer and chat template.
-        answering (`Callable[[nn.Module], AbstractContextManager]`): Puts the teacher's weights in place.
+        trainer (`GRPOTrainer`): Gives the model and the options of generation.
+        tokenizer ([`PromptTokenizer`]): From prompts to token ids.
+        teacher_forward (`Callable[[nn.Module], AbstractContextManager]`): Puts the teacher's weights in place.
     """
 
-    def __init__(self, trainer: GRPOTrainer, teacher_forward: Callable[[nn.Module], AbstractContextManager[nn.Module]]):
-        self.trainer, self.teacher_forward = trainer, teacher_forward
+    def __init__(
+        self,
+        trainer: GRPOTrainer,
+        tokenizer: PromptTokenizer,
+        teacher_forward: Callable[[nn.Module], AbstractContextManager[nn.Module]],
+    ):
+        self.trainer, self.tokenizer, self.teacher_forward = trainer, tokenizer, teacher_forward
 
     def __call__(
         self,
@@ -124,7 +131,7 @@ class TextGenerator:
     def _ids(self, prompt: str | Messages, kwargs: dict[str, Any]) -> list[int]:
         own = {**self.trainer.chat_template_kwargs, **kwargs}
         text = None if isinstance(prompt, str) else prompt
-        return self.trainer.collector.encoder.tokenizer.prompt(prompt, None, own, text)
+        return self.tokenizer.prompt(prompt, None, own, text)
 
     @contextmanager
     def _model(self, weights: str) -> Iterator[nn.Module]:

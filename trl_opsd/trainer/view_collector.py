@@ -1,11 +1,12 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""From rollouts to encoded views: the source is asked, its views are encoded and, if wanted, written down."""
+"""View collection: the privileged source is asked for views of rollouts, which are then encoded."""
 
 import json
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -44,9 +45,40 @@ def source_of(args: OPSDConfig, given: PrivilegedSource | None) -> PrivilegedSou
     )
 
 
+@dataclass(frozen=True)
+class CollectedViews:
+    """
+    The rollouts of a generation batch on this process, and what was collected for them.
+
+    Args:
+        rollouts (`list[Rollout]` of length B): In the order of the batch.
+        views (`list[list[View]]` of length B): Views of each.
+        leaks (`list[Leak]` of length B): What each gives away of its views.
+        group_success (`list[bool]` of length B): Whether any rollout of its group had success.
+        counts (`dict[str, float]`): What the source counted, by name.
+        skipped (`int`): Rollouts without views because of an error of the source.
+    """
+
+    rollouts: list[Rollout]
+    views: list[list[View]]
+    leaks: list[Leak]
+    group_success: list[bool]
+    counts: dict[str, float]
+    skipped: int
+
+    @property
+    def mode(self) -> str:
+        return "train" if self.rollouts[0].training else "eval"
+
+    def without_policy(self, encoded: dict[str, EncodedView]) -> list[bool]:
+        """Whether a view of each rollout, one that was not dropped for its length, takes the advantage's place."""
+        rows = enumerate(self.views)
+        return [any(not view.policy and encoded[view.name].weights[row] > 0 for view in views) for row, views in rows]
+
+
 class ViewCollector:
     """
-    The rollouts and views of the generation batch at hand.
+    Asks a privileged source for the views of rollouts, and encodes them.
 
     Args:
         args ([`OPSDConfig`]): Options.
@@ -68,13 +100,8 @@ class ViewCollector:
         self.args, self.source, self.encoder, self.accelerator = args, source, encoder, accelerator
         self.required = required
         self.asker = Asker(source, args.privileged_on_error, args.privileged_timeout)
-        self.rollouts: list[Rollout] = []
-        self.views: list[list[View]] = []
-        self.group_success: dict[int, bool] = {}
-        self.leaks: list[Leak] = []
         self._written: set[Path] = set()
         self._phrases = Phrases(LEAK_PHRASES if args.leak_phrases is None else args.leak_phrases)
-        self.counts: dict[str, float] = {}
 
     def setup(self, run: Run) -> None:
         """Give the source what it may need, before training."""
@@ -87,28 +114,35 @@ class ViewCollector:
         if hasattr(self.source, "setup"):
             self.source.setup(run)
 
-    def collect(self, rollouts: list[Rollout], group_size: int) -> None:
+    def collect(self, rollouts: list[Rollout], group_size: int) -> CollectedViews:
         """
-        Take the local rollouts of a generation batch and ask for their views. A collective.
+        Ask for the views of the local rollouts of a generation batch. A collective.
 
         Args:
             rollouts (`list[Rollout]`): The local ones, in order.
             group_size (`int`): Rollouts of one prompt.
         """
-        self.rollouts = rollouts
         step = rollouts[0].step
         with raise_on_all_ranks(self.accelerator, "the privileged source", step):
             groups = whole_groups(rollouts, group_size, self.accelerator)
-            self.group_success = {group[0].group: any(one.success for one in group) for group in groups}
+            success = {group[0].group: any(one.success for one in group) for group in groups}
             found = self.asker(groups)
-            self.views = [views if self._complete(views) else [] for views in found]
-            self.counts = self._counted()
+            views = [views if self._complete(views) else [] for views in found]
+            counts = self._counted()
             if self.required:
-                self.counts["incomplete_rollouts"] = sum(map(bool, found)) - sum(map(bool, self.views))
+                counts["incomplete_rollouts"] = sum(map(bool, found)) - sum(map(bool, views))
         with raise_on_all_ranks(self.accelerator, "what is told of the contexts", step):
-            self.leaks = find_leaks(rollouts, self.views, self.args.leak_ngram_size, self._phrases)
+            collected = CollectedViews(
+                rollouts=rollouts,
+                views=views,
+                leaks=find_leaks(rollouts, views, self.args.leak_ngram_size, self._phrases),
+                group_success=[success[one.group] for one in rollouts],
+                counts=counts,
+                skipped=self.asker.skipped,
+            )
             if self.args.log_privileged_context:
-                self._write_down(step)
+                self._write_down(collected, step)
+        return collected
 
     def _complete(self, views: list[View]) -> bool:
         names = [view.name for view in views]
@@ -122,76 +156,75 @@ class ViewCollector:
         # After an error some parts of a source may still hold those of the batch before
         return dict.fromkeys(counts, 0) if self.asker.raised else dict(counts)
 
-    def count_metrics(self) -> dict[str, float]:
+    def count_metrics(self, collected: CollectedViews) -> dict[str, float]:
         """The source's counts, summed over the processes. A collective."""
         total: Counter[str] = Counter()
-        for counts in gather_object([self.counts]):
+        for counts in gather_object([collected.counts]):
             total.update(counts)
         return {f"{PREFIX}{name}": value for name, value in total.items()}
 
-    def encode(self, tools: list[Tools]) -> dict[str, EncodedView]:
-        """Views of the local batch by name. Every rank has the same names, also those that none of its rows has."""
-        given = {(view.name, view.reader) for views in self.views for view in views}
+    def encode(self, collected: CollectedViews, tools: list[Tools]) -> dict[str, EncodedView]:
+        """
+        Encode the collected views, by name. A collective: every process has the same names, also those that none of its
+        rows has.
+
+        Args:
+            collected ([`CollectedViews`]): Rollouts and views.
+            tools (`list` of length B): Tools of each rollout.
+        """
+        rollouts, views = collected.rollouts, collected.views
+        given = {(view.name, view.reader) for of_row in views for view in of_row}
         readers = sorted(set(gather_object(list(given)))) or [("privileged", "teacher")]
-        with raise_on_all_ranks(self.accelerator, "the teacher's prompts", self.rollouts[0].step):
+        with raise_on_all_ranks(self.accelerator, "the teacher's prompts", rollouts[0].step):
             if len(dict(readers)) < len(readers):
                 raise ValueError(f"Views of one name have two readers: {readers}. Give them names of their own.")
             try:
                 return {
-                    name: self.encoder.encode(name, self.rollouts, self.views, tools, live=reader == "live")
+                    name: self.encoder.encode(name, rollouts, views, tools, live=reader == "live")
                     for name, reader in readers
                 }
             finally:
                 if self.encoder.tokenizer.images is not None:
                     self.encoder.tokenizer.images.forget()
 
-    def successes(self, device: torch.device) -> dict[str, torch.Tensor]:
-        """Batch keys `(B,)`: whether the rollout, and any of its group, had success, as 0 or 1."""
-        own = [one.success for one in self.rollouts]
-        groups = [self.group_success[one.group] for one in self.rollouts]
-        pairs = (("rollout_success", own), ("group_success", groups))
-        return {name: torch.tensor(values, dtype=torch.float32, device=device) for name, values in pairs}
-
-    def without_policy(self, encoded: dict[str, EncodedView]) -> list[bool]:
-        """Whether a view of each rollout, one that was not dropped for its length, takes the advantage's place."""
-        rows = enumerate(self.views)
-        return [any(not view.policy and encoded[view.name].weights[row] > 0 for view in views) for row, views in rows]
-
-    def _write_down(self, step: int) -> None:
+    def _write_down(self, collected: CollectedViews, step: int) -> None:
         folder = Path(self.args.output_dir) / f"{NOT_PUSHED}privileged"
         folder.mkdir(parents=True, exist_ok=True)
-        mode = "train" if self.rollouts[0].training else "eval"
-        path = folder / f"{mode}-{step:06d}-{self.accelerator.process_index}.jsonl"
+        path = folder / f"{collected.mode}-{step:06d}-{self.accelerator.process_index}.jsonl"
         # A step may have several generation batches; what a run wrote that was resumed before this step is replaced
         with open(path, "a" if path in self._written else "w", encoding="utf-8", errors="backslashreplace") as file:
             self._written.add(path)
-            for rollout, views, leak in zip(self.rollouts, self.views, self.leaks, strict=True):
+            rows = zip(collected.rollouts, collected.views, collected.leaks, strict=True)
+            for rollout, views, leak in rows:
                 shown = {name: getattr(rollout, name) for name in ("index", "group", "prompt", "completion", "rewards")}
                 shown["views"] = [{k: v for k, v in asdict(view).items() if v is not None} for view in views]
                 shown["leak"] = leak.shown
                 file.write(json.dumps(shown, ensure_ascii=False, default=repr) + "\n")
 
-    # Restarts
+    def state(self) -> dict[str, Any]:
+        """The source's state, empty if it has none."""
+        return self.source.state_dict() if hasattr(self.source, "state_dict") else {}
 
-    def save(self, folder: Path, is_main: bool) -> None:
-        """Write the source's state, if it has one, into a checkpoint."""
-        if is_main and hasattr(self.source, "state_dict"):
-            text = json.dumps(self.source.state_dict())  # in ASCII, which takes lone surrogates too
-            (folder / f"{NOT_PUSHED}privileged_source.json").write_text(text, encoding="utf-8")
-
-    def load(self, folder: Path) -> None:
-        """Take it up."""
-        path = folder / f"{NOT_PUSHED}privileged_source.json"
-        if hasattr(self.source, "load_state_dict") and path.is_file():
-            self.source.load_state_dict(json.loads(path.read_text(encoding="utf-8")))
+    def restore(self, state: dict[str, Any]) -> None:
+        """Restore what [`state`] returned."""
+        if hasattr(self.source, "load_state_dict") and state:
+            self.source.load_state_dict(state)
 
 
-def alignment_error(rollouts: list[Rollout], completion_ids: torch.Tensor) -> str | None:
-    """What is wrong if the captured rollouts are not the rows of TRL's batch, `(B, C)`, that the teacher scores."""
+def check_alignment(rollouts: list[Rollout], completion_ids: torch.Tensor) -> None:
+    """
+    Check that the captured rollouts are the rows of TRL's batch, which the teacher scores.
+
+    Args:
+        rollouts (`list[Rollout]` of length B): As captured.
+        completion_ids (`torch.Tensor` of shape `(B, C)`): Of TRL's batch.
+
+    Raises:
+        RuntimeError: If they are not.
+    """
     for rollout, ids in zip(rollouts, completion_ids.tolist(), strict=True):
         if ids[: len(rollout.completion_ids)] != rollout.completion_ids:
-            return (
+            raise RuntimeError(
                 "The completions that TRL handed to the rewards are not the rows of its batch any more. This version "
                 "of trl is not supported: see the bounds in trl_opsd's pyproject.toml."
             )
-    return None

@@ -1,0 +1,81 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""
+Normalisers of the loss: how many rows and tokens there are, and what each mean divides by.
+
+Legend: B rows, C completion tokens.
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+from accelerate import Accelerator
+
+from trl_opsd.losses import token_weights
+
+
+# `loss_type`s of GRPO that divide by a number of sequences; the others divide by a number of tokens
+_SEQUENCE_LOSS_TYPES = ("grpo", "sapo", "luspo", "dr_grpo")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """
+    Rows and tokens of a generation batch over all processes, like TRL's `num_items_in_batch`: 0-d float tensors.
+
+    Args:
+        distilled_tokens (`torch.Tensor`): Tokens that a view teaches.
+        distilled_rows (`torch.Tensor`): Rows with such a token.
+        rows (`torch.Tensor`): Rows with a token that the model wrote and that is trained.
+        tokens (`torch.Tensor`): Tokens that the model wrote and that are trained.
+    """
+
+    distilled_tokens: torch.Tensor
+    distilled_rows: torch.Tensor
+    rows: torch.Tensor
+    tokens: torch.Tensor
+
+    @classmethod
+    def gather(cls, mask: torch.Tensor, loss_mask: torch.Tensor, accelerator: Accelerator) -> "Counts":
+        """
+        Count over all processes. A collective.
+
+        Args:
+            mask (`torch.Tensor` of shape `(B, C)`): 1 at distilled tokens.
+            loss_mask (`torch.Tensor` of shape `(B, C)`): 1 at all tokens that the model wrote.
+            accelerator (`Accelerator`): Sums over processes.
+        """
+        local = torch.stack([mask.sum(), mask.any(1).sum(), loss_mask.any(1).sum(), loss_mask.sum()]).float()
+        return cls(*accelerator.reduce(local, reduction="sum"))
+
+    @classmethod
+    def names(cls) -> list[str]:
+        return [field.name for field in fields(cls)]
+
+    def token_weights(self, mask: torch.Tensor, reduction: str, parts: float) -> torch.Tensor:
+        """
+        Weight of each token in the distillation loss, `(B, C)`, so that the loss is a plain weighted sum.
+
+        Only distilled tokens and rows are counted, so that rows without a view dilute nothing, unless `reduction` is
+        `"joint_token_mean"`.
+
+        Args:
+            mask (`torch.Tensor` of shape `(B, C)`): 1 at distilled tokens.
+            reduction (`str`): `distillation_reduction`.
+            parts (`float`): Into how many equal losses the batch is divided: the accumulation windows in it, times the
+                processes, over which the gradient is averaged.
+        """
+        tokens = self.tokens if reduction == "joint_token_mean" else self.distilled_tokens
+        return token_weights(mask, reduction, tokens / parts, self.distilled_rows / parts)
+
+    def dilution(self, loss_type: str, num_items: torch.Tensor) -> torch.Tensor:
+        """
+        Factor, 0-d, that turns a mean of TRL's policy loss over all rows or tokens into one over the distilled ones.
+
+        Args:
+            loss_type (`str`): `loss_type` of GRPO, which says what TRL divides by.
+            num_items (`torch.Tensor`): TRL's `num_items_in_batch`, 0-d.
+        """
+        if loss_type in _SEQUENCE_LOSS_TYPES:
+            return self.rows / self.distilled_rows.clamp(min=1.0)
+        return num_items / self.distilled_tokens.clamp(min=1.0)

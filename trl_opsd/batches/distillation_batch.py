@@ -1,0 +1,159 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""
+The tensors of a micro-batch that the distillation term adds to TRL's.
+
+TRL keeps a generation batch as a dict, which it shuffles and splits by the first dimension of its values. Until then
+the values here are flat keys of that dict ([`flat_keys`]). Afterwards [`DistillationBatch.take`] makes one typed value
+of them, under the key `KEY` of each micro-batch.
+
+Legend: B rows, C completion tokens, K views.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from trl_opsd.batches.counts import Counts
+from trl_opsd.batches.encoded_view import VIEW_PREFIX, ViewTensors, views_of
+from trl_opsd.batches.teacher_batch import TeacherBatch
+from trl_opsd.losses import distillation_mask, view_shares
+
+
+Inputs = dict[str, Any]
+
+KEY = "distillation"
+MASK = f"{KEY}/mask"
+TAUGHT = f"{VIEW_PREFIX}taught/"
+PROMPT_IDS = f"{VIEW_PREFIX}prompt_ids/"
+_PER_ROW = ("mask", "index", "success", "group_success")
+_PER_GENERATION = ("generation", "generation_size")
+
+
+def flat_keys(
+    inputs: Inputs,
+    views: list[ViewTensors],
+    tokens_to_skip: int,
+    accelerator: Accelerator,
+    **known: torch.Tensor,
+) -> Inputs:
+    """
+    What a generation batch gains once its views are there. A collective, as tokens are counted over all processes.
+
+    Args:
+        inputs (`dict`): TRL's generation batch of this process.
+        views (`list[ViewTensors]`): Its K views, with the same names on every process.
+        tokens_to_skip (`int`): `num_loss_tokens_to_skip`.
+        accelerator (`Accelerator`): Sums over processes.
+        known (`torch.Tensor`): The other fields of [`DistillationBatch`] that are not made of these, by name.
+    """
+    loss_mask = loss_mask_of(inputs)
+    mask = distillation_mask(loss_mask, view_weights(views).sum(0) > 0, tokens_to_skip)
+    counts = Counts.gather(mask, loss_mask, accelerator)
+    return _flat(views, counts, {"mask": mask, **known})
+
+
+def without_flat_keys(inputs: Inputs) -> Inputs:
+    """A generation batch as TRL made it."""
+    return {name: value for name, value in inputs.items() if not name.startswith(f"{KEY}/")}
+
+
+def loss_mask_of(inputs: Inputs) -> torch.Tensor:
+    """1 at the tokens that the model wrote, `(B, C)`."""
+    return inputs["completion_mask"] * inputs.get("tool_mask", 1)  # TRL pads `tool_mask` with 1
+
+
+def view_weights(views: list[ViewTensors]) -> torch.Tensor:
+    """Weight of each view at each token, `(K, B, C)`, 0 where it may not teach the token."""
+    return torch.stack([view.weight.unsqueeze(1) * view.taught for view in views])
+
+
+@dataclass
+class DistillationBatch:
+    """
+    What the distillation term knows of a micro-batch.
+
+    Args:
+        views (`list[ViewTensors]` of length K): Its views, with the same names on every process.
+        mask (`torch.Tensor` of shape `(B, C)`): 1 at distilled tokens.
+        loss_mask (`torch.Tensor` of shape `(B, C)`): 1 at all tokens that the model wrote.
+        shares (`torch.Tensor` of shape `(K, B, C)`): Share of each view at each token, 0 where it does not teach it.
+        sampler_logps (`torch.Tensor` of shape `(B, C)`, *optional*): Log-probabilities that `distillation_is_clip`
+            compares the current ones with, `nan` where the sampler gave none. Under
+            `vllm_importance_sampling_correction` they are the trainer's at sampling time, as TRL's ratio, which is
+            among the token weights, leads from the sampler to them: current / trainer's * trainer's / sampler's. A
+            backend that gives no log-probabilities samples from the trainer's own weights; then too they are the
+            trainer's, where TRL has them.
+        importance_ratio (`torch.Tensor` of shape `(B, C)` or `(B, 1)`, *optional*): TRL's ratio of trainer to vLLM,
+            without gradient.
+        advantages (`torch.Tensor` of shape `(B,)`): The verifier's.
+        num_items (`torch.Tensor`): TRL's `num_items_in_batch`, 0-d.
+        success, group_success (`torch.Tensor` of shape `(B,)`): Whether the rollout, and any rollout of its group, had
+            success, as 0 or 1.
+        index (`torch.Tensor` of shape `(B,)`): Position of each row in the global generation batch.
+        generation, generation_size (`int`): Number of that generation batch, and its rows.
+        counts ([`Counts`]): Rows and tokens of that generation batch.
+        teacher_batches (`list[TeacherBatch]`): The teacher's forwards, planned by
+            [`~trl_opsd.batches.teacher_plan.plan_teacher_batches`].
+    """
+
+    views: list[ViewTensors]
+    mask: torch.Tensor
+    loss_mask: torch.Tensor
+    shares: torch.Tensor
+    sampler_logps: torch.Tensor | None
+    importance_ratio: torch.Tensor | None
+    advantages: torch.Tensor
+    num_items: torch.Tensor
+    success: torch.Tensor
+    group_success: torch.Tensor
+    index: torch.Tensor
+    generation: int
+    generation_size: int
+    counts: Counts
+    teacher_batches: list[TeacherBatch] = field(default_factory=list)
+
+    @classmethod
+    def take(cls, inputs: Inputs) -> Inputs:
+        """A micro-batch with one [`DistillationBatch`] under `KEY` in place of the flat keys."""
+        views, loss_mask = views_of(inputs), loss_mask_of(inputs)
+        mask = inputs[MASK]
+        logps = inputs.get("sampling_per_token_logps")
+        if logps is None or "importance_sampling_ratio" in inputs:
+            logps = inputs.get("old_per_token_logps")
+        batch = cls(
+            views=views,
+            loss_mask=loss_mask,
+            shares=view_shares(view_weights(views)) * mask,
+            sampler_logps=logps,
+            importance_ratio=inputs.get("importance_sampling_ratio"),
+            advantages=inputs["advantages"],
+            num_items=inputs["num_items_in_batch"],
+            counts=Counts(**{name: inputs[f"{KEY}/{name}"] for name in Counts.names()}),
+            **{name: inputs[f"{KEY}/{name}"] for name in _PER_ROW},
+            **{name: int(inputs[f"{KEY}/{name}"]) for name in _PER_GENERATION},
+        )
+        return {**without_flat_keys(inputs), KEY: batch}
+
+    def flat(self) -> Inputs:
+        """The flat keys of which [`take`] makes the same batch."""
+        rows = {name: getattr(self, name) for name in _PER_ROW}
+        generation = {name: torch.tensor(getattr(self, name)) for name in _PER_GENERATION}
+        return _flat(self.views, self.counts, rows | generation)
+
+    @property
+    def view_names(self) -> list[str]:
+        return [view.name for view in self.views]
+
+    @property
+    def token_index(self) -> torch.Tensor:
+        """The M distilled tokens, `(M,)`, counted along the rows of the completions, `(B, C)`."""
+        return self.mask.flatten().nonzero().squeeze(1)
+
+
+def _flat(views: list[ViewTensors], counts: Counts, values: dict[str, torch.Tensor]) -> Inputs:
+    keys = {name: value for view in views for name, value in view.flat().items()}
+    values = values | {name: getattr(counts, name) for name in Counts.names()}
+    return keys | {f"{KEY}/{name}": value for name, value in values.items()}

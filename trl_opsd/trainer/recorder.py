@@ -1,0 +1,54 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""Metrics of the trained tokens, and their mean gap in the table of completions."""
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from trl_opsd.batches.distillation_batch import DistillationBatch
+from trl_opsd.monitoring.metrics import mean_gaps, token_metrics
+from trl_opsd.monitoring.names import PREFIX
+
+
+class Recorder:
+    """
+    Makes what is logged of a micro-batch. Every method is a collective.
+
+    Args:
+        accelerator (`Accelerator`): Reduces over processes.
+        topk (`bool`): Whether there is a top-k set, to report its mass.
+        logs_entropy (`bool`): Whether the student's entropy is logged as TRL's `entropy` too, because TRL's policy
+            loss, which logs it, does not run.
+    """
+
+    def __init__(self, accelerator: Accelerator, topk: bool, logs_entropy: bool):
+        self.accelerator, self.topk, self.logs_entropy = accelerator, topk, logs_entropy
+
+    def token_values(self, batch: DistillationBatch, stats: dict[str, torch.Tensor]) -> dict[str, float]:
+        """
+        Means over the distilled tokens of all processes, by name in the log; none where nothing was distilled.
+
+        Args:
+            batch ([`DistillationBatch`]): The micro-batch.
+            stats (`dict[str, torch.Tensor]`): Statistics of shape `(K, B, C)`, those of the student `(B, C)`.
+        """
+        values = token_metrics(self.accelerator, batch.view_names, stats, batch.shares, self.topk)
+        if values and self.logs_entropy:
+            values["entropy"] = values[f"{PREFIX}student_entropy"]
+        return values
+
+    def fill_mean_gap(self, batch: DistillationBatch, stats: dict[str, torch.Tensor], column: list[float]) -> None:
+        """
+        Put each row's mean gap into the table of completions, which TRL filled when the rows were sampled.
+
+        Args:
+            batch ([`DistillationBatch`]): The micro-batch, of the generation batch that the table's last rows show.
+            stats (`dict[str, torch.Tensor]`): As above.
+            column (`list[float]`): The table's column `mean_gap`.
+        """
+        local = zip(batch.index.tolist(), mean_gaps(stats, batch.shares).tolist(), strict=True)
+        start = len(column) - batch.generation_size
+        for row, value in gather_object(list(local)):  # objects, as processes may have left out different rows
+            if start + row >= 0:  # TRL keeps the last rows of a long table
+                column[start + row] = value
