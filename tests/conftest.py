@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 import tiny
 from trl_opsd import OPSDConfig, OPSDTrainer
+from trl_opsd.batches.distillation_batch import DistillationBatch
 
 
 ARGS: dict[str, Any] = {
@@ -91,6 +92,15 @@ def make_trainer(tmp_path: Path, tokenizer: PreTrainedTokenizerBase, rows: list)
 def length_reward(completions: list, **kwargs: Any) -> list[float]:
     """A reward that differs between completions: the number of characters, modulo 3."""
     return [float(len(c if isinstance(c, str) else c[0]["content"]) % 3) for c in completions]
+
+
+def retaken(inputs: dict[str, Any]) -> dict[str, Any]:
+    """A micro-batch whose TRL keys a test has changed, with a `DistillationBatch` of them as they are now."""
+    batch = inputs["distillation"]
+    own = {name: value for name, value in inputs.items() if name != "distillation"}
+    inputs = DistillationBatch.take(own | batch.flat())
+    inputs["distillation"].teacher_batches = batch.teacher_batches
+    return inputs
 
 
 def backbone_inputs(trainer: OPSDTrainer) -> dict[str, list[list[list[int]]]]:

@@ -201,10 +201,10 @@ def test_recipes_hint_at_real_errors_and_measure_counts_them(tmp_path, tokenizer
     share = 1.0 if module is calculator else 0.25  # one of each group of four
     assert log["self_distillation/view_share"] == share
     assert log["self_distillation/policy_off_share"] == (0.0 if module is calculator else 0.25)
-    contexts = {view.context for views in trainer.collector.views for view in views}
+    contexts = {view.context for views in trainer.collected.views for view in views}
     if module is shop:
         assert contexts == {"Arguments use the exact JSON types that the tool declares."}
-        assert all(isinstance(one.environment, shop.Shop) for one in trainer.collector.rollouts)
+        assert all(isinstance(one.environment, shop.Shop) for one in trainer.collected.rollouts)
 
 
 def test_what_the_shop_says_is_the_context(tmp_path, tokenizer, monkeypatch):
@@ -217,13 +217,13 @@ def test_what_the_shop_says_is_the_context(tmp_path, tokenizer, monkeypatch):
     trainer, _ = agent(tmp_path, monkeypatch, "smollm2_shop_state.yaml", say)
     trainer.train()
     assert trainer.state.log_history[0]["self_distillation/view_share"] == 1.0
-    for rollout, (view,) in zip(trainer.collector.rollouts, trainer.collector.views, strict=True):
+    for rollout, (view,) in zip(trainer.collected.rollouts, trainer.collected.views, strict=True):
         if rollout.turns[0].errors:
             assert view.context == rollout.turns[0].results[0]["content"] and "order_id" in view.context
         else:
             assert view.context == str(rollout.environment)
             assert "in stock.\nOrder 60: " in view.context and view.context.endswith(", open.")
-    assert [bool(one.turns[0].errors) for one in trainer.collector.rollouts] == [True, False] * 4
+    assert [bool(one.turns[0].errors) for one in trainer.collected.rollouts] == [True, False] * 4
 
 
 @pytest.mark.parametrize(

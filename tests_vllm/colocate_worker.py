@@ -122,10 +122,13 @@ def unsynced(trainer: OPSDTrainer) -> dict[str, float]:
     loss = trainer._compute_loss(trainer.model, inputs).item()
 
     _, log_p = dense_logits(trainer.model, inputs["prompt_ids"], inputs["prompt_mask"], inputs)
-    views = inputs["teacher_prompt_ids/privileged"], inputs["teacher_prompt_mask/privileged"]
+    views = (
+        inputs["distillation"].views["privileged"].prompt_ids,
+        inputs["distillation"].views["privileged"].prompt_mask,
+    )
     with trainer.teacher.answering(trainer.model) as teacher:
         _, log_q = dense_logits(teacher, *views, inputs)
-    mask = inputs["completion_mask"].bool() & (inputs["teacher_weight/privileged"] > 0).unsqueeze(1)
+    mask = inputs["completion_mask"].bool() & (inputs["distillation"].views["privileged"].weight > 0).unsqueeze(1)
     own = log_p.gather(-1, inputs["completion_ids"].unsqueeze(-1)).squeeze(-1)
     ratio = (own - inputs["sampling_per_token_logps"]).exp().clamp(max=RATIO_CAP)
     divergence = (log_q.exp() * (log_q - log_p)).sum(-1)

@@ -117,7 +117,7 @@ def test_the_server_writes_contexts(server, tmp_path, chat):
     trainer = trainer_of(server, tmp_path, chat=chat, privileged_source=source)
     batch_of(trainer)
     model, tokenizer = tiny.Qwen2ForCausalLM.from_pretrained(server[0]), tiny.tokenizer()
-    for rollout, (view,) in zip(trainer.collector.rollouts, trainer.collector.views, strict=True):
+    for rollout, (view,) in zip(trainer.collected.rollouts, trainer.collected.views, strict=True):
         task = rollout.row["prompt"][0]["content"] if chat else rollout.row["prompt"]
         request = f"{task} Say it in French."
         if chat:

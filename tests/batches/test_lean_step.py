@@ -14,7 +14,7 @@ import tiny
 from conftest import backbone_inputs, length_reward
 from trl_opsd import View
 from trl_opsd.batches import micro_batches as batches
-from trl_opsd.batches import teacher_batch
+from trl_opsd.batches import teacher_plan
 from trl_opsd.model import shared_prefix as prefix
 from trl_opsd.model.shared_prefix import can_share_prefix, hidden_after_prefix
 from trl_opsd.privileged import rollouts_of
@@ -84,9 +84,9 @@ RUNS = {
 @pytest.mark.parametrize("run", RUNS)
 def test_order_and_padding_change_no_result(make_trainer, monkeypatch, run):
     lean = trained(make_trainer(**SEVERAL | RUNS[run]))
-    monkeypatch.setattr("trl_opsd.batches.in_order", lambda parts, window: parts)
-    monkeypatch.setattr("trl_opsd.batches.trimmed", lambda batch, multiple: batch)
-    monkeypatch.setattr("trl_opsd.batches.without_idle_rows", lambda batch: batch)
+    monkeypatch.setattr("trl_opsd.batches.micro_batches.sort_by_length", lambda parts, window: parts)
+    monkeypatch.setattr("trl_opsd.batches.micro_batches.trim_padding", lambda batch, multiple: batch)
+    monkeypatch.setattr("trl_opsd.batches.micro_batches.without_idle_rows", lambda batch: batch)
     plain = trained(make_trainer(**SEVERAL | RUNS[run]))
     # Means over micro-batches depend on who shares one, but for the loss
     check_equal(lean, plain, names=("loss",))
@@ -97,17 +97,17 @@ def test_rows_stay_in_their_optimizer_step(make_trainer, monkeypatch, options):
     before = []
     original = batches.sort_by_length
     monkeypatch.setattr(
-        "trl_opsd.batches.in_order", lambda parts, window: before.append((parts, window)) or original(parts, window)
+        batches, "sort_by_length", lambda parts, window: before.append((parts, window)) or original(parts, window)
     )
     after = prepared(make_trainer(**SEVERAL | options))
     ((parts, window),) = before
 
     def members(chunked):
-        rows = [set(batch["rollout_index"].tolist()) for batch in chunked]
+        rows = [set(batch["distillation"].index.tolist()) for batch in chunked]
         return [set().union(*rows[start : start + window]) for start in range(0, len(rows), window)]
 
-    kept = [{int(i) for i, idle in zip(b["rollout_index"], ~b["distillation_mask"].any(1), strict=True) if not idle}
-            for b in parts]  # fmt: skip
+    # They are flat keys there
+    kept = [set(part["distillation/index"][part["distillation/mask"].any(1)].tolist()) for part in parts]
     distilled = [set().union(*kept[start : start + window]) for start in range(0, len(kept), window)]
     assert all(expected <= got for expected, got in zip(distilled, members(after), strict=True))
 
@@ -131,7 +131,7 @@ def test_micro_batches_hold_rows_of_like_length(make_trainer):
 )
 def test_what_averages_over_a_micro_batch_keeps_its_rows(make_trainer, monkeypatch, options):
     calls = []
-    monkeypatch.setattr("trl_opsd.batches.in_order", lambda parts, window: calls.append(1) or parts)
+    monkeypatch.setattr("trl_opsd.batches.micro_batches.sort_by_length", lambda parts, window: calls.append(1) or parts)
     prepared(make_trainer(reward_funcs=length_reward, num_generations=2, **SEVERAL | options))
     assert not calls
 
@@ -144,7 +144,7 @@ def test_rows_without_a_view_cost_nothing(make_trainer, rows):
     calls = backbone_inputs(trainer)
     for part in parts:
         trainer._compute_loss(trainer.model, part).backward()
-    assert [int(part["distillation_mask"].any(1).sum()) for part in parts] == [2, 0, 0, 0]
+    assert [int(part["distillation"].mask.any(1).sum()) for part in parts] == [2, 0, 0, 0]
     assert [len(ids) for ids in calls["student"]] == [2, 1, 1, 1], "one row where there is none, for the collectives"
 
 
@@ -216,7 +216,7 @@ def test_a_shared_prefix_changes_no_result(make_trainer, monkeypatch, options):
     counts = []
     original = prefix.hidden_after_prefix
     monkeypatch.setattr(
-        "trl_opsd.forward.hidden_after_prefix", lambda *args: counts.append(len(args[1])) or original(*args)
+        "trl_opsd.model.forward.hidden_after_prefix", lambda *args: counts.append(len(args[1])) or original(*args)
     )
     dataset = Dataset.from_list(GROUPS)
     shared = trained(make_trainer(dataset=dataset, **SHARED | options))
@@ -228,10 +228,10 @@ def test_a_shared_prefix_changes_no_result(make_trainer, monkeypatch, options):
 
 def test_a_prefix_is_shared_only_where_it_pays(make_trainer, rows):
     (own,) = prepared(make_trainer(dataset=Dataset.from_list(rows)))
-    (one,) = own["teacher_batches"]
+    (one,) = own["distillation"].teacher_batches
     assert not one.share_prefix and len(one.prompt_ids) == len(one.completion_ids)
     (group,) = prepared(make_trainer(dataset=Dataset.from_list(GROUPS), **SHARED))
-    (one,) = group["teacher_batches"]
+    (one,) = group["distillation"].teacher_batches
     plain, shared = one.costs()
     assert one.share_prefix and shared < 0.5 * plain
 
@@ -239,7 +239,7 @@ def test_a_prefix_is_shared_only_where_it_pays(make_trainer, rows):
 def test_sliding_windows_read_every_prompt(make_trainer, tokenizer):
     options = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}
     trainer = make_trainer(tiny.model(tokenizer, **options), dataset=Dataset.from_list(GROUPS), **SHARED)
-    assert not any(one.share_prefix for part in prepared(trainer) for one in part["teacher_batches"])
+    assert not any(one.share_prefix for part in prepared(trainer) for one in part["distillation"].teacher_batches)
 
 
 # Several views
@@ -262,7 +262,7 @@ def views(groups):
 def test_views_in_one_forward_change_no_result(make_trainer, monkeypatch, mode):
     options = {"privileged": views, "optim": "sgd", "learning_rate": 0.3, **mode}
     packed = trained(make_trainer(**options))
-    monkeypatch.setattr(teacher_batch, "_MOST_VIEWS", 1)
+    monkeypatch.setattr(teacher_plan, "_MOST_VIEWS", 1)
     check_equal(
         packed, trained(make_trainer(**options)), ("loss", *(f"{PREFIX}divergence/{n}" for n in ("like", "long")))
     )
@@ -273,7 +273,7 @@ def test_views_of_like_length_share_a_forward(make_trainer):
     (part,) = prepared(trainer)
     calls = backbone_inputs(trainer)
     trainer._compute_loss(trainer.model, part)
-    assert [batch.views for batch in part["teacher_batches"]] == [["long"], ["short", "like"]]
+    assert [batch.views for batch in part["distillation"].teacher_batches] == [["long"], ["short", "like"]]
     assert [len(ids) for ids in calls["teacher"]] == [4, 6]
 
 

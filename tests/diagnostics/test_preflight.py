@@ -335,7 +335,7 @@ def test_answers_end_with_the_token_that_ends_them(make_trainer, tokenizer):
     trainer = make_trainer()
     first = trainer.model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=8, do_sample=False)[0, 3:].tolist()
     trainer.eos_token_ids = [first[2]]
-    (answer,) = TextGenerator(trainer, trainer.teacher.teacher_forward).answers([[5, 6, 7]], "live", temperature=0.0)
+    (answer,) = trainer.text_generator.answers([[5, 6, 7]], "live", temperature=0.0)
     assert answer == first[: first.index(first[2]) + 1]
 
 

@@ -29,8 +29,8 @@ def main(folder: str, processes: int) -> None:
     test_hints.follow_scripts(trainer, test_hints.FAILING)
     batch = test_hints.batch_of(trainer)
     shown = {
-        "views": [[view.context for view in row] for row in trainer.collector.views],
-        "advantages": sorted(zip(batch["rollout_index"].tolist(), batch["advantages"].tolist(), strict=True)),
+        "views": [[view.context for view in row] for row in trainer.collected.views],
+        "advantages": sorted(zip(batch["distillation"].index.tolist(), batch["advantages"].tolist(), strict=True)),
         "share": trainer._metrics["train"]["self_distillation/policy_off_share"],
     }
     (Path(folder) / f"{processes}-{trainer.accelerator.process_index}.json").write_text(json.dumps(shown))

@@ -44,7 +44,7 @@ def test_the_shown_class(make_trainer):
     exec(next(block for block in blocks if "class SomeHint" in block), namespace)
     trainer = make_trainer(privileged=namespace["SomeHint"](["Mind the sign.", "Add the tens first."], place="system"))
     trainer.train()
-    contexts = {views[0].context for views in trainer.collector.views}
+    contexts = {views[0].context for views in trainer.collected.views}
     assert contexts <= {"Mind the sign.", "Add the tens first."}
     assert trainer.state.log_history[0]["self_distillation/view_share"] == 1.0
 

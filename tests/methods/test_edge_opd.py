@@ -52,13 +52,13 @@ def test_guided_rollouts_are_trained_under_the_bare_prompt(make_trainer, tokeniz
     trainer = make_trainer(method="edge_opd", rollout_func=GuidedRollouts(share=1.0))
     seen, batch = sampled_from(trainer), None
     batch = batch_of(trainer)
-    contexts = [rollout.row["privileged_context"] for rollout in trainer.collector.rollouts]
+    contexts = [rollout.row["privileged_context"] for rollout in trainer.collected.rollouts]
     assert any(contexts) and not all(contexts)
-    for prompt, context, rollout in zip(seen, contexts, trainer.collector.rollouts, strict=True):
+    for prompt, context, rollout in zip(seen, contexts, trainer.collected.rollouts, strict=True):
         assert (context or "The answer is") in prompt if context else "The answer is" not in prompt
         assert "The answer is" not in tokenizer.decode(rollout.prompt_ids)
     assert not any("The answer is" in tokenizer.decode(ids) for ids in batch["prompt_ids"])
-    taught = [seen[index] for index in batch["rollout_index"].tolist() if contexts[index]]
+    taught = [seen[index] for index in batch["distillation"].index.tolist() if contexts[index]]
     reads = [tokenizer.decode(ids) for ids in teacher_reads(batch)]
     assert sorted(taught) == sorted(reads), "what the sampler saw is what the teacher reads"
     trainer.train()

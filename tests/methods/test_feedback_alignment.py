@@ -31,7 +31,7 @@ def test_what_is_right_is_kept_and_one_step_is_rewritten(make_trainer):
         reward_funcs=right, policy_weight=0.0, shuffle_dataset=False, max_completion_length=200,
     )  # fmt: skip
     batch_of(trainer)
-    contexts = [[view.context for view in views] for views in trainer.collector.views]
+    contexts = [[view.context for view in views] for views in trainer.collected.views]
     assert contexts == [["I add.\n1 + 1 = 2"], ["It is 2"], [], []], "not aligned, and not of the form: no view"
     metrics = trainer._metrics["train"]
     assert metrics["self_distillation/critic_unaligned"] == metrics["self_distillation/critic_malformed"] == [1]

@@ -110,19 +110,19 @@ def test_a_small_step_gains_what_its_gradient_says(make_trainer, tmp_path, name)
     """
     trainer = made_trainer(make_trainer, tmp_path, name)
     trainer.method.state |= STATES.get(name, {})
-    inputs, term, steps = batch_of(trainer), trainer.term, []
-    assert inputs["distillation_tokens"] > 0
+    inputs, term, steps = batch_of(trainer), trainer.objective, []
+    assert inputs["distillation"].counts.distilled_tokens > 0
     mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)
     sampled, make = trainer.args.distillation_mode == "sampled_token", term.sampled_advantages
-    term._answers = held(term._answers)
+    term._teacher_outputs = held(term._teacher_outputs)
 
-    def kept(inputs, stats, policy_weight):
-        steps.append((make(inputs, stats, policy_weight), stats["student_logps"]))
+    def kept(batch, stats):
+        steps.append((make(batch, stats), stats["student_logps"]))
         return steps[-1][0]
 
     term.sampled_advantages = kept
     if not sampled:
-        inputs["advantages"] = torch.zeros_like(inputs["advantages"])
+        inputs["advantages"] = inputs["distillation"].advantages = torch.zeros_like(inputs["advantages"])
     before = trainer.compute_loss(trainer.model, inputs)
     before.backward()
     parameters = [one for one in trainer.model.parameters() if one.grad is not None]

@@ -27,7 +27,7 @@ def test_the_example_is_another_problem_with_its_own_solution(make_trainer):
     trainer = make_trainer(method="op2sd", dataset=Dataset.from_list(ROWS))
     batch_of(trainer)
     pairs = {row["prompt"][0]["content"]: row["privileged_context"] for row in ROWS}
-    for rollout, (view,) in zip(trainer.collector.rollouts, trainer.collector.views, strict=True):
+    for rollout, (view,) in zip(trainer.collected.rollouts, trainer.collected.views, strict=True):
         problem, solution = view.context.split("\n\n")
         assert pairs[problem] == solution and problem != rollout.prompt[0]["content"]
         assert view.text == (

@@ -94,8 +94,8 @@ def test_all_right_and_all_wrong(make_trainer):
 
 def test_the_loss_of_a_run_is_the_two_means(make_trainer):
     trainer = scripted_trainer(make_trainer, "rlcsd", MIXED, WRONG)
-    seen, plain = [], trainer.term.signals
-    trainer.term.signals = lambda *given: seen.append(plain(*given)) or seen[-1]
+    seen, plain = [], trainer.objective.signals
+    trainer.objective.signals = lambda *given: seen.append(plain(*given)) or seen[-1]
     loss, _ = gradients(trainer)
     wanted = -reference(seen[0]).sum() / seen[0].loss_mask.sum()
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-3) and abs(loss.item()) > 1e-3

@@ -38,7 +38,7 @@ def test_the_first_three_tokens_are_not_distilled(make_trainer):
     from test_trainer_loss import batch_of
 
     batch = batch_of(make_trainer(method="sdft"))
-    mask, wrote = batch["distillation_mask"], batch["completion_mask"]
+    mask, wrote = batch["distillation"].mask, batch["completion_mask"]
     taught = mask.sum(1) > 0
     assert taught.any() and mask[:, :3].sum() == 0
     assert (mask[taught].sum(1) == wrote[taught].sum(1) - 3).all()

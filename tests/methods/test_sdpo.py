@@ -113,5 +113,5 @@ def test_views_by_success(make_trainer, texts, taught):
     )  # fmt: skip
     trainer.train()
     log = trainer.state.log_history[0]
-    assert [bool(row) for row in trainer.collector.views] == taught + [False] * 4
+    assert [bool(row) for row in trainer.collected.views] == taught + [False] * 4
     assert math.isfinite(log["loss"]) and (log["grad_norm"] > 0) == any(taught)

@@ -66,6 +66,6 @@ def test_in_the_trainer(make_trainer, texts, names):
         shuffle_dataset=False, max_completion_length=40, rollout_func=writing(*texts),
     )  # fmt: skip
     batch = batch_of(trainer)
-    assert [[view.name for view in views] for views in trainer.collector.views] == names
+    assert [[view.name for view in views] for views in trainer.collected.views] == names
     trainer.compute_loss(trainer.model, batch).backward()
     assert all(torch.isfinite(param.grad).all() for param in trainer.model.parameters() if param.grad is not None)

@@ -61,11 +61,11 @@ def test_weights_have_a_mean_of_one_over_the_taught_tokens():
 def test_who_goes_where(make_trainer):
     trainer = scripted_trainer(make_trainer, "srpo", MIXED, WRONG)
     batch = batch_of(trainer)
-    order = batch["rollout_index"].argsort()
-    distilled, advantage = batch["distillation_mask"].any(1)[order], batch["advantages"][order]
+    order = batch["distillation"].index.argsort()
+    distilled, advantage = batch["distillation"].mask.any(1)[order], batch["advantages"][order]
     assert distilled.tolist() == [True, False, True, False, *[False] * 4]
     assert (advantage[[0, 2]] == 0).all() and (advantage[[1, 3]] > 0).all()
-    assert batch["rollout_tokens"] > batch["distillation_tokens"] > 0
+    assert batch["distillation"].counts.tokens > batch["distillation"].counts.distilled_tokens > 0
 
 
 def test_all_right_and_all_wrong(make_trainer):

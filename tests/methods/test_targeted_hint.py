@@ -42,12 +42,12 @@ def hinted(make_trainer, rewards, **options):
 
 def test_the_rollout_with_most_errors_of_a_failing_group(make_trainer):
     trainer, batch = hinted(make_trainer, [0.0, 0.1, 0.1, 0.0])
-    assert [len(views) for views in trainer.collector.views] == [1, 0, 0, 0]
-    ((view,), *_) = trainer.collector.views
+    assert [len(views) for views in trainer.collected.views] == [1, 0, 0, 0]
+    ((view,), *_) = trainer.collected.views
     assert (view.context, view.place, view.position, view.policy) == (RULE["hint"], "before_turn", 0, False)
-    by_rollout = dict(zip(batch["rollout_index"].tolist(), taught_by(trainer, batch, "hint"), strict=True))
+    by_rollout = dict(zip(batch["distillation"].index.tolist(), taught_by(trainer, batch, "hint"), strict=True))
     assert by_rollout[0] == SCRIPTS[0][0], "the turn that failed, and no other"
-    advantages = dict(zip(batch["rollout_index"].tolist(), batch["advantages"].tolist(), strict=True))
+    advantages = dict(zip(batch["distillation"].index.tolist(), batch["advantages"].tolist(), strict=True))
     assert advantages[0] == 0 and advantages[1] > 0, "its own reward does not count, its group's does"
     assert math.isfinite(trainer.compute_loss(trainer.model, batch).item())
 
@@ -55,12 +55,12 @@ def test_the_rollout_with_most_errors_of_a_failing_group(make_trainer):
 @pytest.mark.parametrize("rewards", [[0.0, 0.3, 0.0, 0.0], [1.0] * 4], ids=["one does well", "all do"])
 def test_a_group_that_does_well_has_no_hint(make_trainer, rewards):
     trainer, batch = hinted(make_trainer, rewards)
-    assert not any(trainer.collector.views)
+    assert not any(trainer.collected.views)
     assert trainer.policy_weight == 1 and not batch["distillation_tokens"].item()
 
 
 def test_composers_variant_hints_every_failed_turn_and_keeps_the_reward(make_trainer):
     source = {"turn_hint": {"rules": [RULE], "max_hints": 4}}
     trainer, _ = hinted(make_trainer, [1.0, 0.0, 0.0, 0.0], privileged_source=source)
-    assert [[view.position for view in views] for views in trainer.collector.views] == [[0, 1], [1], [], []]
-    assert all(view.policy for views in trainer.collector.views for view in views)
+    assert [[view.position for view in views] for views in trainer.collected.views] == [[0, 1], [1], [], []]
+    assert all(view.policy for views in trainer.collected.views for view in views)

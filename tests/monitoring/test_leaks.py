@@ -67,7 +67,7 @@ def found(make_trainer, context, *texts, prompt=None, **options):
     )
     batch_of(trainer)
     metrics = trainer._metrics["train"]
-    return [(leak.quote, leak.phrase) for leak in trainer.collector.leaks[:2]], metrics[QUOTES], metrics[PHRASES]
+    return [(leak.quote, leak.phrase) for leak in trainer.collected.leaks[:2]], metrics[QUOTES], metrics[PHRASES]
 
 
 QUOTED = [
@@ -150,8 +150,8 @@ def test_a_rollout_without_a_view_quotes_nothing_but_may_speak(make_trainer):
         max_completion_length=400,
     )
     batch_of(trainer)
-    rows = [rollout.row["privileged_context"] for rollout in trainer.collector.rollouts]
-    leaks = dict(zip(zip(rows, [0, 1] * 2, strict=True), trainer.collector.leaks, strict=True))
+    rows = [rollout.row["privileged_context"] for rollout in trainer.collected.rollouts]
+    leaks = dict(zip(zip(rows, [0, 1] * 2, strict=True), trainer.collected.leaks, strict=True))
     assert leaks[CONTEXT, 0].quote and leaks[None, 0].quote is None
     assert leaks[CONTEXT, 1].phrase == leaks[None, 1].phrase == "hint"
 
@@ -171,11 +171,11 @@ def test_what_an_agent_writes_and_reads(make_trainer):
     )  # fmt: skip
     follow_scripts(trainer, scripts)
     batch_of(trainer)
-    first, second = trainer.collector.leaks
+    first, second = trainer.collected.leaks
     assert first.quote == "first one takes the 1 and then one"
     assert second.quote == "tool hint not found it said so what"
     # The tool loop tells the student that there is no tool `hint`: from then on it has read the word
-    assert "hint" in str(trainer.collector.rollouts[1].turns[0].results) and second.phrase is None
+    assert "hint" in str(trainer.collected.rollouts[1].turns[0].results) and second.phrase is None
 
 
 def test_examples_in_the_table_and_in_the_files(make_trainer, tmp_path):
@@ -230,9 +230,9 @@ def test_the_penalty_of_a_real_batch(make_trainer):
         max_completion_length=400,
     )
     batch_of(trainer)
-    rewards = [rollout.rewards["leak_penalty"] for rollout in trainer.collector.rollouts]
+    rewards = [rollout.rewards["leak_penalty"] for rollout in trainer.collected.rollouts]
     assert rewards == pytest.approx([-0.3, 0.0] * 2)
-    assert [rollout.rewards["right"] for rollout in trainer.collector.rollouts].count(1.0) == 1
+    assert [rollout.rewards["right"] for rollout in trainer.collected.rollouts].count(1.0) == 1
 
 
 def test_penalties_of_ones_own():

@@ -187,14 +187,14 @@ def test_bad_views_name_source_and_row(make_trainer, view, text):
     assert "the row with prompt [{'role': 'user', 'content': 'What is very 1?'}]" in told
     trainer = make_trainer(privileged=second(view), shuffle_dataset=False, privileged_on_error="skip")
     batch_of(trainer)
-    assert [len(views) for views in trainer.collector.views] == [1, 0, 1, 1]
+    assert [len(views) for views in trainer.collected.views] == [1, 0, 1, 1]
     assert trainer._metrics["train"]["self_distillation/source_errors"] == [1]
 
 
 def test_numbers_of_numpy_are_numbers(make_trainer):
     view = View("x", place="before_token", position=np.int64(1), span=(np.int64(1), np.int64(2)), weight=np.float64(2))
     batch = batch_of(make_trainer(privileged=giving(view), rollout_func=long_answers))
-    assert batch["teacher_start/privileged"].tolist() == [1] * 4
+    assert batch["distillation"].views["privileged"].start.tolist() == [1] * 4
 
 
 # Sources within sources
@@ -238,7 +238,7 @@ def test_async_sources_wait_at_the_same_time(make_trainer):
     trainer = make_trainer(privileged=AllOf(*map(slow, names)))
     batch_of(trainer)
     assert max(most) == 3
-    assert [[view.name for view in row] for row in trainer.collector.views] == [names] * 4
+    assert [[view.name for view in row] for row in trainer.collected.views] == [names] * 4
 
 
 def test_an_async_source_within_a_running_loop(make_trainer):
@@ -249,7 +249,7 @@ def test_an_async_source_within_a_running_loop(make_trainer):
         return batch_of(trainer)
 
     asyncio.run(notebook())
-    assert [[view.context for view in row] for row in trainer.collector.views] == [["Think!"]] * 4
+    assert [[view.context for view in row] for row in trainer.collected.views] == [["Think!"]] * 4
 
 
 def sleeping(groups):
@@ -300,7 +300,7 @@ def test_a_source_in_time(make_trainer, source):
     trainer = make_trainer(privileged=source, privileged_timeout=30.0)
     batch_of(trainer)
     assert trainer._metrics["train"]["self_distillation/source_errors"] == [0]
-    assert any(trainer.collector.views)
+    assert any(trainer.collected.views)
 
 
 def test_a_failure_is_told_before_the_time_is_over(make_trainer):

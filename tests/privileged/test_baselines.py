@@ -19,7 +19,7 @@ TEMPLATE = "A solution: {privileged_context}\nGo on."
 def views_of(make_trainer, source, **options):
     trainer = make_trainer(privileged=source, reward_funcs=right, **options)
     batch_of(trainer)
-    return trainer.collector.views
+    return trainer.collected.views
 
 
 def test_views(make_trainer):

@@ -52,15 +52,15 @@ def run(make_trainer, source, *texts, rewards=right, end="<|im_end|>", **options
         **options,
     )
     batch = batch_of(trainer)
-    for name in {view.name for row in trainer.collector.views for view in row}:
-        for row, ids in zip(batch["rollout_index"].tolist(), teacher_reads(batch, name), strict=True):
-            shown = next((view.context for view in trainer.collector.views[row] if view.name == name), "")
+    for name in {view.name for row in trainer.collected.views for view in row}:
+        for row, ids in zip(batch["distillation"].index.tolist(), teacher_reads(batch, name), strict=True):
+            shown = next((view.context for view in trainer.collected.views[row] if view.name == name), "")
             assert shown in trainer.processing_class.decode(ids), "the teacher reads it"
     return trainer
 
 
 def contexts(trainer):
-    return [[view.context for view in row] for row in trainer.collector.views]
+    return [[view.context for view in row] for row in trainer.collected.views]
 
 
 # Conditions
@@ -147,7 +147,7 @@ def test_most_errors(make_trainer):
     )  # fmt: skip
     follow_scripts(trainer, scripts)
     batch_of(trainer)
-    errors = [sum(len(turn.errors) for turn in one.turns) for one in trainer.collector.rollouts]
+    errors = [sum(len(turn.errors) for turn in one.turns) for one in trainer.collected.rollouts]
     assert errors == [0, 2, 1, 2]
     assert contexts(trainer) == [[], ["x"], [], []]
 
@@ -220,7 +220,7 @@ def test_all_of(make_trainer):
     trainer = run(make_trainer, source)
     first, second = ["Two ones.", "Use fingers."], ["Use a line."]
     assert contexts(trainer) == [[*first, "x"], first, first, first, [*second, "x"], second, second, second]
-    names = [[view.name for view in row] for row in trainer.collector.views]
+    names = [[view.name for view in row] for row in trainer.collected.views]
     assert names[0] == ["hint", "other", "x"] and names[4] == ["other", "x"]
     assert trainer._metrics["train"]["self_distillation/view_share"] == [1.0]
 

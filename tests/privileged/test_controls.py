@@ -82,7 +82,7 @@ def test_an_empty_context_without_words_is_the_students_prompt(make_trainer):
     trainer = make_trainer(privileged=Empty(template="{privileged_context}"), teacher_model_kind="live")
     batch = batch_of(trainer)
     assert teacher_reads(batch) == student_prompts(batch)
-    assert all(row == [View()] for row in trainer.collector.views)
+    assert all(row == [View()] for row in trainer.collected.views)
 
 
 def test_wrong_demonstrations_of_the_group(make_trainer):
@@ -100,7 +100,7 @@ def test_wrong_demonstrations_by_length(make_trainer, choice, wanted):
         max_completion_length=50, shuffle_dataset=False,
     )  # fmt: skip
     batch_of(trainer)
-    assert [view.context for view in trainer.collector.views[0]] == wanted
+    assert [view.context for view in trainer.collected.views[0]] == wanted
 
 
 def test_several_wrong_demonstrations(make_trainer):
@@ -109,8 +109,8 @@ def test_several_wrong_demonstrations(make_trainer):
         rollout_func=writing(["2", "a", "b", "c"], ["5"] * 4), per_device_train_batch_size=8, max_completion_length=20,
     )  # fmt: skip
     batch_of(trainer)
-    assert [len(row) for row in trainer.collector.views] == [3, 2, 2, 2, 0, 0, 0, 0]
-    assert {view.context for view in trainer.collector.views[0]} == {"a", "b", "c"}
+    assert [len(row) for row in trainer.collected.views] == [3, 2, 2, 2, 0, 0, 0, 0]
+    assert {view.context for view in trainer.collected.views[0]} == {"a", "b", "c"}
 
 
 def test_a_wrong_demonstration_from_a_column(make_trainer):
@@ -138,7 +138,7 @@ def test_draws_differ_between_batches_of_one_step(make_trainer):
     )
     trainer.evaluate()
     assert len(drawn) == 12 and len(set(drawn)) > 5
-    first, second = trainer.collector.rollouts[0], trainer.collector.rollouts[0]
+    first, second = trainer.collected.rollouts[0], trainer.collected.rollouts[0]
     assert (
         rollout_rng(first, 0, "x").random()
         == rollout_rng(second, 0, "x").random()

@@ -48,7 +48,7 @@ def criticised(make_trainer, author="No.", texts=TEXTS, dataset=None, **options)
 
 
 def contexts(trainer):
-    return [[view.context for view in views] for views in trainer.collector.views]
+    return [[view.context for view in views] for views in trainer.collected.views]
 
 
 def counts(source):
@@ -59,7 +59,7 @@ def test_a_critique_of_each_rollout(make_trainer, tokenizer):
     author = Says({"I add.\n1 + 1 = 3": " One and one\nare two. ", "It is 2": "Right.", "It is 5": "Right, too."})
     trainer, batch, source = criticised(make_trainer, author)
     assert contexts(trainer) == [["One and one\nare two."], ["Right."], ["Right, too."], ["Right, too."]]
-    prompts = dict(zip(batch["rollout_index"].tolist(), teacher_reads(batch), strict=True))
+    prompts = dict(zip(batch["distillation"].index.tolist(), teacher_reads(batch), strict=True))
     feedback = "Feedback on an earlier attempt at this:\n\nOne and one\nare two.\n\nAnswer with it in mind."
     assert tokenizer.decode(prompts[0]) == f"<|im_start|>user\n1 + 1?\n\n{feedback}<|im_end|>\n<|im_start|>assistant\n"
     assert counts(source) == [4, 0, 0]
@@ -88,7 +88,7 @@ def test_prompts_that_are_text(make_trainer):
 
 def test_without_a_reward(make_trainer):
     trainer, _, _ = criticised(make_trainer, reward_funcs=None)
-    assert contexts(trainer) == [["No."]] * 4 and math.isnan(trainer.collector.rollouts[0].total)
+    assert contexts(trainer) == [["No."]] * 4 and math.isnan(trainer.collected.rollouts[0].total)
 
 
 @pytest.mark.parametrize("text", ["", " \n", "<think>What is it? 1 + 1 = 3", "<think>So.</think> "])
@@ -163,7 +163,7 @@ def test_steps_that_are_not_those_of_the_rollout(make_trainer, kept, corrected):
     texts = [TEXTS[0][0]] * 2, [TEXTS[0][0]] * 2
     trainer, batch, source = criticised(make_trainer, Says(answer(kept, corrected)), texts, schema="steps")
     assert contexts(trainer) == [[]] * 4 and counts(source) == [4, 0, 4]
-    assert not batch["teacher_weight/privileged"].any()
+    assert not batch["distillation"].views["privileged"].weight.any()
 
 
 @pytest.mark.parametrize("text", MALFORMED)
@@ -263,7 +263,7 @@ def test_too_many_failures_end_the_run_or_are_skipped(make_trainer, endpoint):
     with pytest.raises(RuntimeError, match=r"3 of 3 requests .* failed for good; .*on fire"):
         criticised(make_trainer, at(endpoint, retries=0))
     trainer, _, _ = criticised(make_trainer, at(endpoint, retries=0), privileged_on_error="skip")
-    assert contexts(trainer) == [[]] * 4 and trainer.collector.asker.skipped == 4
+    assert contexts(trainer) == [[]] * 4 and trainer.collected.skipped == 4
     metrics = trainer._metrics["train"]
     assert metrics["self_distillation/source_errors"] == [4] and metrics["self_distillation/critic_asked"] == [0]
 
@@ -272,7 +272,7 @@ def test_a_slow_endpoint_and_the_time_out_of_the_source(make_trainer, endpoint):
     endpoint.answer = lambda body: slow(5, says("late"))
     options = {"privileged_timeout": 0.3, "privileged_on_error": "skip"}
     trainer, _, _ = criticised(make_trainer, at(endpoint, timeout=1, retries=0), **options)
-    assert contexts(trainer) == [[]] * 4 and trainer.collector.asker.skipped == 4
+    assert contexts(trainer) == [[]] * 4 and trainer.collected.skipped == 4
 
 
 def test_others_are_written_by_an_endpoint_too(make_trainer, endpoint):

@@ -40,11 +40,11 @@ def views_of(make_trainer, source, dataset=None, **options):
     trainer = make_trainer(dataset=dataset, privileged=source, shuffle_dataset=False, **options)
     batch = batch_of(trainer)
     reads = {}
-    for name in {view.name for views in trainer.collector.views for view in views}:
+    for name in {view.name for views in trainer.collected.views for view in views}:
         texts = [trainer.processing_class.decode(ids) for ids in teacher_reads(batch, name)]
-        by_rollout = dict(zip(batch["rollout_index"].tolist(), texts, strict=True))
-        reads[name] = [by_rollout.get(i) for i in range(len(trainer.collector.views))]
-    return trainer.collector.views, reads, trainer
+        by_rollout = dict(zip(batch["distillation"].index.tolist(), texts, strict=True))
+        reads[name] = [by_rollout.get(i) for i in range(len(trainer.collected.views))]
+    return trainer.collected.views, reads, trainer
 
 
 # Columns and fixed texts
@@ -302,7 +302,7 @@ def test_what_an_environment_says_makes_no_other_row_of_ones_own(make_trainer, s
         max_completion_length=8,
     )  # fmt: skip
     batch_of(trainer)
-    for rollout, (view,) in zip(trainer.collector.rollouts, trainer.collector.views, strict=True):
+    for rollout, (view,) in zip(trainer.collected.rollouts, trainer.collected.views, strict=True):
         assert "Welcome" in str(rollout.prompt) and rollout.row["solution"] not in str(view.context)
 
 

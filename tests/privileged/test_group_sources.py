@@ -33,8 +33,8 @@ def contexts_of(make_trainer, source, *texts, dataset=None, reward=right, **opti
         **options,
     )
     batch = batch_of(trainer)
-    views = trainer.collector.views
-    for row, ids in zip(batch["rollout_index"].tolist(), teacher_reads(batch), strict=True):
+    views = trainer.collected.views
+    for row, ids in zip(batch["distillation"].index.tolist(), teacher_reads(batch), strict=True):
         if views[row]:
             assert views[row][0].context in trainer.processing_class.decode(ids), "the teacher reads it"
     return [row[0].context if row else None for row in views]
@@ -246,7 +246,7 @@ def agent(make_trainer, source, *turns):
     trainer._generate_single_turn = calling(*turns)
     batch = batch_of(trainer)
     texts = [tokenizer.decode(ids) for ids in teacher_reads(batch)]
-    return trainer, [row[0].context if row else None for row in trainer.collector.views], texts
+    return trainer, [row[0].context if row else None for row in trainer.collected.views], texts
 
 
 def test_what_an_environment_said(make_trainer):
@@ -267,7 +267,7 @@ def test_what_an_environment_said(make_trainer):
 
 def test_the_tool_markup_of_a_sibling(make_trainer):
     trainer, found, _ = agent(make_trainer, SiblingSuccess(exclude_own=False), call(5), call(3))
-    assert [rollout.success for rollout in trainer.collector.rollouts] == [True] * 4
+    assert [rollout.success for rollout in trainer.collected.rollouts] == [True] * 4
     lines = found[0].splitlines()
     assert lines == [
         'Call: take({"count": 5})', "Result: {'error': 'only 3 are left'}", 'Call: take({"count": 3})',
@@ -280,7 +280,7 @@ def test_the_tool_markup_of_a_sibling(make_trainer):
 def test_turns_of_an_agent(make_trainer):
     trainer, _, _ = agent(make_trainer, EnvironmentFeedback(), call(5), call(2))
     decode = trainer.processing_class.decode
-    for rollout in trainer.collector.rollouts:
+    for rollout in trainer.collected.rollouts:
         assert [decode(rollout.completion_ids[t.start : t.end]) for t in rollout.turns] == [
             call(5) + "<|im_end|>", call(2) + "<|im_end|>", "done<|im_end|>",
         ]  # fmt: skip

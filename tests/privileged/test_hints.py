@@ -103,7 +103,9 @@ RULES = [
 
 def taught(trainer, batch, name):
     """Texts of the tokens that a view teaches, row by row."""
-    rows = zip(completions(batch), batch[f"taught_tokens/{name}"] & batch["distillation_mask"].bool(), strict=True)
+    rows = zip(
+        completions(batch), batch["distillation"].views[name].taught & batch["distillation"].mask.bool(), strict=True
+    )
     decode = trainer.processing_class.decode
     return [decode([i for i, kept in zip(ids, mask, strict=False) if kept]) for ids, mask in rows]
 
@@ -112,7 +114,7 @@ def taught(trainer, batch, name):
 def test_each_failing_turn_has_a_hint_before_it(make_agent, kind):
     trainer = make_agent(build_source({"turn_hint": {"rules": RULES, "max_hints": 2}}), teacher_model_kind=kind)
     batch = batch_of(trainer)
-    shown = [[(v.name, v.context, v.place, v.position, v.policy) for v in row] for row in trainer.collector.views]
+    shown = [[(v.name, v.context, v.place, v.position, v.policy) for v in row] for row in trainer.collected.views]
     assert shown == [
         [
             ("hint-1", "Only one tool exists.", "before_turn", 0, True),
@@ -124,7 +126,7 @@ def test_each_failing_turn_has_a_hint_before_it(make_agent, kind):
     ]
     assert taught(trainer, batch, "hint-1") == [SCRIPTS[0][0], SCRIPTS[1][1]]
     assert taught(trainer, batch, "hint-2")[0] == SCRIPTS[0][1]
-    assert sorted(batch["rollout_index"].tolist()) == [0, 1], "the others have nothing to teach and are left out"
+    assert sorted(batch["distillation"].index.tolist()) == [0, 1], "the others have nothing to teach and are left out"
     decode = trainer.processing_class.decode
     prompts = [decode(ids) for ids in student_prompts(batch)]
     message = "<|im_start|>user\n{}<|im_end|>\n" + BEGUN
@@ -136,8 +138,8 @@ def test_each_failing_turn_has_a_hint_before_it(make_agent, kind):
     answered = SCRIPTS[1][0] + reply.format("2")
     assert decode(teacher_reads(batch, "hint-1")[1]) == prompts[1] + answered + message.format("Give integers.")
     for row, ids in enumerate(teacher_reads(batch, "hint-1")):
-        start = int(batch["teacher_start/hint-1"][row])
-        assert trainer.collector.rollouts[row].turns[row].start == start
+        start = int(batch["distillation"].views["hint-1"].start[row])
+        assert trainer.collected.rollouts[row].turns[row].start == start
         assert decode(completions(batch)[row][start:]).startswith(SCRIPTS[row][row])
         assert len(ids) > start
     trainer._compute_loss(trainer.model, batch).backward()
@@ -147,7 +149,7 @@ def test_each_failing_turn_has_a_hint_before_it(make_agent, kind):
 def test_only_the_first_failing_turn(make_agent):
     trainer = make_agent(TurnHint(rules=[{"hint": "Look at the tool."}], template="Hint: {privileged_context}"))
     batch = batch_of(trainer)
-    assert [[v.name for v in row] for row in trainer.collector.views] == [["hint"], ["hint"], [], []]
+    assert [[v.name for v in row] for row in trainer.collected.views] == [["hint"], ["hint"], [], []]
     assert taught(trainer, batch, "hint") == [SCRIPTS[0][0], SCRIPTS[1][1]]
     assert "<|im_start|>user\nHint: Look at the tool.<|im_end|>\n" in trainer.processing_class.decode(
         teacher_reads(batch, "hint")[0]
@@ -162,7 +164,7 @@ def test_a_turn_of_several_mistakes_has_one_hint_of_each_class(make_agent):
     ]
     trainer = make_agent(TurnHint(rules=[*rules, *rules], max_hints=9))
     batch_of(trainer)
-    found = [[(v.position, v.context) for v in row] for row in trainer.collector.views]
+    found = [[(v.position, v.context) for v in row] for row in trainer.collected.views]
     assert found[0] == [(0, "Only one tool exists."), (1, "Give integers.\nNot one."), (2, "4!")]
     assert found[1:] == [[(0, "Not one."), (1, "Give integers.")], [], []]
 
@@ -176,7 +178,7 @@ def test_the_whole_suffix(make_agent):
 def test_no_mistake_no_view(make_agent):
     trainer = make_agent(TurnHint(rules=RULES), [[call(a=1, b=2), DONE]])
     trainer.train()
-    assert not any(trainer.collector.views)
+    assert not any(trainer.collected.views)
     assert all(log["self_distillation/view_share"] == 0 for log in trainer.state.log_history[:-1])
 
 
@@ -228,7 +230,7 @@ def second_turns(rollout):
 def test_a_function_by_its_path(make_agent):
     trainer = make_agent(build_source({"turn_hint": {"function": f"{__name__}.second_turns"}}))
     batch = batch_of(trainer)
-    shown = [[(v.context, v.position) for v in row] for row in trainer.collector.views]
+    shown = [[(v.context, v.position) for v in row] for row in trainer.collected.views]
     assert shown == [[("Never times.", 1)], [("Never multiply.", 1)], [("Never multiply.", 1)], []]
     assert taught(trainer, batch, "hint") == [SCRIPTS[0][1], SCRIPTS[1][1], DONE]
 
@@ -273,7 +275,7 @@ def test_a_hint_for_each_class_of_mistake(make_agent):
     for repeat in (True, False):
         trainer = make_agent(TurnHint(rules=RULES, max_hints=2, repeat=repeat), [script], max_completion_length=1000)
         batch_of(trainer)
-        found[repeat] = [(view.position, view.context) for view in trainer.collector.views[0]]
+        found[repeat] = [(view.position, view.context) for view in trainer.collected.views[0]]
     assert found[True] == [(0, "Give integers."), (1, "Give integers.")]
     assert found[False] == [(0, "Give integers."), (2, "Only one tool exists.")]
 
@@ -293,7 +295,7 @@ def test_a_rule_on_what_is_missing_stands_before_the_end(make_trainer, text):
         dataset=sums(), privileged=source, rollout_func=writing([text] * 2, [text] * 2), num_generations=2
     )
     batch_of(trainer)
-    assert [row[0].position for row in trainer.collector.views] == [len(text)] * 4
+    assert [row[0].position for row in trainer.collected.views] == [len(text)] * 4
 
 
 # Kolibri: the worst rollout of a failing group learns from its hints alone
@@ -322,7 +324,7 @@ def test_the_rollout_with_most_errors_of_a_group_that_failed(make_agent, reward,
     rewards = reward or (lambda completions, **kwargs: [float(i == 2) for i in range(len(completions))])
     trainer = make_agent(build_source(KOLIBRI), FAILING, reward_funcs=[rewards], num_generations=4)
     batch_of(trainer)
-    assert [[view.position for view in row] for row in trainer.collector.views] == positions
+    assert [[view.position for view in row] for row in trainer.collected.views] == positions
     share = trainer._metrics["train"]["self_distillation/policy_off_share"]
     assert share == [0.25 if reward else 0.0]
 
@@ -340,7 +342,7 @@ def test_a_group_on_two_processes(tmp_path):
 def test_no_errors_at_all(make_agent):
     trainer = make_agent(build_source(KOLIBRI), SCRIPTS[2:], reward_funcs=[small_reward], num_generations=4)
     trainer.train()
-    assert not any(trainer.collector.views)
+    assert not any(trainer.collected.views)
 
 
 def gradients_of(trainer, loss):
@@ -359,7 +361,7 @@ def test_the_policy_gradient_of_such_a_rollout_vanishes(make_agent, mode):
     advantages = batch_of(kept)["advantages"]
     trainer = make_agent(build_source(KOLIBRI), FAILING, **options)
     inputs = batch_of(trainer)
-    (row,) = inputs["distillation_mask"].any(1).nonzero().flatten().tolist()
+    (row,) = inputs["distillation"].mask.any(1).nonzero().flatten().tolist()
     assert sorted(inputs["advantages"].tolist()) == sorted([*advantages[advantages != advantages[row]].tolist(), 0.0])
     assert advantages.abs().min() > 0.05, "the group's advantages are what TRL made them"
 

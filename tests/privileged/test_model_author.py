@@ -105,7 +105,7 @@ def test_as_the_critic_of_a_run(make_trainer, tokenizer, folder):
     read = "<|im_start|>user\nProblem:\n{}\n\nAttempt:\n{}<|im_end|>\n<|im_start|>critic\n"
     pairs = [("1 + 1?", "It is 3"), ("1 + 1?", "It is 2"), *[("2 + 3?", "It is 5")] * 2]
     told = [plain(read.format(*pair), tokenizer).strip() for pair in pairs]
-    assert [[view.context for view in views] for views in trainer.collector.views] == [[t] if t else [] for t in told]
+    assert [[view.context for view in views] for views in trainer.collected.views] == [[t] if t else [] for t in told]
     assert any(told) and not trainer.privileged.uses_model and trainer.model.training
     assert all(torch.equal(value, weights[name]) for name, value in trainer.model.state_dict().items())
 

@@ -168,7 +168,7 @@ DOTTED = [
 def test_dotted_paths(make_trainer, spec, expected):
     trainer = make_trainer(privileged_source=spec)
     batch_of(trainer)
-    assert [row[0].context if row else None for row in trainer.collector.views] == expected
+    assert [row[0].context if row else None for row in trainer.collected.views] == expected
 
 
 # Mistakes

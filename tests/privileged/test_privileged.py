@@ -306,7 +306,7 @@ def test_the_teacher_scores_the_students_own_tokens(make_trainer, options):
     batch = batch_of(trainer)
     calls = backbone_inputs(trainer)
     trainer._compute_loss(trainer.model, batch)
-    rows = (batch["teacher_weight/privileged"] > 0).nonzero().squeeze(1)
+    rows = (batch["distillation"].views["privileged"].weight > 0).nonzero().squeeze(1)
     assert 0 < len(rows) < 4
     length, taught = batch["completion_ids"].shape[1], int(batch["completion_mask"][rows].sum(1).max())
     (teacher,), (student,) = calls["teacher"], calls["student"]
@@ -452,7 +452,7 @@ def test_rollouts_of_an_environment(make_trainer):
         assert rollout.prompt == [user(f"Q Observed {number}.")]
         assert rollout.rewards == {"Observing": float(number)}
     prompts = [tokenizer.decode(ids) for ids in ids_of(batch, "prompt")]
-    index = batch["rollout_index"].tolist()
+    index = batch["distillation"].index.tolist()
     assert all(rollouts[i].prompt[0]["content"] in text for i, text in zip(index, prompts, strict=True))
 
 
@@ -542,7 +542,7 @@ def test_a_view_that_only_some_rows_have(make_trainer):
         source = lambda groups, chosen=chosen: [[chosen[r.index](r)] for r in rollouts_of(groups)]  # noqa: E731
         parts.append(loss_and_gradient(make_trainer(privileged=source))[0])
     assert full[0] == pytest.approx(sum(parts) / 2, rel=1e-5)
-    assert full[3]["teacher_weight/other"].sum() == 2
+    assert full[3]["distillation"].views["other"].weight.sum() == 2
     assert full[2]["self_distillation/view_share"] == 1.0
 
 

@@ -114,7 +114,7 @@ def test_a_run_with_two_readers(make_trainer, mode):
     trainer.train()
     log = trainer.state.log_history[1]
     assert log["self_distillation/divergence/start"] != log["self_distillation/divergence/self"]
-    assert {view.reader for views in trainer.collector.views for view in views} == {"teacher", "live"}
+    assert {view.reader for views in trainer.collected.views for view in views} == {"teacher", "live"}
 
 
 def test_an_unknown_reader_is_refused():

@@ -48,9 +48,11 @@ def reflected(make_trainer, answers, text="Quote: x\nExplanation: y", dataset=No
 
 def taught(trainer, batch):
     """Texts that the views teach, by rollout. Rows that teach nothing have left the micro-batch."""
-    marks = batch["taught_tokens/privileged"] & (batch["teacher_weight/privileged"] > 0).unsqueeze(1)
-    texts = [""] * len(trainer.collector.rollouts)
-    for index, ids, row in zip(batch["rollout_index"].tolist(), completions(batch), marks.tolist(), strict=True):
+    marks = batch["distillation"].views["privileged"].taught & (
+        batch["distillation"].views["privileged"].weight > 0
+    ).unsqueeze(1)
+    texts = [""] * len(trainer.collected.rollouts)
+    for index, ids, row in zip(batch["distillation"].index.tolist(), completions(batch), marks.tolist(), strict=True):
         texts[index] = trainer.processing_class.decode([i for i, kept in zip(ids, row, strict=False) if kept])
     return texts
 
@@ -72,13 +74,13 @@ def test_words_before_the_quote_itself(make_trainer, tokenizer):
     options = {"place": "before_token", "with_solution": False, "template": "({privileged_context}) "}
     trainer, batch, _ = reflected(make_trainer, ONE_WRONG, text, **options)
     assert taught(trainer, batch)[0] == "1 + 1 = 3<|im_end|>"
-    own = trainer.collector.rollouts[0].text.index("1 + 1 = 3")
-    (view,) = trainer.collector.views[0]
+    own = trainer.collected.rollouts[0].text.index("1 + 1 = 3")
+    (view,) = trainer.collected.views[0]
     assert (view.place, view.position, view.span) == ("before_token", own, None)
     (read,) = [tokenizer.decode(ids) for ids in teacher_reads(batch)]
-    assert read.endswith(trainer.collector.rollouts[0].text[:own] + "(Reflection: It is two.) ")
+    assert read.endswith(trainer.collected.rollouts[0].text[:own] + "(Reflection: It is two.) ")
     trainer, _, _ = reflected(make_trainer, ONE_WRONG, text, **{**options, "place": "before_turn"})
-    (view,) = trainer.collector.views[0]
+    (view,) = trainer.collected.views[0]
     assert (view.place, view.position) == ("before_turn", 0)
 
 
@@ -149,7 +151,7 @@ MALFORMED = [
 @pytest.mark.parametrize("text", MALFORMED)
 def test_malformed_answers_give_no_view(make_trainer, text):
     _, batch, source = reflected(make_trainer, ONE_WRONG, text)
-    assert not batch["teacher_weight/privileged"].any()
+    assert not batch["distillation"].views["privileged"].weight.any()
     assert source.counts == {"reflection_asked": 1, "reflection_malformed": 1, "reflection_unmatched": 0}
 
 
@@ -194,7 +196,7 @@ CONTEXTS = [
 def test_contexts(make_trainer, answers, options, expected):
     dataset = sums(solution=["Two.", "Five."])
     trainer, _, source = reflected(make_trainer, answers, WRONG, dataset, **options)
-    (view,) = trainer.collector.views[1]
+    (view,) = trainer.collected.views[1]
     assert view.context == expected
     requests = [prompt[-1]["content"] for prompt in source.author.prompts]
     told = answers is not NONE or "reference" in options
@@ -204,7 +206,7 @@ def test_contexts(make_trainer, answers, options, expected):
 def test_a_row_without_a_reference(make_trainer):
     options = {"reference": "solution", "failed_groups": True}
     trainer, _, _ = reflected(make_trainer, BOTH, WRONG, sums(solution=[None, "Five."]), **options)
-    contexts = [[view.context for view in views] for views in trainer.collector.views]
+    contexts = [[view.context for view in views] for views in trainer.collected.views]
     assert contexts == [[], ["Reflection: No."], ["Correct solution:\nFive."], []]
 
 
@@ -215,7 +217,7 @@ def test_rollouts_without_a_reward(make_trainer):
     author = saying(WRONG)
     trainer, _, source = reflected(make_trainer, BOTH, author, reward_funcs=silent)
     assert source.counts["reflection_asked"] == 1 and author.rollouts[0].group == 1
-    assert [len(views) for views in trainer.collector.views] == [0] * 4
+    assert [len(views) for views in trainer.collected.views] == [0] * 4
 
 
 def test_only_wanted_rollouts_are_reflected_on(make_trainer):
@@ -230,7 +232,7 @@ def test_the_students_own_turns_only(make_trainer, tokenizer):
         text = f"Quote: {quote}\nExplanation: No."
         options = {"failed_groups": True, "rollout_func": tool_answers}
         _, batch, _ = reflected(make_trainer, (), text, **options)
-        own = batch["distillation_mask"].bool()
+        own = batch["distillation"].mask.bool()
         texts = {
             tokenizer.decode([i for i, kept in zip(ids, row, strict=False) if kept])
             for ids, row in zip(completions(batch), own, strict=True)
@@ -258,7 +260,7 @@ def test_the_model_reflects(make_trainer, tokenizer, weights, monkeypatch):
     batch = batch_of(trainer)
     assert len(read) == 2 and "Wrong solution:\nIt is 3" in read[0] and "Wrong solution:\nHm, 2 + 3 = 6" in read[1]
     assert source.counts == {"reflection_asked": 2, "reflection_malformed": 2, "reflection_unmatched": 0}
-    assert not batch["teacher_weight/privileged"].any()
+    assert not batch["distillation"].views["privileged"].weight.any()
     assert source.uses_model
 
 

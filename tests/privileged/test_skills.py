@@ -44,7 +44,7 @@ def skilled(make_trainer, answers=MIXED, dataset=None, **options):
 
 
 def contexts(trainer):
-    return [[view.context for view in views] for views in trainer.collector.views]
+    return [[view.context for view in views] for views in trainer.collected.views]
 
 
 def test_skills_of_a_real_batch(make_trainer, tokenizer):
@@ -54,7 +54,7 @@ def test_skills_of_a_real_batch(make_trainer, tokenizer):
     assert contexts(trainer) == [[one], [one], [other], [other]]
     prompts = {
         index: tokenizer.decode(ids)
-        for index, ids in zip(batch["rollout_index"].tolist(), teacher_reads(batch), strict=True)
+        for index, ids in zip(batch["distillation"].index.tolist(), teacher_reads(batch), strict=True)
     }
     assert prompts[0] == f"<|im_start|>user\n1 + 1?\n\n{one}<|im_end|>\n<|im_start|>assistant\n"
     kept = Skill("", "1 + 1?", "It is 2", "None.", "Count.", 1.0, 0)
@@ -122,7 +122,7 @@ def test_the_model_writes(make_trainer, tokenizer, monkeypatch):
     assert len(read) == 2 and "Worst attempt, reward 0:\nIt is 3<|im_end|>" in read[0]
     expected = {"written": 0, "malformed": 2, "evicted": 0, "stored": 0, "missing": 4}
     assert source.counts == {f"skills_{name}": count for name, count in expected.items()}
-    assert not batch["teacher_weight/privileged"].any()
+    assert not batch["distillation"].views["privileged"].weight.any()
 
 
 # Keys

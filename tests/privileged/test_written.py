@@ -44,7 +44,7 @@ def hinted(make_trainer, author=None, dataset=None, **options):
 
 
 def contexts(trainer):
-    return [[view.context for view in views] for views in trainer.collector.views]
+    return [[view.context for view in views] for views in trainer.collected.views]
 
 
 def counts(source):
@@ -55,7 +55,7 @@ def test_one_text_for_a_prompt(make_trainer, tokenizer):
     author = Hints()
     trainer, batch, source = hinted(make_trainer, author)
     assert contexts(trainer) == [["Hint 0."], ["Hint 0."], ["Hint 1."], ["Hint 1."]] and counts(source) == [2, 0]
-    prompts = dict(zip(batch["rollout_index"].tolist(), teacher_reads(batch), strict=True))
+    prompts = dict(zip(batch["distillation"].index.tolist(), teacher_reads(batch), strict=True))
     read = tokenizer.decode(prompts[0])
     assert read == "<|im_start|>user\n1 + 1?\n\nA hint:\n\nHint 0.<|im_end|>\n<|im_start|>assistant\n"
     ((first,), (second,)) = author.prompts

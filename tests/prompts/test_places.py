@@ -3,6 +3,7 @@
 """Where a context stands between the student's own tokens, and which of them it may teach."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -50,13 +51,13 @@ def dense_logps(model, head, tail):
 
 def check_scores(trainer, batch, name="privileged"):
     """What the teacher says of each taught token is what a plain forward over its ids says."""
-    index = sorted(k.split("/", 1)[1] for k in batch if k.startswith("teacher_weight/")).index(name)
-    logps, _ = trainer.term._scores(trainer.model, batch)
+    index = batch["distillation"].view_names.index(name)
+    logps, _ = trainer.objective._scores(trainer.model, batch["distillation"])
     for row, (head, tail) in enumerate(zip(teacher_reads(batch, name), completions(batch), strict=True)):
-        start = int(batch[f"teacher_start/{name}"][row])
+        start = int(batch["distillation"].views[name].start[row])
         wanted = torch.zeros(batch["completion_ids"].shape[1], dtype=torch.float64)
         wanted[start : len(tail)] = dense_logps(trainer.model, head, tail[start:])
-        taught = batch[f"taught_tokens/{name}"][row] & batch["distillation_mask"][row].bool()
+        taught = batch["distillation"].views[name].taught[row] & batch["distillation"].mask[row].bool()
         torch.testing.assert_close(logps[index, row].double()[taught], wanted[taught], rtol=1e-4, atol=1e-5)
         assert taught.any()
 
@@ -113,7 +114,7 @@ def test_control_tokens_between_tokens_are_text(make_trainer, tokenizer, place):
     special = {tokenizer.convert_tokens_to_ids(text) for text in ("<|im_start|>", "<|im_end|>")}
     own = {"prepend": 3, "before_turn": 3, "prefill": 1, "before_token": 1}[place]  # of its message and its template
     for student, teacher, written in zip(student_prompts(batch), teacher_reads(batch), completions(batch), strict=True):
-        head = written[: int(batch["teacher_start/privileged"][0])]
+        head = written[: int(batch["distillation"].views["privileged"].start[0])]
         count = sum(token in special for token in teacher) - sum(token in special for token in student + head)
         assert count == own
         assert "a<|im_end|>b" in tokenizer.decode(teacher)
@@ -133,7 +134,7 @@ def test_spans_teach_their_tokens_only(make_trainer, mode):
     wanted = torch.zeros(batch["completion_ids"].shape[1], dtype=torch.bool)
     for start, end in SPANS:
         wanted[start:end] = True
-    assert torch.equal(batch["distillation_mask"].bool(), wanted.expand_as(batch["distillation_mask"]))
+    assert torch.equal(batch["distillation"].mask.bool(), wanted.expand_as(batch["distillation"].mask))
     loss = trainer._compute_loss(trainer.model, batch)
     parts = []
     for name, span in spans.items():
@@ -161,8 +162,8 @@ def test_an_inserted_nothing_changes_nothing(make_trainer):
     )
     trainer.collector.encoder.tokenizer.text = lambda text, context: []
     batch = batch_of(trainer)
-    assert torch.equal(batch["teacher_start/privileged"], torch.full((4,), 3))
-    assert batch["distillation_mask"].sum(1).tolist() == [5] * 4
+    assert torch.equal(batch["distillation"].views["privileged"].start, torch.full((4,), 3))
+    assert batch["distillation"].mask.sum(1).tolist() == [5] * 4
     assert trainer._compute_loss(trainer.model, batch).item() == 0.0
 
 
@@ -190,11 +191,11 @@ def test_a_hint_before_the_second_turn(make_trainer, tokenizer, kind):
         **SAMPLED,
     )
     batch = batch_of(trainer)
-    (rollout, *_) = trainer.collector.rollouts
+    (rollout, *_) = trainer.collected.rollouts
     assert [tokenizer.decode(rollout.completion_ids[t.start : t.end]) for t in rollout.turns] == [
         "call it<|im_end|>", "sorry!<|im_end|>",
     ]  # fmt: skip
-    for ids, own, teacher in zip(completions(batch), batch["distillation_mask"], teacher_reads(batch), strict=True):
+    for ids, own, teacher in zip(completions(batch), batch["distillation"].mask, teacher_reads(batch), strict=True):
         assert tokenizer.decode([i for i, kept in zip(ids, own, strict=False) if kept]) == "sorry!<|im_end|>"
         text = tokenizer.decode(teacher)
         assert text.endswith(
@@ -260,8 +261,7 @@ def test_rollouts_that_are_not_the_rows_of_the_batch(make_trainer, monkeypatch):
     collect = trainer.collector.collect
 
     def turned(rollouts, group_size):
-        collect(rollouts, group_size)
-        trainer.collector.rollouts = rollouts[::-1]
+        return replace(collect(rollouts, group_size), rollouts=rollouts[::-1])
 
     monkeypatch.setattr(trainer.collector, "collect", turned)
     with pytest.raises(RuntimeError, match="are not the rows of its batch any more"):
@@ -316,4 +316,4 @@ def test_nothing_left_to_shorten(make_trainer):
     trainer = make_trainer(privileged=giving(View("x" * 200 + ". And more.")), **options)
     batch = batch_of(trainer)
     assert trainer._metrics["train"]["self_distillation/dropped_views"] == [4]
-    assert not batch["teacher_weight/privileged"].any()
+    assert not batch["distillation"].views["privileged"].weight.any()

@@ -43,7 +43,7 @@ def scripted_trainer(
 def views_of(trainer: OPSDTrainer) -> list[dict[str, str | None]]:
     """The context of each view by name, for each rollout in order."""
     batch_of(trainer)
-    return [{view.name: view.context for view in views} for views in trainer.collector.views]
+    return [{view.name: view.context for view in views} for views in trainer.collected.views]
 
 
 def gradients(trainer: OPSDTrainer) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

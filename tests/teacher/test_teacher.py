@@ -21,9 +21,9 @@ LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
 
 def teacher_answer(trainer, inputs):
     """Hidden states of the teacher on a batch."""
-    return trainer.term._answers(trainer.model, inputs, inputs["distillation_mask"].flatten().nonzero().squeeze(1))[0][
-        0
-    ]
+    return trainer.objective._teacher_outputs(
+        trainer.model, inputs["distillation"], inputs["distillation"].mask.flatten().nonzero().squeeze(1)
+    )[0][0]
 
 
 def move(model, scale=0.1):
@@ -163,7 +163,7 @@ def test_checkpoint_teacher_is_plain_on_policy_distillation(make_trainer, tokeni
         dataset=Dataset.from_list(rows), teacher_model_kind="checkpoint", teacher_model_name_or_path=str(folder)
     )
     inputs = batch_of(trainer)
-    assert torch.equal(inputs["teacher_prompt_ids/privileged"], inputs["prompt_ids"])
+    assert torch.equal(inputs["distillation"].views["privileged"].prompt_ids, inputs["prompt_ids"])
     trainer.train()
     log = trainer.state.log_history[0]
     assert log["self_distillation/view_share"] == 1.0 and log["self_distillation/divergence"] > 0

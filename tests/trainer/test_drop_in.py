@@ -218,8 +218,8 @@ def test_rollout_func(make_trainer):
     trainer = make_trainer(rollout_func=rollout, privileged=source)
     inputs = batch_of(trainer)
     assert set(seen) == {"seen"}
-    assert torch.equal(inputs["distillation_mask"], inputs["completion_mask"] * inputs["tool_mask"])
-    assert (inputs["distillation_mask"].sum(1) == inputs["completion_mask"].sum(1) - 1).all()
+    assert torch.equal(inputs["distillation"].mask, inputs["completion_mask"] * inputs["tool_mask"])
+    assert (inputs["distillation"].mask.sum(1) == inputs["completion_mask"].sum(1) - 1).all()
     trained(make_trainer(rollout_func=rollout, privileged=source))
 
 
@@ -227,7 +227,7 @@ def test_mask_truncated_completions_carry_no_distillation(make_trainer):
     trainer = make_trainer(mask_truncated_completions=True, max_completion_length=4)
     inputs = batch_of(trainer)
     truncated = ~(inputs["completion_ids"] == trainer._tokenizer.eos_token_id).any(1)
-    assert truncated.any() and not inputs["distillation_mask"][truncated].any()
+    assert truncated.any() and not inputs["distillation"].mask[truncated].any()
     trainer.train()
     assert all(math.isfinite(log["loss"]) for log in trainer.state.log_history if "loss" in log)
 
@@ -288,7 +288,7 @@ def test_tool_results_are_not_distilled_and_zero_where_contexts_agree(make_train
     trainer = make_trainer(model, privileged=lambda groups: [[View()] for _ in rollouts_of(groups)], **options)
     inputs = batch_of(with_scripted_sampler(trainer, "multiply"))
     assert (inputs["tool_mask"] == 0).any(), "there are tool results in the completions"
-    assert torch.equal(inputs["distillation_mask"], inputs["completion_mask"] * inputs["tool_mask"])
+    assert torch.equal(inputs["distillation"].mask, inputs["completion_mask"] * inputs["tool_mask"])
     trainer._compute_loss(trainer.model, inputs).backward()
     assert trainer._metrics["train"][DIVERGENCE][-1] == 0.0
     assert max(param.grad.abs().max() for param in trainer.model.parameters()) == 0.0
@@ -437,5 +437,5 @@ def test_completions_table_has_context_and_gap(make_trainer, tmp_path):
     log = [entry for entry in trainer.state.log_history if DIVERGENCE in entry][-1]
     assert json.dumps(log)
     # Rows are shuffled between sampling and the loss: the column is right only if the gaps found their rows
-    for row, rollout in zip(table.itertuples(), trainer.collector.rollouts, strict=True):
+    for row, rollout in zip(table.itertuples(), trainer.collected.rollouts, strict=True):
         assert row.privileged_context == rollout.row["privileged_context"] or pandas.isna(row.privileged_context)

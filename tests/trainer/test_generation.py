@@ -15,7 +15,7 @@ from test_trainer_loss import batch_of, dense_logits
 from trl import GRPOTrainer
 
 import tiny
-from conftest import length_reward
+from conftest import length_reward, retaken
 from trl_opsd import OPSDConfig
 from trl_opsd.trainer.setup_checks import check_student_lengths
 
@@ -84,7 +84,7 @@ def disagreeing(trainer, per_token):
     inputs["sampling_per_token_logps"][:, 1] = float("nan")
     ratio = noise[2].exp() if per_token else noise[2].sum(1, keepdim=True).exp()
     ratio[0, 0] = 0.0
-    assert inputs["distillation_mask"].any(1).sum() > 2, "or the ratio of 0 leaves little to see"
+    assert inputs["distillation"].mask.any(1).sum() > 2, "or the ratio of 0 leaves little to see"
     inputs["importance_sampling_ratio"] = ratio
     return inputs
 
@@ -92,10 +92,13 @@ def disagreeing(trainer, per_token):
 def dense_parts(trainer, inputs):
     """Log-probabilities of student and teacher at the sampled tokens, the divergence, and the mask, in float64."""
     model, log_p = dense_logits(trainer.model, inputs["prompt_ids"], inputs["prompt_mask"], inputs)
-    teacher = inputs["teacher_prompt_ids/privileged"], inputs["teacher_prompt_mask/privileged"]
+    teacher = (
+        inputs["distillation"].views["privileged"].prompt_ids,
+        inputs["distillation"].views["privileged"].prompt_mask,
+    )
     with trainer.teacher.teacher_forward(trainer.model) as teacher_forward:
         _, log_q = dense_logits(teacher_forward, *teacher, inputs)
-    mask = inputs["completion_mask"].bool() & (inputs["teacher_weight/privileged"] > 0).unsqueeze(1)
+    mask = inputs["completion_mask"].bool() & (inputs["distillation"].views["privileged"].weight > 0).unsqueeze(1)
     divergence = (log_q.exp() * (log_q - log_p)).sum(-1)
     at_label = [x.gather(-1, inputs["completion_ids"].unsqueeze(-1)).squeeze(-1) for x in (log_p, log_q.detach())]
     return model, *at_label, divergence, mask
@@ -104,7 +107,7 @@ def dense_parts(trainer, inputs):
 def check(trainer, inputs, expected, model):
     """Value and gradients of the trainer's loss."""
     trainer.model.zero_grad()
-    loss = trainer._compute_loss(trainer.model, inputs)
+    loss = trainer._compute_loss(trainer.model, retaken(inputs))
     loss.backward()
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-7)
@@ -165,7 +168,7 @@ def test_a_mixed_loss_corrects_each_term_once(make_trainer, tokenizer):
     policy = GRPOTrainer._compute_loss(trainer, trainer.model, inputs).item()
     _, _, _, divergence, mask = dense_parts(trainer, inputs)
     distillation = (inputs["importance_sampling_ratio"] * divergence)[mask].sum() / mask.sum()
-    mixed = trainer._compute_loss(trainer.model, inputs).item()
+    mixed = trainer._compute_loss(trainer.model, retaken(inputs)).item()
     assert mixed == pytest.approx(0.7 * policy + 0.3 * distillation.item(), rel=1e-4)
 
 

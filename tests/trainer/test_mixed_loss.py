@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from trl import GRPOTrainer
 
 import tiny
-from conftest import length_reward
+from conftest import length_reward, retaken
 
 
 OPTIONS = {
@@ -46,7 +46,7 @@ def off_policy(inputs: dict) -> dict:
     shape = inputs["completion_mask"].shape
     noise = torch.randn(shape, generator=generator) * 0.3
     old = inputs["old_per_token_logps"] + noise
-    return inputs | {"old_per_token_logps": old, "advantages": torch.tensor([1.0, -1.0, 0.5, 2.0])}
+    return retaken(inputs | {"old_per_token_logps": old, "advantages": torch.tensor([1.0, -1.0, 0.5, 2.0])})
 
 
 def check_sum_of_terms(trainer, inputs: dict) -> None:
@@ -79,7 +79,7 @@ def test_mixed_loss_is_the_sum_of_its_terms(make_trainer, case):
     # More iterations than one, so that TRL stores old log-probabilities
     trainer = make_trainer(reward_funcs=length_reward, num_iterations=2, seed=1, **OPTIONS[case])
     inputs = batch_of(trainer)
-    assert 0 < inputs["distillation_mask"].any(1).sum() < 4, "rows with and without a view"
+    assert 0 < inputs["distillation"].mask.any(1).sum() < 4, "rows with and without a view"
     check_sum_of_terms(trainer, off_policy(inputs))
 
 
@@ -114,7 +114,8 @@ def test_a_batch_without_a_view_is_trls_loss_alone(make_trainer, tokenizer):
     model = tiny.model(tokenizer)
     trainer = make_trainer(model, reward_funcs=length_reward, num_iterations=2, seed=1)
     inputs = off_policy(batch_of(trainer))
-    inputs["distillation_mask"] = torch.zeros_like(inputs["distillation_mask"])
+    batch = inputs["distillation"]
+    batch.mask, batch.shares = torch.zeros_like(batch.mask), torch.zeros_like(batch.shares)
     want = gradients_of(trainer, GRPOTrainer._compute_loss(trainer, trainer.model, inputs))
     got = gradients_of(trainer, trainer._compute_loss(trainer.model, inputs))
     for name, gradient in want.items():

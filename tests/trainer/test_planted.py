@@ -195,7 +195,7 @@ def test_a_resumed_run_reads_it_again(run, make_trainer):
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=str(told.out / "checkpoint-1"))
     assert trainer.state.global_step == 4
-    assert [[view.context for view in row] for row in trainer.collector.views] == [[PLANTED]] * 8
+    assert [[view.context for view in row] for row in trainer.collected.views] == [[PLANTED]] * 8
 
 
 @pytest.mark.parametrize("where", ["column", "python"])
@@ -228,7 +228,7 @@ def test_a_rollout_function_is_given_the_prompts_alone(make_trainer):
     dataset = Dataset.from_list([plain(i, PLANTED) for i in range(8)])
     trainer = make_trainer(dataset=dataset, privileged_column="hint", rollout_func=rollout, max_completion_length=8)
     trainer.train()
-    assert [[view.context for view in row] for row in trainer.collector.views] == [[PLANTED]] * 4
+    assert [[view.context for view in row] for row in trainer.collected.views] == [[PLANTED]] * 4
     assert len(seen) == 2 and not any(PLANTED in text for text in seen)
 
 

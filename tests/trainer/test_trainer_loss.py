@@ -39,10 +39,13 @@ def reference_loss(trainer, inputs, teacher_model=None, dtype=torch.float64):
     """Forward KL, mean over the tokens of rows with a context, and its gradient on the embedding."""
     temperature = trainer.args.temperature
     model, log_p = dense_logits(trainer.model, inputs["prompt_ids"], inputs["prompt_mask"], inputs, temperature, dtype)
-    teacher_ids = (inputs["teacher_prompt_ids/privileged"], inputs["teacher_prompt_mask/privileged"])
+    teacher_ids = (
+        inputs["distillation"].views["privileged"].prompt_ids,
+        inputs["distillation"].views["privileged"].prompt_mask,
+    )
     _, log_q = dense_logits(teacher_model or trainer.model, *teacher_ids, inputs, temperature, dtype)
     log_q = log_q.detach()
-    mask = inputs["completion_mask"] * (inputs["teacher_weight/privileged"] > 0).unsqueeze(1)
+    mask = inputs["completion_mask"] * (inputs["distillation"].views["privileged"].weight > 0).unsqueeze(1)
     divergence = (log_q.exp() * (log_q - log_p)).sum(-1)
     loss = divergence[mask.bool()].sum() / mask.sum()
     loss.backward()
@@ -59,7 +62,9 @@ def test_pure_loss_and_gradients_equal_a_dense_reference(make_trainer, tokenizer
         for param in trainer.model.parameters():
             param.add_(0.05 * torch.randn_like(param))
     inputs = batch_of(trainer)
-    assert 0 < (inputs["teacher_weight/privileged"] > 0).sum() < 4, "the batch should mix rows with and without a view"
+    assert 0 < (inputs["distillation"].views["privileged"].weight > 0).sum() < 4, (
+        "the batch should mix rows with and without a view"
+    )
     loss = trainer._compute_loss(trainer.model, inputs)
     loss.backward()
     value, gradients = reference_loss(trainer, inputs, start)
@@ -96,7 +101,7 @@ def test_families_that_change_their_logits(make_trainer, tokenizer, family, rewa
     start = copy.deepcopy(model)
     trainer = make_trainer(model, **({"reward_funcs": rewards, "seed": 1} if rewards else {}))
     inputs = batch_of(trainer)
-    assert inputs["distillation_mask"].any()
+    assert inputs["distillation"].mask.any()
     inputs["advantages"] = torch.zeros_like(inputs["advantages"])
     # With the default seed or not, what the policy term adds at zero advantage is the balancing loss alone
     with torch.no_grad():
@@ -118,7 +123,7 @@ def test_micro_batches_narrower_than_their_generation_batch(make_trainer, tokeni
     total, expected, tokens = 0.0, 0.0, 0.0
     for inputs in trainer._buffered_inputs:
         total += trainer._compute_loss(trainer.model, inputs).item()
-        count = inputs["distillation_mask"].sum().item()
+        count = inputs["distillation"].mask.sum().item()
         expected += reference_loss(trainer, inputs)[0] * count if count else 0.0
         tokens += count
     assert tokens == trainer._buffered_inputs[0]["distillation_tokens"].item()
@@ -134,12 +139,14 @@ def test_weights_of_a_generation_batch_that_spans_several_updates(make_trainer, 
     )  # fmt: skip
     batch_of(trainer)
     updates = trainer.args.steps_per_generation / trainer.args.gradient_accumulation_steps
-    weight = sum(trainer.term.weights(inputs, updates).sum().item() for inputs in trainer._buffered_inputs)
+    weight = sum(
+        trainer.objective.weights(inputs["distillation"], updates).sum().item() for inputs in trainer._buffered_inputs
+    )
     assert weight == pytest.approx(updates)
     loss = sum(trainer._compute_loss(trainer.model, inputs).item() for inputs in trainer._buffered_inputs)
     if reduction == "token_mean":
         logged = trainer._metrics["train"]["self_distillation/loss"]
-        counts = [i["distillation_mask"].sum().item() for i in trainer._buffered_inputs if i["distillation_mask"].any()]
+        counts = [i["distillation"].mask.sum().item() for i in trainer._buffered_inputs if i["distillation"].mask.any()]
         mean = sum(value * count for value, count in zip(logged, counts, strict=True)) / sum(counts)
         assert loss == pytest.approx(updates * mean, rel=1e-4)
 

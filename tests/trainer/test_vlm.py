@@ -70,8 +70,8 @@ def dense(trainer, prompt_ids, images, completion, temperature=1.0):
 
 
 def rollouts_in(trainer, batch):
-    by_index = {rollout.index: rollout for rollout in trainer.collector.rollouts}
-    return [by_index[index] for index in batch["rollout_index"].tolist()]
+    by_index = {rollout.index: rollout for rollout in trainer.collected.rollouts}
+    return [by_index[index] for index in batch["distillation"].index.tolist()]
 
 
 def check_loss(trainer, batch, seen_by_teacher, names=("privileged",)):
@@ -81,7 +81,7 @@ def check_loss(trainer, batch, seen_by_teacher, names=("privileged",)):
         completion = completions(batch)[row]
         log_p = dense(trainer, student_prompts(batch)[row], images_of(rollout.prompt), completion)
         for name in names:
-            if not batch[f"teacher_weight/{name}"][row]:
+            if not batch["distillation"].views[name].weight[row]:
                 continue
             images = seen_by_teacher(rollout) if callable(seen_by_teacher) else seen_by_teacher[name](rollout)
             log_q = dense(trainer, teacher_reads(batch, name)[row], images, completion)
@@ -118,8 +118,8 @@ def test_a_text_instead_of_pixels(make, kind):
     data = pictured(ONE_OR_TWO[kind], text=lambda i: f"Picture {i}." if i % 3 else None)
     trainer = make(kind, data, privileged=ImageView(text_column="text"), **LIVE, per_device_train_batch_size=8)
     batch = batch_of(trainer)
-    sampled = {rollout.index for rollout in trainer.collector.rollouts if rollout.row["text"] is not None}
-    assert set(batch["rollout_index"].tolist()) == sampled and 0 < len(sampled) < 8
+    sampled = {rollout.index for rollout in trainer.collected.rollouts if rollout.row["text"] is not None}
+    assert set(batch["distillation"].index.tolist()) == sampled and 0 < len(sampled) < 8
     token = trainer.model.config.image_token_id
     for student, teacher, rollout in zip(
         student_prompts(batch), teacher_reads(batch), rollouts_in(trainer, batch), strict=True
@@ -179,7 +179,7 @@ def test_rows_are_dealt_with_their_pixels(make, kind, accumulation):
     batch_of(trainer)
     seen, rows, bare = set(), 0, 0
     for batch in trainer._buffered_inputs:
-        logps = trainer.term._scores(trainer.model, batch)[0]
+        logps = trainer.objective._scores(trainer.model, batch["distillation"])[0]
         own = student_logps(trainer, batch)
         bare += sum(batch["num_images"]) == 0
         for row, rollout in enumerate(rollouts_in(trainer, batch)):
@@ -189,7 +189,7 @@ def test_rows_are_dealt_with_their_pixels(make, kind, accumulation):
             student = student_prompts(batch)[row]
             assert_scores(own[row], dense(trainer, student, images_of(rollout.prompt), tail), tail)
             for place, name in enumerate(sorted(VIEWS)):
-                if batch[f"teacher_weight/{name}"][row]:
+                if batch["distillation"].views[name].weight[row]:
                     images = VIEWS[name](rollout)
                     wanted = dense(trainer, teacher_reads(batch, name)[row], images, tail)
                     assert_scores(logps[place, row], wanted, tail)
@@ -225,7 +225,7 @@ def test_alike_contexts_of_a_live_teacher_give_zero(make, kind, options):
     trainer._compute_loss(trainer.model, batch)
     (stats,) = logged
     gap = stats["teacher_logps"] - stats["student_logps"]
-    assert gap[:, batch["distillation_mask"].bool()].abs().max() == 0
+    assert gap[:, batch["distillation"].mask.bool()].abs().max() == 0
     assert "teacher_pixels/privileged" not in batch
 
 
@@ -261,13 +261,13 @@ def test_images_are_kept_once(make, kind):
     trainer = make(kind, data, privileged=source, num_generations=2)
     batch = batch_of(trainer)
     assert "teacher_pixels/same" not in batch
-    for teacher in batch["teacher_batches"]:
+    for teacher in batch["distillation"].teacher_batches:
         assert not teacher.share_prefix
         row = {view: teacher.place[number].tolist() for number, view in enumerate(teacher.views)}
         if "same" in row:
             shared = {storage(teacher.pixels[i]["pixel_values"]) for i in row["same"]}
             assert shared == {storage(batch["pixel_values"])}
-    own = [pixels["pixel_values"] for name in ("one", "two") for pixels in batch[f"teacher_pixels/{name}"]]
+    own = [pixels["pixel_values"] for name in ("one", "two") for pixels in batch["distillation"].views[name].pixels]
     assert len({storage(tensor) for tensor in own}) == 2 and len(own) == 8
     assert trainer.images._tensors == {} and trainer.images._prepared == {}
 
@@ -291,7 +291,7 @@ def test_places_leave_the_images_where_they_are(make, place):
     view = View(HINT, place=place, position=position)
     trainer = make("qwen", pictured((1, 2)), privileged=giving(view), **SAMPLED, **LIVE)
     batch = batch_of(trainer)
-    logps = trainer.term._scores(trainer.model, batch)[0]
+    logps = trainer.objective._scores(trainer.model, batch["distillation"])[0]
     begun = "<|im_end|>\n<|im_start|>assistant\n"
     for row, rollout in enumerate(rollouts_in(trainer, batch)):
         student, own = student_prompts(batch)[row], completions(batch)[row]
@@ -301,7 +301,7 @@ def test_places_leave_the_images_where_they_are(make, place):
         parts["first"] = trainer._tokenizer.decode(own[:3])
         reads = teacher_reads(batch)[row]
         assert trainer._tokenizer.decode(reads) == PLACES[place].format(**parts)
-        start = int(batch["teacher_start/privileged"][row])
+        start = int(batch["distillation"].views["privileged"].start[row])
         wanted = dense(trainer, reads, images_of(rollout.prompt), own[start:])
         assert_scores(logps[0, row, start:], wanted, own[start:])
 
@@ -364,8 +364,8 @@ def test_text_alone_on_a_model_that_sees(make):
             "qwen", Dataset.from_list(rows), privileged=giving(View("A hint.")), **LIVE, **SAMPLED, **options
         )
         batch = batch_of(trainer)
-        logps = trainer.term._scores(trainer.model, batch)[0]
-        assert not any(teacher.share_prefix for teacher in batch["teacher_batches"])
+        logps = trainer.objective._scores(trainer.model, batch["distillation"])[0]
+        assert not any(teacher.share_prefix for teacher in batch["distillation"].teacher_batches)
         for row, tail in enumerate(completions(batch)):
             wanted = dense(trainer, teacher_reads(batch)[row], [], tail)
             assert_scores(logps[0, row], wanted, tail)

@@ -76,7 +76,7 @@ class DistillationBatch:
     What the distillation term knows of a micro-batch.
 
     Args:
-        views (`list[ViewTensors]` of length K): Its views, with the same names on every process.
+        views (`dict[str, ViewTensors]` of length K): Its views by name, with the same names on every process.
         mask (`torch.Tensor` of shape `(B, C)`): 1 at distilled tokens.
         loss_mask (`torch.Tensor` of shape `(B, C)`): 1 at all tokens that the model wrote.
         shares (`torch.Tensor` of shape `(K, B, C)`): Share of each view at each token, 0 where it does not teach it.
@@ -99,7 +99,7 @@ class DistillationBatch:
             [`~trl_opsd.batches.teacher_plan.plan_teacher_batches`].
     """
 
-    views: list[ViewTensors]
+    views: dict[str, ViewTensors]
     mask: torch.Tensor
     loss_mask: torch.Tensor
     shares: torch.Tensor
@@ -126,7 +126,7 @@ class DistillationBatch:
         batch = cls(
             views=views,
             loss_mask=loss_mask,
-            shares=view_shares(view_weights(views)) * mask,
+            shares=view_shares(view_weights(list(views.values()))) * mask,
             sampler_logps=logps,
             importance_ratio=inputs.get("importance_sampling_ratio"),
             advantages=inputs["advantages"],
@@ -141,11 +141,11 @@ class DistillationBatch:
         """The flat keys of which [`take`] makes the same batch."""
         rows = {name: getattr(self, name) for name in _PER_ROW}
         generation = {name: torch.tensor(getattr(self, name)) for name in _PER_GENERATION}
-        return _flat(self.views, self.counts, rows | generation)
+        return _flat(list(self.views.values()), self.counts, rows | generation)
 
     @property
     def view_names(self) -> list[str]:
-        return [view.name for view in self.views]
+        return list(self.views)
 
     @property
     def token_index(self) -> torch.Tensor:

@@ -123,10 +123,11 @@ class ViewTensors:
         return {f"{VIEW_PREFIX}{field}/{self.name}": value for field, value in values.items() if value is not None}
 
 
-def views_of(keys: dict[str, Any]) -> list[ViewTensors]:
-    """The views whose values [`ViewTensors.flat`] put into a dict, in their order there."""
+def views_of(keys: dict[str, Any]) -> dict[str, ViewTensors]:
+    """The views by name whose values [`ViewTensors.flat`] put into a dict, in their order there."""
     marker = f"{VIEW_PREFIX}weight/"
     names = [key.removeprefix(marker) for key in keys if key.startswith(marker)]
-    return [
-        ViewTensors(name, **{field: keys.get(f"{VIEW_PREFIX}{field}/{name}") for field in _FIELDS}) for name in names
-    ]
+    return {
+        name: ViewTensors(name, **{field: keys.get(f"{VIEW_PREFIX}{field}/{name}") for field in _FIELDS})
+        for name in names
+    }

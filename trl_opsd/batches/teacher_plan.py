@@ -117,14 +117,14 @@ def plan_teacher_batches(
         may_share (`bool`): Whether the teacher can read a shared prompt once.
         images ([`~trl_opsd.batches.pixels.ImageInputs`], *optional*): What joins images.
     """
-    by_name = [{view.name: view for view in batch[KEY].views} for batch in batches]
-    names = list(by_name[0])
-    local = torch.tensor([max(views[name].width for views in by_name) for name in names], device=accelerator.device)
+    views = [batch[KEY].views for batch in batches]
+    names = list(views[0])
+    local = torch.tensor([max(of_batch[name].width for of_batch in views) for name in names], device=accelerator.device)
     widths = accelerator.gather(local).view(-1, len(names)).amax(0).tolist()
-    groups = _group_views(names, widths, [bool(view.live) for view in by_name[0].values()])
-    for batch, views in zip(batches, by_name, strict=True):
+    groups = _group_views(names, widths, [bool(view.live) for view in views[0].values()])
+    for batch, of_batch in zip(batches, views, strict=True):
         batch[KEY].teacher_batches = [
-            _teacher_batch(batch, [views[name] for name in group], images) for group in groups
+            _teacher_batch(batch, [of_batch[name] for name in group], images) for group in groups
         ]
     planned = [one for batch in batches for one in batch[KEY].teacher_batches]
     if images is not None:

@@ -101,7 +101,7 @@ class DistillationObjective:
             teacher_hidden=self._teacher_outputs(model, batch, index)[0],
             teacher_head=self.teacher.head,
             weights=self.weights(batch, windows).flatten(1)[:, index],
-            live=[bool(view.live) for view in batch.views],
+            live=[bool(view.live) for view in batch.views.values()],
             relative_positions=relative_positions(batch.loss_mask).flatten()[index],
             old_logps=None if old_logps is None else old_logps.flatten()[index],
             hidden_state_loss=self.method.hidden_state_loss(views),
