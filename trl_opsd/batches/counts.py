@@ -14,8 +14,8 @@ from accelerate import Accelerator
 from trl_opsd.losses import token_weights
 
 
-# `loss_type`s of GRPO that divide by a number of sequences; the others divide by a number of tokens
-_SEQUENCE_LOSS_TYPES = ("grpo", "sapo", "luspo", "dr_grpo")
+# `loss_type`s of GRPO that average over the rows of a micro-batch, those without a loss too
+_ROW_LOSS_TYPES = ("grpo", "sapo", "luspo", "dr_grpo")
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ class Counts:
     Args:
         distilled_tokens (`torch.Tensor`): Tokens that a view teaches.
         distilled_rows (`torch.Tensor`): Rows with such a token.
-        rows (`torch.Tensor`): Rows with a token that the model wrote and that is trained.
         tokens (`torch.Tensor`): Tokens that the model wrote and that are trained.
+        rows (`torch.Tensor`): All rows, also those without a token to train.
     """
 
     distilled_tokens: torch.Tensor
     distilled_rows: torch.Tensor
-    rows: torch.Tensor
     tokens: torch.Tensor
+    rows: torch.Tensor
 
     @classmethod
     def gather(cls, mask: torch.Tensor, loss_mask: torch.Tensor, accelerator: Accelerator) -> "Counts":
@@ -45,7 +45,8 @@ class Counts:
             loss_mask (`torch.Tensor` of shape `(B, C)`): 1 at all tokens that the model wrote.
             accelerator (`Accelerator`): Sums over processes.
         """
-        local = torch.stack([mask.sum(), mask.any(1).sum(), loss_mask.any(1).sum(), loss_mask.sum()]).float()
+        rows = torch.tensor(len(mask), device=mask.device)
+        local = torch.stack([mask.sum(), mask.any(1).sum(), loss_mask.sum(), rows]).float()
         return cls(*accelerator.reduce(local, reduction="sum"))
 
     @classmethod
@@ -70,12 +71,14 @@ class Counts:
 
     def dilution(self, loss_type: str, num_items: torch.Tensor) -> torch.Tensor:
         """
-        Factor, 0-d, that turns a mean of TRL's policy loss over all rows or tokens into one over the distilled ones.
+        Factor, 0-d, that turns the mean of TRL's policy loss, over all rows or tokens, into one over the distilled rows
+        or tokens.
 
         Args:
             loss_type (`str`): `loss_type` of GRPO, which says what TRL divides by.
-            num_items (`torch.Tensor`): TRL's `num_items_in_batch`, 0-d.
+            num_items (`torch.Tensor`): TRL's `num_items_in_batch`, 0-d, by which the other loss types divide.
         """
-        if loss_type in _SEQUENCE_LOSS_TYPES:
+        if loss_type in _ROW_LOSS_TYPES:
             return self.rows / self.distilled_rows.clamp(min=1.0)
-        return num_items / self.distilled_tokens.clamp(min=1.0)
+        tokens = self.tokens if loss_type == "bnpo" else num_items
+        return tokens / self.distilled_tokens.clamp(min=1.0)

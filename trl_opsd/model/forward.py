@@ -1,11 +1,26 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-What runs inside the wrapped model's forward.
+Requests that a model answers inside its wrapped forward.
 
 The head is used where the backbone ran, inside the forward of the DDP, ZeRO-3 or FSDP2 wrapper, so that its weight is
 gathered and its gradient reduced like any other. [`add_distillation_forward`] patches `model.forward` once more, on top
 of TRL's fused head, to understand one more keyword, `distillation=`: a [`TeacherRequest`] or a [`StudentRequest`].
+
+One forward of the student serves the policy loss and the distillation loss. TRL's loss wants a model to call, so it is
+called from within that forward, by four callbacks, one in the other:
+
+    OPSDTrainer._compute_loss
+      objective.request             makes a StudentRequest; its `policy` is TRL's loss as a function of an output
+      TRL's _get_per_token_logps    builds the model inputs and calls [1] ObservedForward, which adds the request
+        wrapped model, patched forward
+          StudentRequest.run        backbone: hidden states
+            linear_divergence       log-probabilities and entropies of the sampled tokens
+              [2] PolicyTerm.loss   scatters them to (B, C)
+                [3] request.policy  weighs the policy loss; in sampled-token mode it makes the advantages of tokens
+                  [4] TRL's loss    its "model" is a function that returns the output it is given
+            linear_divergence       gradients of both losses on the logits, in one pass over the head
+      trainer                       the loss, whose backward finds the gradients formed
 
 Legend: B rows, T tokens of prompt and completion, C completion tokens, M distilled tokens of the B rows, R rows that
 the teacher reads, H hidden size, K views.
@@ -50,12 +65,14 @@ class DistilledOutput(FusedCausalLMOutput):
 @dataclass
 class TeacherOutput(ModelOutput):
     """
+    Outputs of the teacher.
+
     Args:
-        answer (`tuple[torch.Tensor, ...]`): At `tokens` of the batch: hidden states of shape `(T, H)`, or
+        outputs (`tuple[torch.Tensor, ...]`): At `tokens` of the batch: hidden states of shape `(T, H)`, or
             log-probabilities and entropies of shape `(T,)`.
     """
 
-    answer: tuple[torch.Tensor, ...] | None = None
+    outputs: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -90,13 +107,13 @@ class TeacherRequest:
             hidden = _backbone(model, args, kwargs)[:, -length - 1 : -1]
         hidden = hidden.flatten(0, 1)[batch.tokens.to(hidden.device)]
         if self.score_temperature is None:
-            return TeacherOutput(answer=(hidden,))
+            return TeacherOutput(outputs=(hidden,))
         head = model_head(model, self.float32_head)
         device = head.weight.device
         with maybe_gather_lm_head_ctx(head.weight, head.bias):
             hidden, labels = hidden.to(device), batch.completion_ids.flatten()[batch.tokens].to(device)
             scores = label_scores(gathered_head(head).prepared(hidden), hidden, labels, self.score_temperature)
-        return TeacherOutput(answer=scores)
+        return TeacherOutput(outputs=scores)
 
 
 @dataclass

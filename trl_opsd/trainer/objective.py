@@ -228,7 +228,7 @@ class DistillationObjective:
         request = TeacherRequest(batch, score_temperature, self.args.cast_lm_head_to_fp32)
         reader = live_forward(model) if batch.live else self.teacher.teacher_forward(model)
         with reader as teacher, self.accelerator.autocast():
-            outputs = teacher(**request.model_inputs(), distillation=request).answer
+            outputs = teacher(**request.model_inputs(), distillation=request).outputs
         if num_updates is not None and self.args.num_iterations > 1:
             batch.keep_outputs(num_updates, outputs)
         return outputs

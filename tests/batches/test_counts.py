@@ -1,0 +1,89 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""Normalisers over loss types, masking and rows without a view, against dense means in float64."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from test_trainer_loss import batch_of
+
+from trl_opsd.batches.counts import Counts
+
+
+# Rows that end, rows that are cut off, and of each some without a view
+ROWS = [
+    {"prompt": [{"role": "user", "content": f"What is {i}?"}], "privileged_context": f"It is {i}." if i % 4 else None}
+    for i in range(8)
+]
+REDUCTIONS = ("token_mean", "sequence_mean", "joint_token_mean")
+
+
+def rollouts(prompts, trainer):
+    """Completions of several lengths; every other one does not end."""
+    end = trainer._tokenizer.eos_token_id
+    ids = [[10 + i, *range(20, 20 + i % 3), 30, end if i % 2 else 40] for i in range(len(prompts))]
+    return {"prompt_ids": trainer._tokenize_prompts(prompts)[0], "completion_ids": ids, "logprobs": None}
+
+
+def made(make_trainer, **options):
+    return make_trainer(
+        dataset=Dataset.from_list(ROWS), rollout_func=rollouts, shuffle_dataset=False, per_device_train_batch_size=8,
+        max_completion_length=5, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["all trained", "truncated ones masked"])
+@pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "luspo", "bnpo", "dapo"])
+def test_the_gap_is_a_mean_over_what_is_distilled(make_trainer, loss_type, masked):
+    """Through TRL's own loss, whose ratio is 1 here: minus the mean advantage. Without a verifier that is the gap's."""
+    how = {"importance_sampling_level": "sequence"} if loss_type == "luspo" else {}
+    trainer = made(
+        make_trainer, distillation_mode="sampled_token", distillation_alpha=1.0, distillation_weight=0.7,
+        loss_type=loss_type, mask_truncated_completions=masked, **how,
+    )  # fmt: skip
+    inputs = batch_of(trainer)
+    batch = inputs["distillation"]
+    seen, signals = [], trainer.objective.signals
+    trainer.objective.signals = lambda *given: seen.append(signals(*given)) or seen[-1]
+    loss = trainer._compute_loss(trainer.model, inputs)
+
+    gap, taught = seen[0].gap.double(), batch.mask.double()
+    own = batch.loss_mask.double()
+    rows = {
+        "grpo": (gap * taught).sum(1) / own.sum(1).clamp(min=1),
+        "dr_grpo": (gap * taught).sum(1) / trainer.max_completion_length,
+        "luspo": (gap * taught).sum(1),
+    }
+    if loss_type in rows:
+        mean = rows[loss_type].sum() / taught.any(1).sum()
+    else:
+        mean = (gap * taught).sum() / taught.sum()
+    assert 0 < taught.any(1).sum() < (4 if masked else 7) + 0.5 and abs(mean) > 1e-3
+    assert loss.item() == pytest.approx(-0.7 * mean.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["all trained", "truncated ones masked"])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_weights_of_tokens_make_the_mean_that_the_reduction_names(make_trainer, reduction, masked):
+    trainer = made(make_trainer, distillation_reduction=reduction, mask_truncated_completions=masked)
+    inputs = batch_of(trainer)
+    batch, loss = inputs["distillation"], torch.rand(inputs["distillation"].mask.shape, dtype=torch.float64)
+    taught = batch.mask.double()
+    # Of all rollouts: those without a view are not in the micro-batch, as they train nothing
+    own = sum(len(one.completion_ids) for one in trainer.collected.rollouts if not (masked and one.truncated))
+    wanted = {
+        "token_mean": (loss * taught).sum() / taught.sum(),
+        "joint_token_mean": (loss * taught).sum() / own,
+        "sequence_mean": ((loss * taught).sum(1) / taught.sum(1).clamp(min=1)).sum() / taught.any(1).sum(),
+    }[reduction]
+    found = (loss * trainer.objective.weights(batch, 1.0).sum(0)).sum()
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_nothing_distilled_divides_by_no_zero():
+    counts = Counts.gather(torch.zeros(2, 3), torch.ones(2, 3), Accelerator(cpu=True))
+    assert [getattr(counts, name).item() for name in Counts.names()] == [0, 0, 6, 2]
+    for reduction in REDUCTIONS:
+        assert not counts.token_weights(torch.zeros(2, 3), reduction, 1.0).any()
+    assert counts.dilution("grpo", torch.tensor(6.0)) == 2 and counts.dilution("dapo", torch.tensor(6.0)) == 6
