@@ -22,12 +22,12 @@ def followed(rewards, tails=None, truncated=None, **options):
     """Whether the teacher is renewed after each step, and the state at the end."""
     state, renewed = dict(METHOD.state), []
     for i, reward in enumerate(rewards):
-        seen = StepSummary(
+        summary = StepSummary(
             step=i + 1, state=state, options={**OPTIONS, **options}, loss=1.0, reward=reward,
             truncated=(truncated or [0.0] * len(rewards))[i], mean_length=10.0,
             tail_length=(tails or [10.0] * len(rewards))[i],
         )  # fmt: skip
-        state = METHOD.update_state(seen)
+        state = METHOD.update_state(summary)
         renewed.append(METHOD.should_sync_teacher(state))
     return renewed, state
 

@@ -39,7 +39,7 @@ def defaults_of(config):
 def test_the_file(name):
     """Short, and with a docstring that the docs are made of."""
     path = ROOT / "trl_opsd" / "methods" / "papers" / f"{name}.py"
-    assert len(path.read_text().splitlines()) <= 60
+    assert len(path.read_text().splitlines()) <= 120
     doc, method = importlib.import_module(f"trl_opsd.methods.papers.{name}").__doc__, method_of(name)
     assert "**Changed**" in doc and "**Fails**" in doc and "\n    " in doc, "a formula is indented"
     assert all(f"`{option}`" in doc for option in method.options), "each option is described"
@@ -145,7 +145,9 @@ def test_a_method_of_ones_own():
     assert config.method == "test_frame.MINE"
 
 
-SEEN = Method(title="S", paper="https://example.org", label="paper", update_state=lambda seen: {"loss": seen.loss})
+SEEN = Method(
+    title="S", paper="https://example.org", label="paper", update_state=lambda summary: {"loss": summary.loss}
+)
 
 
 def test_a_schedule_sees_the_loss_that_is_trained(make_trainer):

@@ -16,7 +16,7 @@ from trl_opsd.losses.method_types import AuxiliaryLoss, Tile, TokenStats, TokenW
 from trl_opsd.losses.reductions import distillation_mask, relative_positions, token_weights, view_shares
 from trl_opsd.losses.targets import TARGETS, Target, one_target
 from trl_opsd.losses.token_loss import TokenLoss, token_loss
-from trl_opsd.losses.token_signals import contrast, keep_sign, log_mean, mean_over, top_share
+from trl_opsd.losses.token_signals import contrast, log_mean, mean_over, quantile, self_normalized
 
 
 __all__ = [
@@ -35,15 +35,15 @@ __all__ = [
     "distillation_mask",
     "forward_kl",
     "generalized_jsd",
-    "keep_sign",
     "log_mean",
     "mean_over",
     "one_target",
+    "quantile",
     "relative_positions",
     "reverse_kl",
+    "self_normalized",
     "skew_kl",
     "token_loss",
     "token_weights",
-    "top_share",
     "view_shares",
 ]
