@@ -75,8 +75,8 @@ def test_the_gate_follows_a_run(make_trainer):
     trainer = scripted_trainer(make_trainer, "antisd", MIXED, WRONG, max_steps=3, method_options={"warmup": 2})
     trainer.train()
     entropies = [entry["self_distillation/teacher_entropy"] for entry in trainer.state.log_history[:2]]
-    assert trainer.method.state["start"] == pytest.approx(sum(entropies) / 2, rel=1e-5)
-    assert trainer.method.state["seen"] == 2
+    assert trainer.method.schedule_state["start"] == pytest.approx(sum(entropies) / 2, rel=1e-5)
+    assert trainer.method.schedule_state["seen"] == 2
 
 
 def test_a_right_sibling_or_the_column(make_trainer):

@@ -82,13 +82,13 @@ def test_the_trainer_renews_at_gates_and_resumes(make_trainer, tmp_path):
     whole = run(make_trainer, 5, output_dir=str(tmp_path / "whole"))
     whole.train()
     assert whole.teacher.moves == 1, "the first gate only sets the mark"
-    assert whole.method.state["steps"] == 1 and whole.method.state["best"] > 2
+    assert whole.method.schedule_state["steps"] == 1 and whole.method.schedule_state["best"] > 2
     saved = json.loads((tmp_path / "whole" / "checkpoint-3" / STATE_FILE).read_text())
-    assert saved["steps"] == 1 and saved["best"] < 1
+    assert saved["state"]["steps"] == 1 and saved["state"]["best"] < 1
 
     again = run(make_trainer, 5, output_dir=str(tmp_path / "again"))
     again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
-    assert again.method.state == pytest.approx(whole.method.state)
+    assert again.method.schedule_state == pytest.approx(whole.method.schedule_state)
     for name, part in whole.teacher.weights.parts.items():
         torch.testing.assert_close(again.teacher.weights.parts[name], part)
 

@@ -145,7 +145,31 @@ def test_a_method_of_ones_own():
     assert config.method == "test_frame.MINE"
 
 
-SEEN = Method(
+NEW = """\"\"\"A method that is in no list.\"\"\"
+
+from trl_opsd.methods.base import Method
+
+METHOD = Method(title="New", paper="https://example.org", label="paper", defaults={"distillation_alpha": 1.0})
+"""
+
+
+def test_a_file_in_the_folder_is_a_method(tmp_path, monkeypatch):
+    """Adding a method touches one file: its name is at once known to the config, and helpers with `_` are none."""
+    from trl_opsd.methods import papers, registry
+
+    (tmp_path / "brand_new.py").write_text(NEW)
+    (tmp_path / "_helper.py").write_text("")
+    monkeypatch.setattr(papers, "__path__", [*papers.__path__, str(tmp_path)])
+    names = set(registry.method_names())
+    assert names == {path.stem for path in Path(papers.__path__[0]).glob("[a-z]*.py")} | {"brand_new"}
+    try:
+        config = OPSDConfig("unused", bf16=False, num_generations=2, method="brand_new")
+        assert method_of("brand_new").title == "New" and config.distillation_alpha == 1.0
+    finally:
+        sys.modules.pop("trl_opsd.methods.papers.brand_new", None)
+
+
+SUMMARY = Method(
     title="S", paper="https://example.org", label="paper", update_state=lambda summary: {"loss": summary.loss}
 )
 
@@ -153,10 +177,10 @@ SEEN = Method(
 def test_a_schedule_sees_the_loss_that_is_trained(make_trainer):
     """Of all tokens of a step, over micro-batches with different numbers of them, some rows without a view."""
     options = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3, "max_steps": 1}
-    trainer = make_trainer(method="test_frame.SEEN", **options)
+    trainer = make_trainer(method="test_frame.SUMMARY", **options)
     trainer.train()
     loss = trainer.state.log_history[0]["loss"]
-    assert loss > 0 and trainer.method.state["loss"] == pytest.approx(loss, rel=1e-4)
+    assert loss > 0 and trainer.method.schedule_state["loss"] == pytest.approx(loss, rel=1e-4)
 
 
 @pytest.mark.parametrize(

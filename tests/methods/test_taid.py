@@ -80,4 +80,4 @@ def test_interpolating_logits_is_interpolating_log_probabilities():
 def test_the_share_grows_in_a_run(make_trainer):
     trainer = make_trainer(method="taid", max_steps=4)
     trainer.train()
-    assert trainer.method.state["share"] >= 0.4 + 0.6 * 3 / 4 and trainer.method.state["loss"] > 0
+    assert trainer.method.schedule_state["share"] >= 0.4 + 0.6 * 3 / 4 and trainer.method.schedule_state["loss"] > 0

@@ -107,7 +107,7 @@ def test_shares_before_a_token():
 def test_identical_contexts_leave_the_entropy_term():
     """The divergence is 0, and the student is sharpened all the same: this is more than distillation."""
     config = OPSDConfig("unused", method="tsd_kd", bf16=False, num_generations=2)
-    spec = MethodRun("tsd_kd", {"ranking": 0.0, "least": 0.0}, None).spec(divergence_spec(config), ["privileged"])
+    spec = MethodRun("tsd_kd", {"ranking": 0.0, "least": 0.0}).spec(divergence_spec(config), ["privileged"])
     hidden = torch.randn(6, 3, generator=random(2), dtype=torch.float64)
     head = Head(torch.randn(9, 3, generator=random(3), dtype=torch.float64))
     task = LinearDivergenceInputs(

@@ -114,7 +114,7 @@ def test_feature_matching():
     teachers = torch.randn(2, N, H, generator=draw, dtype=torch.float64)
     weights = torch.full((2, N), 0.5 / N, dtype=torch.float64)
     weights[:, 0] = torch.tensor([0.0, 1 / N])  # not taught by the demonstration
-    term = MethodRun("unisd", None, None).hidden_state_loss(["privileged", "context"])
+    term = MethodRun("unisd", None).hidden_state_loss(["privileged", "context"])
     loss = term(student, teachers, weights)
     wanted = 0.1 * (student - teachers[0]).square().mean(-1)[1:].sum() / N
     torch.testing.assert_close(loss, wanted, **CLOSE)

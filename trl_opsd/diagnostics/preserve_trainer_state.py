@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from trl_opsd.trainer.opsd_trainer import OPSDTrainer
 
 _FILLED_IN_PLACE = ("_metrics", "_logs", "_pending_extra_logs", "_pending_metrics")
-_OF_METHODS = ("state", "losses", "rollouts", "logged")  # what a schedule follows
 
 
 @contextmanager
@@ -33,7 +32,7 @@ def preserve_trainer_state(trainer: "OPSDTrainer") -> Iterator[None]:
     """
     attributes, source = dict(vars(trainer)), trainer.privileged
     kept = copy.deepcopy(source.state_dict()) if hasattr(source, "state_dict") else None
-    method = {name: copy.deepcopy(getattr(trainer.method, name)) for name in _OF_METHODS}
+    method = trainer.method.state()
     modes = [(module, module.training) for module in trainer.model.modules()]
     python, numpy = random.getstate(), np.random.get_state()
     devices = range(torch.cuda.device_count()) if trainer.accelerator.device.type == "cuda" else []
@@ -50,7 +49,7 @@ def preserve_trainer_state(trainer: "OPSDTrainer") -> Iterator[None]:
         for name in vars(trainer).keys() - attributes.keys():
             delattr(trainer, name)
         vars(trainer).update(attributes)
-        vars(trainer.method).update(method)
+        trainer.method.restore(method)
         trainer.model.zero_grad()
         for module, training in modes:
             module.training = training

@@ -2,6 +2,7 @@
 
 """Pure functions on tensors: divergences, supports, clips and reductions. They know only torch."""
 
+from trl_opsd.deprecated import deprecated_names
 from trl_opsd.losses.divergences import (
     KINDS,
     DivergenceSpec,
@@ -47,3 +48,14 @@ __all__ = [
     "token_weights",
     "view_shares",
 ]
+
+__getattr__ = deprecated_names(
+    __name__,
+    {
+        "Extra": "trl_opsd.losses.AuxiliaryLoss",
+        "Weigh": "trl_opsd.losses.TokenWeight",
+        "keep_sign": "trl_opsd.methods.papers.rlcsd.keep_sign",
+        "places": "trl_opsd.losses.relative_positions",
+        "top_share": "trl_opsd.methods.papers.reopold.top_share",
+    },
+)

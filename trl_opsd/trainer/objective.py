@@ -209,10 +209,7 @@ class DistillationObjective:
             stats (`dict[str, torch.Tensor]`): Log-probabilities of the sampled tokens and entropies, without gradient.
             policy_weight (`float`): Weight of the verifier's advantages.
         """
-        signals = self.signals(inputs, stats, policy_weight)
-        if self.method.method.advantages is not None:
-            return self.method.method.advantages(signals)
-        return signals.advantages + signals.scale * signals.gap
+        return self.method.advantages(self.signals(inputs, stats, policy_weight))
 
     def signals(self, inputs: Batch, stats: dict[str, torch.Tensor], policy_weight: float) -> TokenSignals:
         """What a method may look at: see [`TokenSignals`]."""

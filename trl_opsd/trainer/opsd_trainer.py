@@ -154,7 +154,7 @@ class OPSDTrainer(RecordingTrainer):
         add_distillation_forward(core.get_base_model() if isinstance(core, PeftModel) else core)
         self.teacher = Teacher(args, core, self.accelerator, self._tokenizer, self._patch_teacher)
         check_model(args, self.model, self.teacher.model)
-        self.method = MethodRun(args.method, args.method_options, self.accelerator)
+        self.method = MethodRun(args.method, args.method_options)
         self.add_callback(self.method)  # before the teacher, which may ask it
         self.add_callback(TeacherUpdateCallback(self.teacher, self.method.should_sync_teacher))
         self.term = DistillationObjective(args, self.teacher, self.accelerator, self.method)
@@ -174,7 +174,7 @@ class OPSDTrainer(RecordingTrainer):
                 overlong=args.teacher_overlong,
             ),
             self.accelerator,
-            self.method.method.required,
+            self.method.required,
         )
         self.collector.setup(
             Run(

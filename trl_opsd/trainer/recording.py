@@ -10,7 +10,7 @@ from accelerate.utils import gather_object
 
 from trl_opsd.batches.teacher_batch import view_names
 from trl_opsd.monitoring.alerts import SignalMonitor
-from trl_opsd.monitoring.metrics import mean_gaps, method_metrics, token_metrics
+from trl_opsd.monitoring.metrics import mean_gaps, token_metrics
 from trl_opsd.monitoring.names import PREFIX
 from trl_opsd.trainer.model_card import add_settings
 from trl_opsd.trainer.objective import DistillationObjective
@@ -33,9 +33,6 @@ class RecordingTrainer(SamplingTrainer):
         if values and self.policy_weight == 0 and self.args.distillation_mode != "sampled_token":
             # TRL logs it beside the policy loss; here the policy loss does not run
             values["entropy"] = values[f"{PREFIX}student_entropy"]
-        if self.method.method.metrics is not None:
-            signals = self.term.signals(inputs, stats, self.policy_weight)
-            values |= method_metrics(self.accelerator, self.method.metrics(signals), inputs["distillation_mask"])
         if self.model.training:
             self.method.record_loss(stats["loss"], shares)
             self.method.record_metrics(values)
