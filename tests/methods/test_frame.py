@@ -22,8 +22,8 @@ from trl_opsd.trainer.model_card import paper_of
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import opsd  # noqa: E402
 import tasks  # noqa: E402
+from trl_opsd.cli import arguments, train  # noqa: E402
 
 
 every_method = pytest.mark.parametrize("name", method_names())
@@ -94,8 +94,8 @@ def test_the_recipe_runs(name, tmp_path, tokenizer, monkeypatch):
     if task is not None:
         options["dataset_name"] = tasks.prepare(task, tmp_path / "data")
     line = [part for option, value in options.items() for part in (f"--{option}", str(value))]
-    parsed = opsd.parse(["--config", str(RECIPES / f"{name}.yaml"), *line])
-    trainer = opsd.build_trainer(*parsed[:3], opsd.load_data(parsed[0], parsed[3]))
+    parsed = train.parse(["--config", str(RECIPES / f"{name}.yaml"), *line])
+    trainer = train.build_trainer(*parsed[:3], train.load_data(parsed[0], parsed[3]))
     if task == "addition":
         monkeypatch.setattr(trainer, "_generate_single_turn", answers(tokenizer, right=name != "hdpo"))
     trainer.train()
@@ -109,14 +109,14 @@ def test_the_recipe_runs(name, tmp_path, tokenizer, monkeypatch):
 
 @every_method
 def test_the_papers_recipe(name, monkeypatch):
-    monkeypatch.setattr(opsd, "check_folder", lambda option, value: None)
+    monkeypatch.setattr(arguments, "check_folder", lambda option, value: None)
     path = RECIPES / f"{name}_paper.yaml"
     if not path.exists():
         assert name == "opsd", "recipes/qwen3_1.7b_opsd_paper.yaml"
         return
     text = path.read_text()
     assert text.startswith("# Not run here") and "accelerate launch" in text
-    _, args, model_args, _ = opsd.parse(["--config", str(path), "--bf16", "false"])
+    _, args, model_args, _ = train.parse(["--config", str(path), "--bf16", "false"])
     assert args.method == name and model_args.model_name_or_path
 
 
