@@ -17,10 +17,10 @@ from trl_opsd.methods import method_names, method_of
 PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
 HEAD = """# Methods
 
-<!-- Made by `python scripts/method_docs.py` from trl_opsd/methods. Change it there. -->
+<!-- Made by `python scripts/method_docs.py` from trl_opsd/methods/papers. Change it there. -->
 
 `method: NAME` in a recipe, or `OPSDConfig(method="NAME")`, sets a method's values and functions; each value can be
-overridden. `python -m trl_opsd.methods` lists them; [own_method.md](own_method.md) says how to write one. Each has a
+overridden. `trl-opsd methods` lists them; [own_method.md](own_method.md) says how to write one. Each has a
 recipe for this machine, `recipes/methods/NAME.yaml`, and one with the paper's settings, `NAME_paper.yaml`, which was
 not run.
 
@@ -53,7 +53,7 @@ def block(name: str) -> str:
     method = method_of(name)
     by = f", by {method.authors.replace(' and ', ', ').replace(', others', ' and others')}" if method.authors else ""
     lines = [f"## {name}", "", f"*{method.title}*{by}. {link(name)}. Label: {method.label}. Needs {method.needs}.", ""]
-    lines.append(importlib.import_module(f"trl_opsd.methods.{name}").__doc__.strip())
+    lines.append(importlib.import_module(f"trl_opsd.methods.papers.{name}").__doc__.strip())
     lines += ["", f"Defaults: {values(method.defaults) or 'those of `OPSDConfig`'}."]
     if method.options:
         lines += ["", f"`method_options`: {values(method.options)}."]

@@ -17,8 +17,8 @@ import tiny
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import opsd  # noqa: E402
 from agents import calculator, measure, shop  # noqa: E402
+from trl_opsd.cli import train  # noqa: E402
 
 
 def call(name, /, **arguments):
@@ -183,9 +183,9 @@ def agent(tmp_path, monkeypatch, recipe, say):
         return self._tokenizer(texts)["input_ids"], None
 
     monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", single_turn)
-    script_args, args, model_args, dataset_args = opsd.parse(options(tmp_path, recipe))
-    dataset = opsd.load_data(script_args, dataset_args)
-    return opsd.build_trainer(script_args, args, model_args, dataset), dataset
+    script_args, args, model_args, dataset_args = train.parse(options(tmp_path, recipe))
+    dataset = train.load_data(script_args, dataset_args)
+    return train.build_trainer(script_args, args, model_args, dataset), dataset
 
 
 @pytest.mark.parametrize("recipe", CASES)
@@ -238,14 +238,14 @@ def test_what_the_shop_says_is_the_context(tmp_path, tokenizer, monkeypatch):
 )
 def test_wrong_names_of_tools(tmp_path, tokenizer, change, text):
     made(tmp_path, calculator, tokenizer)
-    parsed = opsd.parse(options(tmp_path, "smollm2_calculator_hint.yaml", **change))
+    parsed = train.parse(options(tmp_path, "smollm2_calculator_hint.yaml", **change))
     with pytest.raises(SystemExit, match=text):
-        opsd.build_trainer(*parsed[:3], opsd.load_data(parsed[0], parsed[3]))
+        train.build_trainer(*parsed[:3], train.load_data(parsed[0], parsed[3]))
 
 
 def test_a_chat_template_from_a_file(tmp_path, tokenizer):
     made(tmp_path, calculator, tokenizer)
     (tmp_path / "template.jinja").write_text(qwen3_chat_template)
     changes = {"chat_template": str(tmp_path / "template.jinja")}
-    script_args, _, model_args, _ = opsd.parse(options(tmp_path, "smollm2_calculator_hint.yaml", **changes))
-    assert opsd.load_tokenizer(script_args, model_args).chat_template == qwen3_chat_template
+    script_args, _, model_args, _ = train.parse(options(tmp_path, "smollm2_calculator_hint.yaml", **changes))
+    assert train.load_tokenizer(script_args, model_args).chat_template == qwen3_chat_template

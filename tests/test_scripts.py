@@ -16,17 +16,17 @@ import tiny_vlm
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import opsd  # noqa: E402
 import pictures  # noqa: E402
 import tasks  # noqa: E402
+from trl_opsd.cli import arguments, train  # noqa: E402
 
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 
 
 def parsed(monkeypatch, *options):
-    monkeypatch.setattr(opsd, "check_folder", lambda option, name: None)  # the demo's folders need not be there
-    return opsd.parse([*options, "--bf16", "false"])  # a recipe for GPUs, too, is parsed here
+    monkeypatch.setattr(arguments, "check_folder", lambda option, name: None)  # the demo's folders need not be there
+    return train.parse([*options, "--bf16", "false"])  # a recipe for GPUs, too, is parsed here
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -70,7 +70,7 @@ def test_an_unknown_option_is_named(monkeypatch, tmp_path, capsys):
 def test_a_missing_folder_is_named_with_what_makes_it(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=r"demo/models/smollm2-135m, which does not exist.*scripts/smollm2.py"):
-        opsd.parse(["--config", str(ROOT / "recipes" / "smollm2_json.yaml"), "--bf16", "false"])
+        train.parse(["--config", str(ROOT / "recipes" / "smollm2_json.yaml"), "--bf16", "false"])
 
 
 def test_training_script_end_to_end(tmp_path, tokenizer):
@@ -86,12 +86,12 @@ def test_training_script_end_to_end(tmp_path, tokenizer):
         "gradient_checkpointing": False,
     }  # fmt: skip
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    opsd.main(*opsd.parse(["--config", str(tmp_path / "recipe.yaml")]))
+    train.main(*train.parse(["--config", str(tmp_path / "recipe.yaml")]))
     assert (tmp_path / "out" / "model.safetensors").exists()
     assert "trained with OPSD" in (tmp_path / "out" / "README.md").read_text()
-    resumed = opsd.parse(["--config", str(tmp_path / "recipe.yaml"), "--resume_from_checkpoint", "true"])
+    resumed = train.parse(["--config", str(tmp_path / "recipe.yaml"), "--resume_from_checkpoint", "true"])
     with pytest.raises(ValueError, match="`resume_from_checkpoint=True` found no complete checkpoint"):
-        opsd.main(*resumed)
+        train.main(*resumed)
 
 
 def test_preflight_prints_a_report_and_trains_nothing(tmp_path, tokenizer, capsys):
@@ -106,7 +106,7 @@ def test_preflight_prints_a_report_and_trains_nothing(tmp_path, tokenizer, capsy
         "preflight_sources": {"rule": {"fixed": "Add the numbers."}},
     }  # fmt: skip
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    opsd.main(*opsd.parse(["--config", str(tmp_path / "recipe.yaml"), "--preflight", "--preflight_temperature", "0"]))
+    train.main(*train.parse(["--config", str(tmp_path / "recipe.yaml"), "--preflight", "--preflight_temperature", "0"]))
     told = capsys.readouterr().out
     assert "8 rollouts of 4 rows" in told and "own/privileged" in told and "rule/privileged" in told
     assert "at temperature 0" in told
@@ -124,7 +124,7 @@ def test_the_recipe_with_pictures_on_a_tiny_model(tmp_path):
         "dataset_name": tmp_path / "data", "per_device_train_batch_size": 4, "max_completion_length": 4,
         "max_steps": 1, "bf16": "false", "gradient_checkpointing": "false", "log_privileged_context": "true",
     }  # fmt: skip
-    opsd.main(*opsd.parse([part for name, value in options.items() for part in (f"--{name}", str(value))]))
+    train.main(*train.parse([part for name, value in options.items() for part in (f"--{name}", str(value))]))
     assert (tmp_path / "out" / "adapter_model.safetensors").exists()
     (told,) = (tmp_path / "out" / "_privileged").glob("*.jsonl")
     read = [json.loads(line)["views"][0] for line in told.read_text().splitlines()]

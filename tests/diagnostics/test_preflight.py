@@ -268,7 +268,7 @@ def test_training_after_it_is_training_without(make_trainer, tmp_path, case):
         logs = [{n: v for n, v in log.items() if "time" not in n and "per_second" not in n and "runtime" not in n}
                 for log in trainer.state.log_history]  # fmt: skip
         weights = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
-        return logs, weights, list(trainer._logs["completion"]), trainer.method.state, trainer.method.losses
+        return logs, weights, list(trainer._logs["completion"]), trainer.method.schedule_state, trainer.method.state()
 
     one, two = run("without", False), run("after", True)
     assert one[0] == two[0] and one[2:] == two[2:]

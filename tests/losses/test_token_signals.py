@@ -1,13 +1,12 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Pieces of advantages at their edges; tests/methods has them in use."""
+"""Statistics of sampled tokens at their edges; tests/methods has them in use."""
 
 import math
 
-import pytest
 import torch
 
-from trl_opsd.losses import contrast, keep_sign, log_mean, mean_over, top_share
+from trl_opsd.losses import contrast, log_mean, mean_over, quantile, self_normalized
 
 
 def test_log_mean_of_those_that_teach():
@@ -23,11 +22,6 @@ def test_contrast_needs_both_sides():
     assert (contrast(logps, taught, [0], []) == 0).all() and (contrast(logps, taught, [], []) == 0).all()
 
 
-def test_keep_sign():
-    values, verifier = torch.tensor([[2.0, -2.0, 1.0]] * 3), torch.tensor([[0.5], [-0.5], [0.0]])
-    assert keep_sign(values, verifier).tolist() == [[2.0, 0.0, 1.0], [0.0, -2.0, 0.0], [0.0, 0.0, 0.0]]
-
-
 def test_a_mean_over_some():
     tokens, values = torch.tensor([[1, 1, 1, 0]]), torch.tensor([[3.0, 5.0, 7.0, 100.0]])
     chosen = torch.tensor([[1, 1, 0, 0]])
@@ -35,10 +29,13 @@ def test_a_mean_over_some():
     assert (mean_over(torch.zeros_like(tokens), tokens) == 0).all()
 
 
-@pytest.mark.parametrize(("share", "wanted"), [(0.0, 0), (0.1, 3), (0.11, 4), (1.0, 30)])
-def test_top_share(share, wanted):
-    values, mask = torch.arange(40.0).view(2, 20), torch.ones(2, 20)
-    mask[1, 10:] = 0
-    chosen = top_share(values, mask, share)
-    assert int(chosen.sum()) == wanted and (wanted == 0 or values[chosen > 0].min() == 30 - wanted)
-    assert (top_share(values, torch.zeros(2, 20), share) == 0).all()
+def test_a_quantile_of_some_and_of_none():
+    values = torch.tensor([4.0, 1.0, 3.0, 2.0])
+    assert (quantile(values, 0.0), quantile(values, 0.5), quantile(values, 1.0)) == (1.0, 2.5, 4.0)
+    assert quantile(values[:0], 0.1) == 0.0
+
+
+def test_self_normalized_weights_have_the_mean_one():
+    weights, counted = torch.tensor([1.0, 3.0, 5.0]), torch.tensor([True, True, False])
+    assert self_normalized(weights, counted).tolist() == [0.5, 1.5, 0.0]
+    assert self_normalized(weights, torch.zeros(3, dtype=torch.bool)).tolist() == [0.0] * 3

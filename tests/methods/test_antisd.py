@@ -63,8 +63,8 @@ def test_the_gate():
     entropies = [2.0, 1.0, 3.0, None, 2.0, 2.0, 1.9, 1.85, 1.9, 2.0, 1.87, 1.85]
     for step, entropy in enumerate(entropies, 1):
         logged = {} if entropy is None else {"teacher_entropy": entropy}
-        seen = StepSummary(step, state, method.options, 0.0, 0.0, 0.0, 8.0, 8.0, logged)
-        state = method.update_state(seen)
+        summary = StepSummary(step, state, method.options, 0.0, 0.0, 0.0, 8.0, 8.0, logged)
+        state = method.update_state(summary)
         gates.append(state["gate"])
     # Five steps to begin with, one without a teacher between them; then shut below 1.86 and open from 2 on
     assert state["start"] == pytest.approx(2.0)
@@ -75,8 +75,8 @@ def test_the_gate_follows_a_run(make_trainer):
     trainer = scripted_trainer(make_trainer, "antisd", MIXED, WRONG, max_steps=3, method_options={"warmup": 2})
     trainer.train()
     entropies = [entry["self_distillation/teacher_entropy"] for entry in trainer.state.log_history[:2]]
-    assert trainer.method.state["start"] == pytest.approx(sum(entropies) / 2, rel=1e-5)
-    assert trainer.method.state["seen"] == 2
+    assert trainer.method.schedule_state["start"] == pytest.approx(sum(entropies) / 2, rel=1e-5)
+    assert trainer.method.schedule_state["seen"] == 2
 
 
 def test_a_right_sibling_or_the_column(make_trainer):

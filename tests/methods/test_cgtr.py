@@ -11,7 +11,6 @@ import torch
 from conftest import length_reward
 from method_cases import check_loss
 from trl_opsd.methods import StepSummary, method_of
-from trl_opsd.methods.runtime import STATE_FILE
 
 
 METHOD = method_of("cgtr")
@@ -22,12 +21,12 @@ def followed(rewards, tails=None, truncated=None, **options):
     """Whether the teacher is renewed after each step, and the state at the end."""
     state, renewed = dict(METHOD.state), []
     for i, reward in enumerate(rewards):
-        seen = StepSummary(
+        summary = StepSummary(
             step=i + 1, state=state, options={**OPTIONS, **options}, loss=1.0, reward=reward,
             truncated=(truncated or [0.0] * len(rewards))[i], mean_length=10.0,
             tail_length=(tails or [10.0] * len(rewards))[i],
         )  # fmt: skip
-        state = METHOD.update_state(seen)
+        state = METHOD.update_state(summary)
         renewed.append(METHOD.should_sync_teacher(state))
     return renewed, state
 
@@ -82,13 +81,13 @@ def test_the_trainer_renews_at_gates_and_resumes(make_trainer, tmp_path):
     whole = run(make_trainer, 5, output_dir=str(tmp_path / "whole"))
     whole.train()
     assert whole.teacher.moves == 1, "the first gate only sets the mark"
-    assert whole.method.state["steps"] == 1 and whole.method.state["best"] > 2
-    saved = json.loads((tmp_path / "whole" / "checkpoint-3" / STATE_FILE).read_text())
-    assert saved["steps"] == 1 and saved["best"] < 1
+    assert whole.method.schedule_state["steps"] == 1 and whole.method.schedule_state["best"] > 2
+    saved = json.loads((tmp_path / "whole" / "checkpoint-3" / "_parts_0.json").read_text())["method"]
+    assert saved["state"]["steps"] == 1 and saved["state"]["best"] < 1
 
     again = run(make_trainer, 5, output_dir=str(tmp_path / "again"))
     again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
-    assert again.method.state == pytest.approx(whole.method.state)
+    assert again.method.schedule_state == pytest.approx(whole.method.schedule_state)
     for name, part in whole.teacher.weights.parts.items():
         torch.testing.assert_close(again.teacher.weights.parts[name], part)
 

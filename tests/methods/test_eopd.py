@@ -7,7 +7,7 @@ import torch
 
 from method_cases import CLOSE, check_loss, random
 from trl_opsd.losses import Tile
-from trl_opsd.losses.auxiliary_losses import clipped_policy, mean_gap
+from trl_opsd.methods.papers.eopd import clipped_policy, mean_gap
 
 
 def entropy(log_p):

@@ -109,7 +109,7 @@ def test_a_small_step_gains_what_its_gradient_says(make_trainer, tmp_path, name)
     the method makes advantages, each by its own.
     """
     trainer = made_trainer(make_trainer, tmp_path, name)
-    trainer.method.state |= STATES.get(name, {})
+    trainer.method.schedule_state |= STATES.get(name, {})
     inputs, term, steps = batch_of(trainer), trainer.objective, []
     assert inputs["distillation"].counts.distilled_tokens > 0
     mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from method_cases import check_loss, random
-from trl_opsd.losses.mixing import tilted
+from trl_opsd.methods.papers.purified import tilted
 
 
 VIEWS = ["privileged", "alone", "bare"]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from method_cases import CLOSE, B, C, advantages, signals
+from trl_opsd.methods.papers.reopold import top_share
 
 
 FLOOR = math.log(0.1) / 0.9
@@ -57,3 +58,12 @@ def test_identical_contexts_and_no_view_leave_the_verifier(step):
     bare = signals("reopold", ["privileged"], step=step, shares=nothing, mask=nothing[0])
     for one in (alike, bare):
         torch.testing.assert_close(advantages("reopold", one), one.advantages.expand(B, C), **CLOSE)
+
+
+@pytest.mark.parametrize(("share", "wanted"), [(0.0, 0), (0.1, 3), (0.11, 4), (1.0, 30)])
+def test_top_share(share, wanted):
+    values, mask = torch.arange(40.0).view(2, 20), torch.ones(2, 20)
+    mask[1, 10:] = 0
+    chosen = top_share(values, mask, share)
+    assert int(chosen.sum()) == wanted and (wanted == 0 or values[chosen > 0].min() == 30 - wanted)
+    assert (top_share(values, torch.zeros(2, 20), share) == 0).all()

@@ -9,6 +9,7 @@ import torch
 
 from method_batches import MIXED, RIGHT, WRONG, gradients, norm, scripted_trainer, views_of
 from method_cases import CLOSE, B, C, advantages, signals
+from trl_opsd.methods.papers.rlcsd import keep_sign
 
 
 VIEWS = ["right", "wrong-1", "wrong-2"]
@@ -99,3 +100,8 @@ def test_the_loss_of_a_run_is_the_two_means(make_trainer):
     loss, _ = gradients(trainer)
     wanted = -reference(seen[0]).sum() / seen[0].loss_mask.sum()
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-3) and abs(loss.item()) > 1e-3
+
+
+def test_keep_sign():
+    values, verifier = torch.tensor([[2.0, -2.0, 1.0]] * 3), torch.tensor([[0.5], [-0.5], [0.0]])
+    assert keep_sign(values, verifier).tolist() == [[2.0, 0.0, 1.0], [0.0, -2.0, 0.0], [0.0, 0.0, 0.0]]

@@ -83,7 +83,7 @@ def test_identical_contexts_and_no_reward_in_the_loss(name):
     options = {"method": name, "bf16": False, "num_generations": 2}
     config = OPSDConfig("unused", **options)
     assert config.policy_weight == 0.0 and config.distillation_is_clip == 2.0
-    spec = MethodRun(name, None, None).spec(divergence_spec(config), ["privileged"])
+    spec = MethodRun(name, None).spec(divergence_spec(config), ["privileged"])
     draw = random(2)
     hidden = torch.randn(4, 3, generator=draw, dtype=torch.float64).requires_grad_()
     head = Head(torch.randn(150, 3, generator=draw, dtype=torch.float64))

@@ -33,7 +33,7 @@ def test_it_begins_at_the_start():
     check_loss("taid", ["privileged"], formula, method_options={"start": 0.3})
 
 
-def seen(state, loss, progress=0.0, **options):
+def summary(state, loss, progress=0.0, **options):
     return StepSummary(
         step=1, state=state, options={**TAID.options, **options}, loss=loss, reward=math.nan, truncated=0.0,
         mean_length=1.0, tail_length=1.0, progress=progress,
@@ -43,32 +43,32 @@ def seen(state, loss, progress=0.0, **options):
 def test_schedule():
     """The published recurrence, written out for three losses."""
     state, options = TAID.state, {"rate": 0.05, "momentum": 0.9}
-    state = TAID.update_state(seen(state, 2.0, **options))
+    state = TAID.update_state(summary(state, 2.0, **options))
     assert state == {"share": 0.0, "trend": 0.0, "loss": 2.0}, "one loss has no trend"
     share, trend, before = 0.4, 0.0, 2.0
     for loss, progress in ((1.5, 0.01), (1.8, 0.02), (0.5, 0.6)):
         trend = 0.9 * trend + 0.1 * (before - loss) / before
         share = min(1.0, max(0.4 + 0.6 * progress, share + 0.05 / (1 + math.exp(-trend)) * (1 - share)))
-        state, before = TAID.update_state(seen(state, loss, progress, **options)), loss
+        state, before = TAID.update_state(summary(state, loss, progress, **options)), loss
         assert state == pytest.approx({"share": share, "trend": trend, "loss": loss})
     assert share == pytest.approx(0.76), "time is ahead in the end"
 
 
 def test_a_falling_loss_moves_it_faster():
     state = {"share": 0.5, "trend": 0.0, "loss": 1.0}
-    falling, rising = (TAID.update_state(seen(state, loss, rate=0.1, momentum=0.0))["share"] for loss in (0.1, 1.9))
+    falling, rising = (TAID.update_state(summary(state, loss, rate=0.1, momentum=0.0))["share"] for loss in (0.1, 1.9))
     assert falling > rising > 0.5
 
 
 def test_no_loss_moves_nothing():
     state = {"share": 0.6, "trend": 0.1, "loss": 1.0}
-    assert TAID.update_state(seen(state, 0.0)) == state
-    assert TAID.update_state(seen(TAID.state, 0.0)) == TAID.state
+    assert TAID.update_state(summary(state, 0.0)) == state
+    assert TAID.update_state(summary(TAID.state, 0.0)) == TAID.state
 
 
 def test_it_never_passes_the_end():
     state = {"share": 0.79, "trend": 5.0, "loss": 1.0}
-    assert TAID.update_state(seen(state, 0.5, 1.0, end=0.8, rate=1.0))["share"] == 0.8
+    assert TAID.update_state(summary(state, 0.5, 1.0, end=0.8, rate=1.0))["share"] == 0.8
 
 
 def test_interpolating_logits_is_interpolating_log_probabilities():
@@ -80,4 +80,4 @@ def test_interpolating_logits_is_interpolating_log_probabilities():
 def test_the_share_grows_in_a_run(make_trainer):
     trainer = make_trainer(method="taid", max_steps=4)
     trainer.train()
-    assert trainer.method.state["share"] >= 0.4 + 0.6 * 3 / 4 and trainer.method.state["loss"] > 0
+    assert trainer.method.schedule_state["share"] >= 0.4 + 0.6 * 3 / 4 and trainer.method.schedule_state["loss"] > 0

@@ -11,8 +11,7 @@ from datasets import Dataset
 from conftest import length_reward
 from method_batches import MIXED, WRONG, scripted_trainer
 from method_cases import CLOSE, H, N, check_loss, random
-from trl_opsd.losses.agreement import agreement, mean_one, sequence_agreement, token_agreement
-from trl_opsd.losses.matching import feature_matching
+from trl_opsd.methods.papers.unisd import agreement, feature_matching, sequence_agreement, token_agreement
 from trl_opsd.methods.runtime import MethodRun
 
 
@@ -115,7 +114,7 @@ def test_feature_matching():
     teachers = torch.randn(2, N, H, generator=draw, dtype=torch.float64)
     weights = torch.full((2, N), 0.5 / N, dtype=torch.float64)
     weights[:, 0] = torch.tensor([0.0, 1 / N])  # not taught by the demonstration
-    term = MethodRun("unisd", None, None).hidden_state_loss(["privileged", "context"])
+    term = MethodRun("unisd", None).hidden_state_loss(["privileged", "context"])
     loss = term(student, teachers, weights)
     wanted = 0.1 * (student - teachers[0]).square().mean(-1)[1:].sum() / N
     torch.testing.assert_close(loss, wanted, **CLOSE)
@@ -182,12 +181,6 @@ def test_a_token_of_great_disagreement_is_bounded():
         weights = token_agreement(logps, taught, gamma)
         assert weights[7].item() == pytest.approx(least)
         assert weights[0].item() == pytest.approx(max(1 / (1 + gamma), 0.01), rel=1e-3)
-
-
-def test_weights_have_the_mean_one():
-    weights, counted = torch.tensor([1.0, 3.0, 5.0]), torch.tensor([True, True, False])
-    assert mean_one(weights, counted).tolist() == [0.5, 1.5, 0.0]
-    assert mean_one(weights, torch.zeros(3, dtype=torch.bool)).tolist() == [0.0] * 3
 
 
 def test_an_unknown_agreement():

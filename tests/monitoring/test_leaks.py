@@ -25,7 +25,7 @@ from trl_opsd.rewards import leak_penalty, make_leak_penalty
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
-import opsd
+from trl_opsd.cli import train
 
 
 QUOTES, PHRASES = "self_distillation/leak/quotes", "self_distillation/leak/phrases"
@@ -257,7 +257,7 @@ def test_the_penalty_in_a_recipe(tmp_path, tokenizer):
         "max_completion_length": 8,
     }  # fmt: skip
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    script_args, args, model_args, _ = opsd.parse(["--config", str(tmp_path / "recipe.yaml")])
+    script_args, args, model_args, _ = train.parse(["--config", str(tmp_path / "recipe.yaml")])
     dataset = {"train": sums(privileged_context=["x"] * 2)}
-    trainer = opsd.build_trainer(script_args, args, model_args, dataset)
+    trainer = train.build_trainer(script_args, args, model_args, dataset)
     assert trainer.reward_funcs == [leak_penalty] and trainer.reward_func_names == ["leak_penalty"]

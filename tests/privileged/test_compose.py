@@ -299,7 +299,7 @@ def test_what_a_part_needs_and_keeps_is_handed_on(make_trainer, rows, tmp_path):
     assert part.runs == other.runs == [trainer.collector.run]
     trainer.train()
     assert part.count == other.count == 2, "a part is asked in each batch, also where no rollout is left for it"
-    state = json.loads((tmp_path / "out" / "checkpoint-2" / "_privileged_source.json").read_text())
+    state = json.loads((tmp_path / "out" / "checkpoint-2" / "_parts_0.json").read_text())
     assert json.dumps(state).count('"count": 2') == 2
     part, other = Stateful(), Stateful()
     make_trainer(privileged=nested(part, other), max_steps=3, **options).train(resume_from_checkpoint=True)

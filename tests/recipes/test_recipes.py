@@ -15,8 +15,8 @@ import tiny
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import opsd  # noqa: E402
 import tasks  # noqa: E402
+from trl_opsd.cli import train  # noqa: E402
 
 
 TASKS = {"demo/data/json": "json", "demo/data/addition": "addition"}
@@ -50,8 +50,8 @@ def test_a_recipe_runs(name, tmp_path, tokenizer, monkeypatch):
         "preflight": "false",
     }  # fmt: skip
     line = [part for option, value in options.items() for part in (f"--{option}", str(value))]
-    parsed = opsd.parse(["--config", str(ROOT / "recipes" / f"{name}.yaml"), *line])
-    trainer = opsd.build_trainer(*parsed[:3], opsd.load_data(parsed[0], parsed[3]))
+    parsed = train.parse(["--config", str(ROOT / "recipes" / f"{name}.yaml"), *line])
+    trainer = train.build_trainer(*parsed[:3], train.load_data(parsed[0], parsed[3]))
     if name in SAID:
         ids = tokenizer(SAID[name])["input_ids"]
         monkeypatch.setattr(trainer, "_generate_single_turn", lambda prompts, *_: ([ids] * len(prompts), None))

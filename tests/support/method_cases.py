@@ -39,7 +39,7 @@ def signals(name: str, views: list[str], seed: int = 0, step: int = 0, **changes
         changes: Fields of [`TokenSignals`], or `options`, to set.
     """
     draw, k = random(seed), len(views)
-    run = MethodRun(name, changes.pop("options", None), None)
+    run = MethodRun(name, changes.pop("options", None))
     loss_mask = torch.ones(B, C, dtype=torch.float64)
     loss_mask[0, -2:] = 0
     mask = loss_mask.clone()
@@ -49,7 +49,7 @@ def signals(name: str, views: list[str], seed: int = 0, step: int = 0, **changes
         return -3 * torch.rand(*shape, generator=draw, dtype=torch.float64) * mask
 
     values = {
-        "step_context": StepContext(views, run.options, step, step / 100, run.state),
+        "step_context": StepContext(views, run.options, step, step / 100, run.schedule_state),
         "teacher_logps": logps(k, B, C),
         "teacher_entropy": -logps(k, B, C),
         "student_logps": logps(B, C),
@@ -68,7 +68,7 @@ def signals(name: str, views: list[str], seed: int = 0, step: int = 0, **changes
 
 def advantages(name: str, batch: TokenSignals) -> torch.Tensor:
     """What a method makes of a batch, `(B, C)`."""
-    return MethodRun(name, None, None).method.advantages(batch)
+    return MethodRun(name, None).advantages(batch)
 
 
 def check_loss(
@@ -106,8 +106,8 @@ def check_loss(
     weights = torch.full((len(views), N), 1 / N / len(views), dtype=torch.float64)
     relative_positions = (torch.arange(N, dtype=torch.float64) + 0.5) / N
     config = OPSDConfig("unused", method=name, bf16=False, **{"num_generations": 2, **options})
-    run = MethodRun(name, config.method_options, None)
-    run.step, run.progress, run.state = step, step / 100, live_state or run.state
+    run = MethodRun(name, config.method_options)
+    run.step, run.progress, run.schedule_state = step, step / 100, live_state or run.schedule_state
     spec = run.spec(divergence_spec(config), views)
     task = LinearDivergenceInputs(
         head=Head(weight), teacher_hidden=teachers, teacher_heads=[Head(teacher_weight)] * len(views), labels=labels,

@@ -250,7 +250,7 @@ def test_the_state_of_a_source(make_trainer, hub, tokenizer, tmp_path):
     dataset = Dataset.from_list([plain(i, None) for i in range(8)])
     make_trainer(dataset=dataset, privileged=Keeps(), max_steps=1, **options).train()
     held = [path.name for path in tmp_path.rglob("*") if path.is_file() and PLANTED.encode() in path.read_bytes()]
-    assert held == ["_privileged_source.json"]
+    assert held == ["_parts_0.json"]
     assert "model.safetensors" in hub.files and not any(
         PLANTED.encode() in file for files in hub.files.values() for file in files
     )

@@ -7,6 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from accelerate.logging import get_logger
+
+
+logger = get_logger(__name__)
+
 
 class Stateful(Protocol):
     """A part of a trainer with a state that a resumed run needs."""
@@ -47,3 +52,5 @@ def load_parts(parts: Mapping[str, Stateful], folder: Path, process_index: int) 
     for name, part in parts.items():
         if name in states:
             part.restore(states[name])
+        elif part.state():
+            logger.warning(f"The checkpoint {folder} holds no state of the part {name!r}, which starts anew.")

@@ -50,7 +50,7 @@ class OPSDConfig(GRPOConfig):
 
         method (`str`, *optional*):
             A published method: its values take the place of the defaults below, and of those of [`~trl.GRPOConfig`],
-            where none is given, and its functions become part of the loss. `python -m trl_opsd.methods` lists them,
+            where none is given, and its functions become part of the loss. `trl-opsd methods` lists them,
             docs/methods.md describes them. Or the dotted path of a [`~trl_opsd.methods.Method`] of your own.
         method_options (`dict[str, Any]`, *optional*):
             The method's own options, where they differ from its defaults.

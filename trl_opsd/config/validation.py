@@ -218,7 +218,7 @@ def check_combinations(config: Any) -> None:
     if config.push_to_hub and whole and not config.hub_private_repo and config.distillation_weight != 0:
         raise ValueError(
             f"`hub_strategy={config.hub_strategy.value!r}` pushes whole checkpoints, in which `_run_state_*.pt` and "
-            "`_privileged_source.json` hold what the teacher reads. Use `hub_strategy='every_save'`, or set "
+            "`_parts_*.json` hold what the teacher reads. Use `hub_strategy='every_save'`, or set "
             "`hub_private_repo=True` if the repository is a private one."
         )
     if config.privileged_source is not None:

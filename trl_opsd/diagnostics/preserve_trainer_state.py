@@ -16,14 +16,13 @@ if TYPE_CHECKING:
     from trl_opsd.trainer.opsd_trainer import OPSDTrainer
 
 _FILLED_IN_PLACE = ("_metrics", "_logs", "_pending_extra_logs", "_pending_metrics")
-_OF_METHODS = ("state", "losses", "rollouts", "logged")  # what a schedule follows
 
 
 @contextmanager
 def preserve_trainer_state(trainer: "OPSDTrainer") -> Iterator[None]:
     """
     Put back what sampling and losses change: random states (of Python, NumPy, the CPU and CUDA), counters, metrics, the
-    completions table, the state of the privileged source and of the method. Gradients are cleared. The trainer is in
+    completions table, the state of every part of the trainer. Gradients are cleared. The trainer is in
     training mode meanwhile.
 
     The random state of a vLLM engine can't be put back, nor what a user's own functions keep for themselves.
@@ -31,9 +30,8 @@ def preserve_trainer_state(trainer: "OPSDTrainer") -> Iterator[None]:
     Args:
         trainer ([`OPSDTrainer`]): Not in the middle of a step.
     """
-    attributes, source = dict(vars(trainer)), trainer.privileged
-    kept = copy.deepcopy(source.state_dict()) if hasattr(source, "state_dict") else None
-    method = {name: copy.deepcopy(getattr(trainer.method, name)) for name in _OF_METHODS}
+    attributes = dict(vars(trainer))
+    states = {name: copy.deepcopy(part.state()) for name, part in trainer.parts.items()}
     modes = [(module, module.training) for module in trainer.model.modules()]
     python, numpy = random.getstate(), np.random.get_state()
     devices = range(torch.cuda.device_count()) if trainer.accelerator.device.type == "cuda" else []
@@ -50,11 +48,10 @@ def preserve_trainer_state(trainer: "OPSDTrainer") -> Iterator[None]:
         for name in vars(trainer).keys() - attributes.keys():
             delattr(trainer, name)
         vars(trainer).update(attributes)
-        vars(trainer.method).update(method)
         trainer.model.zero_grad()
         for module, training in modes:
             module.training = training
         random.setstate(python)
         np.random.set_state(numpy)
-        if kept is not None:
-            source.load_state_dict(kept)
+        for name, part in trainer.parts.items():
+            part.restore(states[name])

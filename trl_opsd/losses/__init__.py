@@ -2,6 +2,7 @@
 
 """Pure functions on tensors: divergences, supports, clips and reductions. They know only torch."""
 
+from trl_opsd.deprecated import deprecated_names
 from trl_opsd.losses.divergences import (
     KINDS,
     DivergenceSpec,
@@ -16,7 +17,7 @@ from trl_opsd.losses.method_types import AuxiliaryLoss, Tile, TokenStats, TokenW
 from trl_opsd.losses.reductions import distillation_mask, relative_positions, token_weights, view_shares
 from trl_opsd.losses.targets import TARGETS, Target, one_target
 from trl_opsd.losses.token_loss import TokenLoss, token_loss
-from trl_opsd.losses.token_signals import contrast, keep_sign, log_mean, mean_over, top_share
+from trl_opsd.losses.token_signals import contrast, log_mean, mean_over, quantile, self_normalized
 
 
 __all__ = [
@@ -35,15 +36,26 @@ __all__ = [
     "distillation_mask",
     "forward_kl",
     "generalized_jsd",
-    "keep_sign",
     "log_mean",
     "mean_over",
     "one_target",
+    "quantile",
     "relative_positions",
     "reverse_kl",
+    "self_normalized",
     "skew_kl",
     "token_loss",
     "token_weights",
-    "top_share",
     "view_shares",
 ]
+
+__getattr__ = deprecated_names(
+    __name__,
+    {
+        "Extra": "trl_opsd.losses.AuxiliaryLoss",
+        "Weigh": "trl_opsd.losses.TokenWeight",
+        "keep_sign": "trl_opsd.methods.papers.rlcsd.keep_sign",
+        "places": "trl_opsd.losses.relative_positions",
+        "top_share": "trl_opsd.methods.papers.reopold.top_share",
+    },
+)

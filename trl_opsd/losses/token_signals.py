@@ -1,19 +1,17 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-Pieces that advantages of tokens are made of.
+Statistics of sampled tokens that several methods share: log-mean-exp and contrast of views, masked means, quantiles.
 
-Legend: B rows, C completion tokens, K views.
+Legend: B rows, C completion tokens, K views, N tokens of a micro-batch; y the sampled token.
 """
-
-import math
 
 import torch
 
 
 def log_mean(logps: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
     """
-    Logarithm of the mean probability under those views that teach a token, `(B, C)`, 0 where none does.
+    Log-mean-exp: logarithm of the mean probability over the views that teach a token, `(B, C)`, 0 where none does.
 
     Args:
         logps (`torch.Tensor` of shape `(K, B, C)`): log q(y) under each view.
@@ -26,8 +24,8 @@ def log_mean(logps: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
 
 def contrast(logps: torch.Tensor, taught: torch.Tensor, one: list[int], other: list[int]) -> torch.Tensor:
     """
-    log mean_k q_k(y) over the views `one` minus that over the views `other`, `(B, C)`, 0 where either has none (RLCSD,
-    2606.11709, with one correct and several wrong hints).
+    Contrastive evidence: log mean_k q_k(y) over the views `one` minus that over the views `other`, `(B, C)`, 0 where
+    either has none (RLCSD, 2606.11709, with one correct and several wrong hints).
 
     Args:
         logps, taught (`torch.Tensor` of shape `(K, B, C)`): As for [`log_mean`].
@@ -37,16 +35,10 @@ def contrast(logps: torch.Tensor, taught: torch.Tensor, one: list[int], other: l
     return (log_mean(logps[one], taught[one]) - log_mean(logps[other], taught[other])) * both
 
 
-def keep_sign(values: torch.Tensor, verifier: torch.Tensor) -> torch.Tensor:
-    """Values with the verifier's sign, 0 where they have the other one or it has none, `(B, C)`."""
-    sign = verifier.sign()
-    return sign * (sign * values).clamp(min=0.0)
-
-
 def mean_over(chosen: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """
-    Factor that makes a mean over `tokens` one over the `chosen` of them: their ratio at chosen tokens, `(B, C)`, 0 at
-    others.
+    Mask rescaled so that a mean over `tokens` becomes one over the `chosen` of them: the ratio of their numbers at
+    chosen tokens, `(B, C)`, 0 at others.
 
     Args:
         chosen, tokens (`torch.Tensor` of shape `(B, C)`): 1 at tokens of each set.
@@ -54,14 +46,19 @@ def mean_over(chosen: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     return chosen * tokens.sum() / chosen.sum().clamp(min=1)
 
 
-def top_share(values: torch.Tensor, mask: torch.Tensor, share: float) -> torch.Tensor:
+def quantile(values: torch.Tensor, share: float) -> torch.Tensor:
+    """Quantile of `values`, `(N,)`, 0-d: the value that this share of them does not exceed; 0 of an empty batch."""
+    return values.quantile(share) if values.numel() else values.new_zeros(())
+
+
+def self_normalized(weights: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
     """
-    1 at that share of the tokens which has the largest values, rounded up, `(B, C)`; of equal values all.
+    Self-normalised weights: 0 where a token is not counted, and of mean 1 over the others, so that a mean of losses
+    with them is sum w L / sum w.
 
     Args:
-        values, mask (`torch.Tensor` of shape `(B, C)`): Values, and 1 at the tokens to choose from.
-        share (`float`): From 0 to 1.
+        weights (`torch.Tensor` of shape `(N,)`): Not negative.
+        counted (`torch.Tensor` of shape `(N,)`): Which tokens count.
     """
-    ordered = values[mask > 0].sort(descending=True).values
-    count = math.ceil(share * len(ordered) - 1e-9)  # 0.1 * 30 is above 3
-    return mask * (values >= ordered[count - 1]) if count else torch.zeros_like(mask)
+    weights = weights * counted
+    return weights * counted.sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)

@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-What a method is made of: values of the config, a source, and functions at the places where the loss can differ.
+Definition of a self-distillation method: config defaults, a privileged source, and hooks into the loss.
 
 Legend: B rows of a micro-batch, C completion tokens, K views, M distilled tokens, V vocabulary, H hidden size; p
 student, q teacher; y the sampled token.
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from trl_opsd.deprecated import renamed_arguments, renamed_attribute
 from trl_opsd.losses import AuxiliaryLoss, Target, TokenWeight
 from trl_opsd.losses.method_types import HiddenStateLoss
 
@@ -25,14 +26,14 @@ State = dict[str, float]
 @dataclass(frozen=True)
 class StepContext:
     """
-    When and with what a step's loss is put together.
+    Step-level inputs of a method: active views, its options, training progress and persistent state.
 
     Args:
         views (`list[str]`): Names of the K views, the same on every process, in the order of every tensor here.
         options (`dict[str, Any]`): The method's own options.
         step (`int`): Optimizer steps that are done.
         progress (`float`): Share of the training that is done, from 0 to 1.
-        state (`dict[str, float]`): What `Method.update_state` keeps.
+        state (`dict[str, float]`): Values that `Method.update_state` returned.
     """
 
     views: list[str]
@@ -43,11 +44,11 @@ class StepContext:
 
     def view(self, name: str) -> int:
         """
-        Number of a view among the K.
+        Index of a view among the K.
 
         Raises:
-            ValueError: If no rollout of the batch has one. So ask where there are tokens to score: within the function
-                that is given a tile.
+            ValueError: If no rollout of the batch has such a view. So ask where there are tokens to score: within the
+                function that is given a tile.
         """
         if name not in self.views:
             raise ValueError(
@@ -57,18 +58,18 @@ class StepContext:
         return self.views.index(name)
 
     def family(self, name: str) -> list[int]:
-        """Numbers of the views `name`, or `name-1`, `name-2` and so on. None where no rollout of the batch has one."""
+        """Indices of the views `name`, or `name-1`, `name-2` and so on; empty if no rollout of the batch has one."""
         return [i for i, view in enumerate(self.views) if view == name or view.startswith(f"{name}-")]
 
 
 @dataclass(frozen=True)
 class TokenSignals:
     """
-    What is known of a micro-batch when the advantages of its tokens are made. Nothing of it has a gradient; logarithms
-    are natural, at the sampling temperature.
+    Per-token inputs of a method's advantages for a micro-batch. Nothing of it has a gradient; logarithms are natural,
+    at the sampling temperature.
 
     Args:
-        step_context ([`StepContext`]): When, and the method's options.
+        step_context ([`StepContext`]): Step-level inputs.
         teacher_logps, teacher_entropy (`torch.Tensor` of shape `(K, B, C)`): log q(y) and entropy of q under each view,
             0 where a token is not distilled.
         student_logps, student_entropy (`torch.Tensor` of shape `(B, C)`): log p(y) and entropy of p.
@@ -76,7 +77,7 @@ class TokenSignals:
         shares (`torch.Tensor` of shape `(K, B, C)`): Share of each view at each token, 0 where it does not teach it.
         mask (`torch.Tensor` of shape `(B, C)`): 1 at distilled tokens.
         loss_mask (`torch.Tensor` of shape `(B, C)`): 1 at all tokens that the model wrote.
-        advantages (`torch.Tensor` of shape `(B, 1)`): The verifier's, times `policy_weight`.
+        advantages (`torch.Tensor` of shape `(B, 1)`): The verifier's advantages, times `policy_weight`.
         success, group_success (`torch.Tensor` of shape `(B, 1)`): Whether the rollout, and any rollout of its group,
             had success, as 0 or 1.
         scale (`torch.Tensor`, 0-d): Factor on a gap beside the verifier's advantages, so that TRL's mean over all
@@ -97,41 +98,44 @@ class TokenSignals:
     group_success: torch.Tensor
     scale: torch.Tensor
 
+    moment = renamed_attribute("TokenSignals", "moment", "step_context")
+
     @property
     def options(self) -> dict[str, Any]:
+        """Options of the method."""
         return self.step_context.options
 
     @property
     def gap(self) -> torch.Tensor:
-        """log q(y) - log p(y), `(B, C)`, the mean over the views that teach the token, 0 where none does."""
+        """Gap log q(y) - log p(y), `(B, C)`, the mean over the views that teach the token, 0 where none does."""
         return (self.shares * (self.teacher_logps - self.student_logps)).sum(0)
 
     @property
     def gaps(self) -> torch.Tensor:
-        """log q(y) - log p(y) under each view, `(K, B, C)`, 0 where it does not teach the token."""
+        """Gap log q(y) - log p(y) under each view, `(K, B, C)`, 0 where it does not teach the token."""
         return (self.teacher_logps - self.student_logps) * self.taught
 
     @property
     def taught(self) -> torch.Tensor:
-        """1 where a view teaches a token, `(K, B, C)`."""
+        """Mask of the tokens that each view teaches, `(K, B, C)`."""
         return (self.shares > 0).to(self.shares.dtype)
 
 
 @dataclass(frozen=True)
 class StepSummary:
     """
-    What a step has shown, the same on every process.
+    Globally reduced statistics of a finished optimizer step.
 
     Args:
         step (`int`): Optimizer steps that are done, this one too.
-        state (`dict[str, float]`): As it was.
+        state (`dict[str, float]`): The method's state before this step.
         options (`dict[str, Any]`): The method's own options.
         loss (`float`): Mean distillation loss of a token in this step.
         reward (`float`): Mean total reward of the last generation batch, `nan` without rewards.
-        truncated (`float`): Share of its rollouts that ended for want of length.
+        truncated (`float`): Share of its rollouts that were cut at the maximum length.
         mean_length, tail_length (`float`): Mean and 95th percentile of its lengths in tokens.
-        logged (`dict[str, float]`): What the step logs of its tokens as `self_distillation/NAME`, by name, as means
-            over its micro-batches; the method's own `metrics` too. Empty without distilled tokens.
+        logged (`dict[str, float]`): Token metrics of the step, `self_distillation/NAME` in the log, by name, as means
+            over its micro-batches. Empty without distilled tokens.
         progress (`float`): Share of the training that is done, from 0 to 1.
     """
 
@@ -147,39 +151,46 @@ class StepSummary:
     progress: float = 0.0
 
 
+@renamed_arguments(
+    weigh="token_weight",
+    weigh_at_once="needs_all_tokens",
+    extra="auxiliary_loss",
+    hidden="hidden_state_loss",
+    follow="update_state",
+    refresh="should_sync_teacher",
+)
 @dataclass(frozen=True)
 class Method:
     """
-    One paper's method. A file of `trl_opsd/methods` holds one, as `METHOD`; its docstring is its entry in the docs.
+    Self-distillation method as one paper describes it. A file of `trl_opsd/methods/papers` holds one, as `METHOD`; the
+    file's docstring is its entry in the docs.
 
     Args:
-        title, paper (`str`): Of the paper, and its arXiv number; of what has none, its address.
-        authors (`str`): Joined by "and", as BibTeX has them. Empty where they are not known to us.
-        label (`str`): What it stands on: `"paper"` (the paper's formulas, read there or in a close reading of it by
-            others), `"code"` (code was read: the authors', or a copy or re-implementation of it) or `"proposed
-            reading"` (too little is published).
+        title, paper (`str`): Title of the paper and its arXiv number, or its address if it has none.
+        authors (`str`): Authors, joined by "and" as in BibTeX. Empty if they are not known to us.
+        label (`str`): Evidence for the implementation: `"paper"` (the paper's formulas, read there or in a close
+            reading of it by others), `"code"` (code was read: the authors', or a copy or re-implementation of it) or
+            `"proposed reading"` (too little is published).
         needs (`str`): What a user must bring, in a few words.
         needs_reward (`bool`): Whether it makes no sense without a reward.
         required (`tuple[str]`): Views, by name or as `NAME-1` and so on, that a rollout must have to be distilled: one
             that lacks any has no views at all.
-        defaults (`dict[str, Any]`): Values of [`OPSDConfig`] where the user gives none, the source among them.
-        options (`dict[str, Any]`): Its own options with their defaults, which `method_options` changes.
+        defaults (`dict[str, Any]`): Values of [`OPSDConfig`] if the user gives none, the source among them.
+        options (`dict[str, Any]`): The method's own options with their defaults, which `method_options` changes.
         advantages (`Callable[[TokenSignals], torch.Tensor]`, *optional*): The advantages of shape `(B, C)` for TRL's
             loss, in place of the verifier's plus the gap. Needs `distillation_mode="sampled_token"` and no divergence.
-        target (`Callable[[StepContext], Target]`, *optional*): What the student is pulled to, made of the views.
+        target (`Callable[[StepContext], Target]`, *optional*): Target distribution, made of the views.
         token_weight (`Callable[[StepContext], TokenWeight]`, *optional*): A factor on the divergence of each token.
         needs_all_tokens (`bool`): Whether that and `auxiliary_loss` must see all tokens of a micro-batch at once. It
             costs a product of each head.
         auxiliary_loss (`Callable[[StepContext], AuxiliaryLoss]`, *optional*): A loss of each token beside the
             divergence.
         hidden_state_loss (`Callable[[StepContext], HiddenStateLoss]`, *optional*): A loss of hidden states.
-        metrics (`Callable[[TokenSignals], dict[str, torch.Tensor]]`, *optional*): Values of shape `(B, C)` whose means
-            over the distilled tokens are logged as `self_distillation/NAME`.
-        state (`dict[str, float]`): What it starts from.
-        update_state (`Callable[[StepSummary], dict[str, float]]`, *optional*): The state after each step. It is saved
-            with each checkpoint.
-        should_sync_teacher (`Callable[[dict[str, float]], bool]`, *optional*): Whether a `snapshot` teacher is
-            renewed, asked every `teacher_sync_steps` steps.
+        state (`dict[str, float]`): Initial state.
+        update_state (`Callable[[StepSummary], dict[str, float]]`, *optional*): State after each step. It is saved with
+            each checkpoint.
+        should_sync_teacher (`Callable[[dict[str, float]], bool]`, *optional*): Gate of a `snapshot` teacher: whether it
+            is renewed, asked every `teacher_sync_steps` steps.
     """
 
     title: str
@@ -197,7 +208,6 @@ class Method:
     needs_all_tokens: bool = False
     auxiliary_loss: Callable[[StepContext], AuxiliaryLoss] | None = None
     hidden_state_loss: Callable[[StepContext], HiddenStateLoss] | None = None
-    metrics: Callable[[TokenSignals], dict[str, torch.Tensor]] | None = None
     state: State = field(default_factory=dict)
     update_state: Callable[[StepSummary], State] | None = None
     should_sync_teacher: Callable[[State], bool] | None = None
@@ -212,7 +222,7 @@ class Method:
 
     @property
     def bibtex(self) -> str:
-        """A citation for the model card."""
+        """BibTeX entry for the model card."""
         first = self.authors.split(" and ")[0].split()[-1] if self.authors else ""
         words = first + "".join(self.title.split()[:2])
         plain = unicodedata.normalize("NFKD", words).encode("ascii", "ignore").decode()

@@ -1,31 +1,28 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Methods by name: the files of `trl_opsd/methods/papers`, or one of the user's by its dotted path."""
+"""Registry of methods: the files of `trl_opsd/methods/papers` by name, or a user's method by its dotted path."""
 
 import importlib
 import pkgutil
-from pathlib import Path
 from typing import Any
 
+from trl_opsd.methods import papers
 from trl_opsd.methods.base import Method
 from trl_opsd.privileged.base import imported
 
 
-_FOLDER = Path(__file__).parent / "papers"
-
-
 def method_names() -> list[str]:
-    """Names of the methods of this package."""
-    found = pkgutil.iter_modules([str(_FOLDER)])
+    """Names of the package's methods, one for each file of `trl_opsd/methods/papers`."""
+    found = pkgutil.iter_modules(papers.__path__)
     return sorted(module.name for module in found if not module.ispkg and not module.name.startswith("_"))
 
 
 def method_of(name: str) -> Method:
     """
-    A method by its name, or by the dotted path of a [`Method`] of one's own.
+    Method by its name, or by the dotted path of a user's own [`Method`].
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is no such method.
     """
     if "." in name:
         method = imported(name, "method")
@@ -42,7 +39,7 @@ def method_of(name: str) -> Method:
 
 def options_of(method: Method, name: str, given: dict[str, Any] | None) -> dict[str, Any]:
     """
-    A method's options with what the user gave.
+    Options of a method: its defaults, overridden by those that the user gave.
 
     Raises:
         ValueError: If an option does not exist, or is of another type than its default.

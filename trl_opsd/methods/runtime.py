@@ -1,15 +1,13 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""A method at work in a run: its functions with the options and the state of the moment."""
+"""Runtime of a method in a training run: its functions bound to options, training progress and schedule state."""
 
-import json
+import copy
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -21,32 +19,43 @@ from trl_opsd.monitoring.names import PREFIX
 from trl_opsd.rollouts.rollout import Rollout
 
 
-STATE_FILE = "method_state.json"
 _PLAIN = Method("", "", "paper")
 
 
 class MethodRun(TrainerCallback):
     """
+    Method bound to a training run: applies its functions, follows the steps that a schedule looks at, and saves it.
+
     Args:
-        name (`str`, *optional*): Of the method; `None` for none, which changes nothing.
+        name (`str`, *optional*): Name of the method, or its dotted path. Without one, nothing is changed.
         options (`dict[str, Any]`, *optional*): `method_options`.
-        accelerator (`Accelerator`): Reduces over processes what the state follows.
     """
 
-    def __init__(self, name: str | None, options: dict[str, Any] | None, accelerator: Accelerator):
+    def __init__(self, name: str | None, options: dict[str, Any] | None):
         self.method = _PLAIN if name is None else method_of(name)
         self.options = options_of(self.method, name or "", options)
-        self.accelerator = accelerator
-        self.state, self.step, self.progress = dict(self.method.state), 0, 0.0
-        self.losses: list[tuple[float, float]] = []  # of the micro-batches of this step: sum, and tokens
-        self.rollouts: list[tuple[float, int, bool]] = []
+        self.step, self.progress = 0, 0.0
+        self.schedule_state = dict(self.method.state)
+        self.losses: list[list[float]] = []  # of the local micro-batches of this step: sum, and tokens
+        self.rollouts: list[list[float]] = []  # of the generation batch: total reward, length, whether truncated
         self.logged: dict[str, list[float]] = {}
 
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Views that a rollout must have to be distilled."""
+        return self.method.required
+
     def step_context(self, views: list[str]) -> StepContext:
-        return StepContext(views, self.options, self.step, self.progress, self.state)
+        """Inputs of the method's functions at this step, for a batch with these views."""
+        return StepContext(views, self.options, self.step, self.progress, self.schedule_state)
+
+    def advantages(self, signals: TokenSignals) -> torch.Tensor:
+        """Advantages of the sampled tokens, `(B, C)`: the method's, or the verifier's plus the teacher's gap."""
+        made = self.method.advantages
+        return signals.advantages + signals.scale * signals.gap if made is None else made(signals)
 
     def spec(self, spec: DivergenceSpec, views: list[str]) -> DivergenceSpec:
-        """The loss of the config, with what the method changes."""
+        """Divergence specification of the config with the method's target, token weight and auxiliary loss."""
         method, step_context = self.method, self.step_context(views)
         made = {
             name: getattr(method, name)(step_context)
@@ -56,26 +65,26 @@ class MethodRun(TrainerCallback):
         return replace(spec, **made, needs_all_tokens=method.needs_all_tokens) if made else spec
 
     def hidden_state_loss(self, views: list[str]) -> HiddenStateLoss | None:
+        """Loss of hidden states, if the method has one."""
         made = self.method.hidden_state_loss
         return None if made is None else made(self.step_context(views))
 
-    def metrics(self, signals: TokenSignals) -> dict[str, torch.Tensor]:
-        return {} if self.method.metrics is None else self.method.metrics(signals)
-
-    # The state
+    # The state of a schedule
 
     def record_rollouts(self, rollouts: list[Rollout]) -> None:
-        """The local rollouts of a generation batch."""
-        self.rollouts = [(one.total, len(one.completion_ids), one.truncated) for one in rollouts]
+        """Record total reward, length and truncation of a generation batch, of which these are the local rollouts."""
+        if self.method.update_state is not None:
+            # Of all processes, so that a checkpoint of the main one holds them
+            self.rollouts = gather_object([[one.total, len(one.completion_ids), one.truncated] for one in rollouts])
 
     def record_loss(self, loss: torch.Tensor, shares: torch.Tensor) -> None:
-        """Loss and share of each view at each token of a local micro-batch, `(K, B, C)`."""
+        """Record loss and share of each view at each token of a local micro-batch, `(K, B, C)`."""
         if self.method.update_state is not None:
             total = torch.where(shares > 0, shares * loss, 0.0).sum()  # elsewhere it may be infinite
-            self.losses.append((float(total), float(shares.sum())))
+            self.losses.append([float(total), float(shares.sum())])
 
     def record_metrics(self, values: dict[str, float]) -> None:
-        """What a micro-batch logs of its tokens, the same on every process."""
+        """Record the token metrics of a micro-batch, the same on every process."""
         if self.method.update_state is not None:
             for name, value in values.items():
                 self.logged.setdefault(name.removeprefix(PREFIX), []).append(value)
@@ -86,35 +95,49 @@ class MethodRun(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.method.update_state is None:
             return
-        losses, rollouts = gather_object([self.losses]), gather_object(self.rollouts)
+        losses = gather_object([self.losses])
+        if self.rollouts:  # a checkpoint without this state lacks those of the generation batch that it was saved in
+            summary = self._summary(losses, state.global_step, state.global_step / max(state.max_steps, 1))
+            self.schedule_state = self.method.update_state(summary)
+        self.losses, self.logged = [], {}
+
+    def _summary(self, losses: list[list[list[float]]], step: int, progress: float) -> StepSummary:
+        """Statistics of a finished step from the recorded losses of every process."""
         total, tokens = (sum(pair[i] for one in losses for pair in one) for i in (0, 1))
-        rewards, lengths, truncated = zip(*rollouts, strict=True)
+        rewards, lengths, truncated = zip(*self.rollouts, strict=True)
         scored = [reward for reward in rewards if not math.isnan(reward)]
-        tail = torch.tensor(lengths, dtype=torch.float64).quantile(0.95).item()
-        seen = StepSummary(
-            step=state.global_step,
-            state=self.state,
+        return StepSummary(
+            step=step,
+            state=self.schedule_state,
             options=self.options,
             loss=total / max(tokens, 1.0),
             reward=sum(scored) / len(scored) if scored else math.nan,
             truncated=sum(truncated) / len(truncated),
             mean_length=sum(lengths) / len(lengths),
-            tail_length=tail,
+            tail_length=torch.tensor(lengths, dtype=torch.float64).quantile(0.95).item(),
             logged={name: sum(values) / len(values) for name, values in self.logged.items()},
-            progress=state.global_step / max(state.max_steps, 1),
+            progress=progress,
         )
-        self.state, self.losses, self.logged = self.method.update_state(seen), [], {}
 
     def should_sync_teacher(self) -> bool:
         """Whether a snapshot teacher is to be renewed now."""
-        return self.method.should_sync_teacher is None or self.method.should_sync_teacher(self.state)
+        return self.method.should_sync_teacher is None or self.method.should_sync_teacher(self.schedule_state)
 
-    def save(self, folder: Path, is_main: bool) -> None:
-        """Write the state into a checkpoint."""
-        if is_main and self.method.update_state is not None:
-            (folder / STATE_FILE).write_text(json.dumps(self.state) + "\n")
+    def state(self) -> dict[str, Any]:
+        """Snapshot of everything that a schedule follows; at the end of a step it is the same on every process."""
+        if self.method.update_state is None:
+            return {}
+        return {
+            "state": dict(self.schedule_state),
+            "losses": copy.deepcopy(self.losses),
+            "rollouts": copy.deepcopy(self.rollouts),
+            "logged": copy.deepcopy(self.logged),
+        }
 
-    def load(self, folder: Path) -> None:
-        """Take it up."""
-        if self.method.update_state is not None:
-            self.state = json.loads((folder / STATE_FILE).read_text())
+    def restore(self, state: dict[str, Any]) -> None:
+        """Restore a snapshot of [`state`]."""
+        if not state:
+            return
+        state = copy.deepcopy(state)
+        self.schedule_state, self.losses = state["state"], state["losses"]
+        self.rollouts, self.logged = state["rollouts"], state["logged"]

@@ -91,22 +91,6 @@ def mean_gaps(stats: dict[str, torch.Tensor], shares: torch.Tensor) -> torch.Ten
     return gap.sum((0, 2)) / shares.sum((0, 2))
 
 
-def method_metrics(accelerator: Accelerator, values: dict[str, torch.Tensor], mask: torch.Tensor) -> dict[str, float]:
-    """
-    Means of a method's own values over the distilled tokens of a micro-batch of all ranks.
-
-    Args:
-        accelerator (`Accelerator`): Reduces over ranks.
-        values (`dict[str, torch.Tensor]`): Values of shape `(B, C)` by name, the same names on every rank.
-        mask (`torch.Tensor` of shape `(B, C)`): 1 at distilled tokens.
-    """
-    sums = torch.stack([mask.sum().float(), *((value * mask).sum().float() for value in values.values())])
-    tokens, *totals = accelerator.reduce(sums, reduction="sum").tolist()
-    if not tokens:
-        return {}
-    return {f"{PREFIX}{name}": total / tokens for name, total in zip(values, totals, strict=True)}
-
-
 def token_metrics(
     accelerator: Accelerator, names: list[str], stats: dict[str, torch.Tensor], shares: torch.Tensor, topk: bool
 ) -> dict[str, float]:

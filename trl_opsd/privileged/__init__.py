@@ -2,6 +2,7 @@
 
 """Where privileged contexts come from. A source is a callable from groups of rollouts to the views of each rollout."""
 
+from trl_opsd.deprecated import deprecated_names
 from trl_opsd.privileged.asking import Asker, call, rollouts_of
 from trl_opsd.privileged.authors.endpoint import EndpointAuthor
 from trl_opsd.privileged.authors.model_author import ModelAuthor
@@ -65,3 +66,5 @@ __all__ = [
     "with_images",
     "without_images",
 ]
+
+__getattr__ = deprecated_names(__name__, {"chance": "trl_opsd.privileged.rollout_rng"})

@@ -167,10 +167,7 @@ class DistillationObjective:
             batch ([`DistillationBatch`]): The micro-batch.
             stats (`dict[str, torch.Tensor]`): Log-probabilities of the sampled tokens and entropies, without gradient.
         """
-        signals = self.signals(batch, stats)
-        if self.method.method.advantages is not None:
-            return self.method.method.advantages(signals)
-        return signals.advantages + signals.scale * signals.gap
+        return self.method.advantages(self.signals(batch, stats))
 
     def signals(self, batch: DistillationBatch, stats: dict[str, torch.Tensor]) -> TokenSignals:
         """What a method may look at: see [`TokenSignals`]."""

@@ -192,7 +192,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         add_distillation_forward(core.get_base_model() if isinstance(core, PeftModel) else core)
         self.teacher = Teacher(args, core, self.accelerator, self._tokenizer, self._patch_teacher)
         check_model(args, self.model, self.teacher.model)
-        self.method = MethodRun(args.method, args.method_options, self.accelerator)
+        self.method = MethodRun(args.method, args.method_options)
         self.add_callback(self.method)  # before the teacher, which may ask it
         self.add_callback(TeacherUpdateCallback(self.teacher, self.method.should_sync_teacher))
         self.objective = DistillationObjective(args, self.teacher, self.accelerator, self.method, self.policy_weight)
@@ -214,8 +214,8 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
             max_length=args.teacher_max_length or context_length(self.model, self.teacher.model),
             overlong=args.teacher_overlong,
         )
-        self.collector = ViewCollector(args, self.privileged, encoder, self.accelerator, self.method.method.required)
-        self.parts = {"privileged_source": self.collector}
+        self.collector = ViewCollector(args, self.privileged, encoder, self.accelerator, self.method.required)
+        self.parts = {"method": self.method, "privileged_source": self.collector}
         self.text_generator = TextGenerator(self, tokenizer, self.teacher.teacher_forward)
         ranks = self.accelerator.process_index, self.accelerator.num_processes
         self.collector.setup(Run(self._tokenizer, self.train_dataset, self.text_generator, *ranks, gather_object))
@@ -336,11 +336,9 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
 
     def save_own_state(self, folder: Path) -> None:
         self.teacher.save(folder)
-        self.method.save(folder, self.accelerator.is_main_process)
 
     def load_own_state(self, folder: Path) -> None:
         self.teacher.load(folder)
-        self.method.load(folder)
         self.monitor.recall(self.state.log_history)
         if self._buffered_inputs is not None:
             self._buffered_inputs = self._planned([DistillationBatch.take(batch) for batch in self._buffered_inputs])

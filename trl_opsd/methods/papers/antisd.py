@@ -30,14 +30,14 @@ def advantages(signals: TokenSignals) -> torch.Tensor:
     return signals.advantages - signals.step_context.state["gate"] * signals.scale * shape * signals.mask
 
 
-def update_state(seen: StepSummary) -> State:
-    state, entropy, warmup = dict(seen.state), seen.logged.get("teacher_entropy"), seen.options["warmup"]
+def update_state(summary: StepSummary) -> State:
+    state, entropy, warmup = dict(summary.state), summary.logged.get("teacher_entropy"), summary.options["warmup"]
     if entropy is None:
         return state
     if state["seen"] < warmup:
         start = state["start"] + (entropy - state["start"]) / (state["seen"] + 1)
         return {"seen": state["seen"] + 1, "start": start, "gate": float(state["seen"] + 1 >= warmup)}
-    opens, shuts = entropy >= state["start"], entropy < seen.options["drop"] * state["start"]
+    opens, shuts = entropy >= state["start"], entropy < summary.options["drop"] * state["start"]
     return state | {"gate": 1.0 if opens else 0.0 if shuts else state["gate"]}
 
 

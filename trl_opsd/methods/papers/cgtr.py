@@ -28,11 +28,11 @@ from trl_opsd.methods.base import Method, State, StepSummary
 START = {"steps": 0, "reward": 0.0, "tail": 0.0, "truncated": 0.0}  # sums since the last gate
 
 
-def update_state(seen: StepSummary) -> State:
-    state, options = dict(seen.state), seen.options
-    new = {"steps": 1, "reward": seen.reward, "tail": seen.tail_length, "truncated": seen.truncated}
+def update_state(summary: StepSummary) -> State:
+    state, options = dict(summary.state), summary.options
+    new = {"steps": 1, "reward": summary.reward, "tail": summary.tail_length, "truncated": summary.truncated}
     state |= {name: state[name] + value for name, value in new.items()} | {"renew": 0.0}
-    if seen.step % options["every"]:
+    if summary.step % options["every"]:
         return state
     mean = {name: state[name] / state["steps"] for name in START}
     first = math.isnan(state["best"])

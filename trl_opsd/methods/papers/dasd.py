@@ -17,7 +17,7 @@ Jensen-Shannon divergence is bounded, and so is the repulsion.
 import torch
 
 from trl_opsd.losses import TokenStats, TokenWeight
-from trl_opsd.losses.agreement import quantile
+from trl_opsd.losses.token_signals import quantile
 from trl_opsd.methods.base import Method, StepContext
 
 

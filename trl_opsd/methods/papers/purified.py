@@ -19,8 +19,26 @@ message with the view's template.
 import torch
 
 from trl_opsd.losses import Target
-from trl_opsd.losses.mixing import tilted
 from trl_opsd.methods.base import Method, StepContext
+
+
+def tilted(
+    log_base: torch.Tensor, log_full: torch.Tensor, log_alone: torch.Tensor, bound: float, temperature: float
+) -> torch.Tensor:
+    """
+    Tilted distribution softmax(log base + c tanh(D / c) / b), with D = log full - log alone centred over the
+    vocabulary, the pointwise mutual information of token and problem given the reference. Of all P it maximises
+    E_P[c tanh(D / c)] - b KL(P||base).
+
+    Args:
+        log_base (`torch.Tensor` of shape `(N, V)`): Log-probabilities given the problem.
+        log_full, log_alone (`torch.Tensor` of shape `(N, V)`): Given problem and reference, and the reference alone.
+        bound (`float`): c.
+        temperature (`float`): b.
+    """
+    gain = log_full - log_alone
+    gain = gain - gain.mean(-1, keepdim=True)
+    return (log_base + bound * torch.tanh(gain / bound) / temperature).log_softmax(-1)
 
 
 def target(step_context: StepContext) -> Target:

@@ -22,8 +22,21 @@ import math
 
 import torch
 
-from trl_opsd.losses import mean_over, top_share
+from trl_opsd.losses import mean_over
 from trl_opsd.methods.base import Method, TokenSignals
+
+
+def top_share(values: torch.Tensor, mask: torch.Tensor, share: float) -> torch.Tensor:
+    """
+    Mask of the largest values, `(B, C)`: 1 at that share of the tokens, rounded up; of equal values all.
+
+    Args:
+        values, mask (`torch.Tensor` of shape `(B, C)`): Values, and 1 at the tokens to choose from.
+        share (`float`): From 0 to 1.
+    """
+    ordered = values[mask > 0].sort(descending=True).values
+    count = math.ceil(share * len(ordered) - 1e-9)  # 0.1 * 30 is above 3
+    return mask * (values >= ordered[count - 1]) if count else torch.zeros_like(mask)
 
 
 def advantages(signals: TokenSignals) -> torch.Tensor:

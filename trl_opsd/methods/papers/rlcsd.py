@@ -20,11 +20,17 @@ without a wrong sibling keeps A.
 
 import torch
 
-from trl_opsd.losses import contrast, keep_sign, mean_over
+from trl_opsd.losses import contrast, mean_over
 from trl_opsd.methods.base import Method, TokenSignals
 
 
 TEMPLATE = "An answer to this question:\n\n{privileged_context}\n\nNow answer it in your own way."
+
+
+def keep_sign(values: torch.Tensor, verifier: torch.Tensor) -> torch.Tensor:
+    """Values clipped to the verifier's sign, `(B, C)`: 0 where they have the other one or it has none."""
+    sign = verifier.sign()
+    return sign * (sign * values).clamp(min=0.0)
 
 
 def advantages(signals: TokenSignals) -> torch.Tensor:

@@ -28,7 +28,7 @@ def advantages(signals: TokenSignals) -> torch.Tensor:
 
 
 METHOD = Method(
-    title="Rebellious Student: Reversing Teacher TokenSignals for Reasoning Exploration with Self-Distilled RLVR",
+    title="Rebellious Student: Reversing Teacher Signals for Reasoning Exploration with Self-Distilled RLVR",
     paper="2605.10781",
     authors="Jeonghye Kim and Jiwon Jeon and Dongsheng Li and Yuqing Yang",
     label="proposed reading",

@@ -36,14 +36,15 @@ def target(step_context: StepContext) -> Target:
     return mixed
 
 
-def update_state(seen: StepSummary) -> State:
-    options, share, before = seen.options, max(seen.options["start"], seen.state["share"]), seen.state["loss"]
-    if before <= 0 or seen.loss <= 0:
-        return {**seen.state, "loss": seen.loss or before}
-    trend = options["momentum"] * seen.state["trend"] + (1 - options["momentum"]) * (before - seen.loss) / before
-    line = options["start"] + (options["end"] - options["start"]) * seen.progress
+def update_state(summary: StepSummary) -> State:
+    options, state, before = summary.options, summary.state, summary.state["loss"]
+    if before <= 0 or summary.loss <= 0:
+        return {**state, "loss": summary.loss or before}
+    share = max(options["start"], state["share"])
+    trend = options["momentum"] * state["trend"] + (1 - options["momentum"]) * (before - summary.loss) / before
+    line = options["start"] + (options["end"] - options["start"]) * summary.progress
     step = options["rate"] / (1 + math.exp(-trend)) * (1 - share)
-    return {"share": min(options["end"], max(line, share + step)), "trend": trend, "loss": seen.loss}
+    return {"share": min(options["end"], max(line, share + step)), "trend": trend, "loss": summary.loss}
 
 
 METHOD = Method(

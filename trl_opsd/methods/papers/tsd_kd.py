@@ -18,10 +18,61 @@ is our reading of cumulative normalised entropy; means and the quantile are of a
 divergence is small, and the other two terms are nearly all of the loss (sums: 0.02 of 4): weigh them down.
 """
 
+import torch
+
 from trl_opsd.losses import AuxiliaryLoss, Tile, TokenStats, TokenWeight
-from trl_opsd.losses.agreement import mean_one, quantile, spent_before
-from trl_opsd.losses.auxiliary_losses import entropy, plackett_luce, scaled
+from trl_opsd.losses.token_signals import quantile, self_normalized
 from trl_opsd.methods.base import Method, StepContext
+
+
+def spent_before(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """
+    Exclusive cumulative share: how much of its row's sum comes before each token, `(N,)`, 0 for the first.
+
+    Args:
+        values (`torch.Tensor` of shape `(N,)`): Not negative.
+        rows (`torch.Tensor` of shape `(N,)`): Row of each token. The tokens of a row stand together, in their order.
+    """
+    _, which = rows.unique_consecutive(return_inverse=True)
+    many = int(which[-1]) + 1 if which.numel() else 0
+    totals = values.new_zeros(many).index_add_(0, which, values)
+    start = totals.cumsum(0) - totals
+    return (values.cumsum(0) - values - start[which]) / totals[which].clamp(min=torch.finfo(values.dtype).tiny)
+
+
+def scaled(term: tuple[torch.Tensor, torch.Tensor], factor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Product of a loss and its gradient with a constant factor of each token, `(t,)`."""
+    return factor * term[0], factor.unsqueeze(-1) * term[1]
+
+
+def entropy(log_p: torch.Tensor, p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Entropy H = -sum_v p_v log p_v, and its gradient dH/dz_v = -p_v (log p_v + H).
+
+    Args:
+        log_p, p (`torch.Tensor` of shape `(t, V)`): Log-probabilities and probabilities.
+    """
+    value = -(p * log_p).sum(-1)
+    return value, -p * (log_p + value.unsqueeze(-1))
+
+
+def plackett_luce(log_p: torch.Tensor, log_q: torch.Tensor, candidates: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Negative log-likelihood of the teacher's order of the student's most likely tokens, under Plackett and Luce:
+    -sum_i [z_i - log sum_{j >= i} exp z_j], with z the student's logits in the order of falling q.
+
+    Args:
+        log_p, log_q (`torch.Tensor` of shape `(t, V)`): Log-probabilities.
+        candidates (`int`): Number S of these tokens.
+    """
+    chosen = log_p.topk(min(candidates, log_p.shape[-1]), dim=-1).indices
+    order = log_q.gather(-1, chosen).argsort(dim=-1, descending=True, stable=True)
+    chosen = chosen.gather(-1, order)
+    scores = log_p.gather(-1, chosen)  # (t, S)
+    left = scores.flip(-1).logcumsumexp(-1).flip(-1)  # over the candidates that are left at each place
+    # Candidate j stands in every sum up to its own place
+    slopes = (scores + (-left).logcumsumexp(-1)).exp() - 1
+    return (left - scores).sum(-1), torch.zeros_like(log_p).scatter_(-1, chosen, slopes)
 
 
 def token_weight(step_context: StepContext) -> TokenWeight:
@@ -34,7 +85,7 @@ def auxiliary_loss(step_context: StepContext) -> AuxiliaryLoss:
     def factors(stats: TokenStats):
         unsure = stats.student_entropy >= quantile(stats.student_entropy, options["least"])
         early = spent_before(stats.student_entropy, stats.rows) < options["early"]
-        return (mean_one(chosen.to(stats.student_entropy), stats.taught.any(0)) for chosen in (unsure, early))
+        return (self_normalized(chosen.to(stats.student_entropy), stats.taught.any(0)) for chosen in (unsure, early))
 
     def term(tile: Tile):
         unsure, early = (factor[tile.place] for factor in factors(tile.all_tokens))

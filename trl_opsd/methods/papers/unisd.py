@@ -17,28 +17,84 @@ log q_k is at the distillation's temperature, there at 1. Not offered: ranges, i
 **Fails** where all teachers share a mistake, or nothing fails (no contrast).
 """
 
+import torch
+
 from trl_opsd.losses import AuxiliaryLoss, Tile, TokenStats, TokenWeight
-from trl_opsd.losses.agreement import agreement, mean_one
-from trl_opsd.losses.auxiliary_losses import contrast
-from trl_opsd.losses.matching import feature_matching
+from trl_opsd.losses.token_signals import quantile, self_normalized
 from trl_opsd.methods.base import Method, StepContext
 
 
+def variance_of_views(values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Variance of `values`, `(K, N)`, over the views that are `known`, `(N,)`; 0 of fewer than two."""
+    count = known.sum(0).clamp(min=1)
+    mean = (values * known).sum(0) / count
+    return ((values - mean) ** 2 * known).sum(0) / count
+
+
+def token_agreement(logps: torch.Tensor, taught: torch.Tensor, gamma: float) -> torch.Tensor:
+    """max(1 / (1 + gamma d_t), 0.01), of shape `(N,)`; the arguments are those of [`agreement`]."""
+    distance = variance_of_views(logps, taught)
+    high = quantile(distance, 0.95)
+    scaled = torch.where(high > 0, distance / high, torch.zeros_like(distance)).clamp(max=10.0)
+    return (1 / (1 + gamma * scaled)).clamp(min=0.01)
+
+
+def sequence_agreement(logps: torch.Tensor, taught: torch.Tensor, rows: torch.Tensor, gamma: float) -> torch.Tensor:
+    """max(exp(-gamma var_k mean_t log q_k(y_t)), 1e-6), of shape `(N,)`, one value for all tokens of a row."""
+    _, which = rows.unique(return_inverse=True)
+    many = int(which.max()) + 1 if which.numel() else 0
+    zeros = logps.new_zeros(len(logps), many)
+    sums, counts = (zeros.index_add(1, which, one) for one in (logps * taught, taught.to(logps)))
+    return (-gamma * variance_of_views(sums / counts.clamp(min=1), counts > 0)).exp().clamp(min=1e-6)[which]
+
+
+def agreement(how: str, logps: torch.Tensor, taught: torch.Tensor, rows: torch.Tensor, gamma: float) -> torch.Tensor:
+    """Agreement weights `(N,)` from log q_k(y) and whether view k teaches the token, both `(K, N)`, and its row."""
+    if how not in ("none", "token", "sequence"):
+        raise ValueError(f"`agreement` must be one of ['none', 'token', 'sequence'], got {how!r}.")
+    if how == "sequence":
+        return sequence_agreement(logps, taught, rows, gamma)
+    return token_agreement(logps, taught, gamma) if how == "token" else torch.ones_like(rows, dtype=logps.dtype)
+
+
+def contrast(tile: Tile, right: int, wrong: list[int], margin: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Margin loss of the sampled token, the mean over the views `wrong` that teach it, and its gradient on logits."""
+    logps = tile.on_label(tile.log_p)
+    near = logps - tile.on_label(tile.log_qs[right])
+    loss = slope = torch.zeros_like(logps)
+    for view in wrong:
+        share = tile.taught[right] * tile.taught[view] / tile.taught[wrong].sum(0).clamp(min=1)
+        far = logps - tile.on_label(tile.log_qs[view])
+        value = margin + near.abs() - far.abs()
+        loss = loss + share * value.clamp(min=0.0)
+        slope = slope + share * (near.sign() - far.sign()) * (value > 0)
+    return loss, tile.label_gradient(slope)
+
+
+def feature_matching(student: torch.Tensor, teacher: torch.Tensor, weights: torch.Tensor, view: int) -> torch.Tensor:
+    """Weighted sum of |h_t - g_t|^2 / H over the tokens that `view` teaches, from `(M, H)`, `(K, M, H)`, `(K, M)`."""
+    kind = torch.promote_types(student.dtype, torch.float32)
+    distance = (student.to(kind) - teacher[view].to(kind)).square().mean(-1)
+    return (weights.sum(0) * (weights[view] != 0) * distance).sum()
+
+
 def token_weight(step_context: StepContext) -> TokenWeight:
+    options = step_context.options
+
     def factor(stats: TokenStats):
         main, others = stats.taught[step_context.view("privileged")], step_context.family("context")
-        known = stats.teacher_logps[others], stats.taught[others], stats.rows, step_context.options["gamma"]
-        return step_context.options["divergence"] * mean_one(agreement(step_context.options["agreement"], *known), main)
+        known = stats.teacher_logps[others], stats.taught[others], stats.rows, options["gamma"]
+        return options["divergence"] * self_normalized(agreement(options["agreement"], *known), main)
 
     return factor
 
 
 def auxiliary_loss(step_context: StepContext) -> AuxiliaryLoss:
+    options = step_context.options
+
     def term(tile: Tile):
         pair = step_context.view("privileged"), step_context.family("wrong")
-        return tuple(
-            step_context.options["contrast"] * part for part in contrast(tile, *pair, step_context.options["margin"])
-        )
+        return tuple(options["contrast"] * part for part in contrast(tile, *pair, options["margin"]))
 
     return term
 

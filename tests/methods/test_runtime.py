@@ -1,0 +1,93 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""The state of a method's schedule: what it follows, in checkpoints and between them."""
+
+import json
+
+import pytest
+import torch
+
+from conftest import length_reward
+from method_cases import C, signals
+from trl_opsd.methods import Method, method_names, method_of
+from trl_opsd.methods.runtime import MethodRun
+
+
+SCHEDULES = [name for name in method_names() if method_of(name).update_state is not None]
+# A generation batch lasts for four steps
+BUFFERED = {
+    "reward_funcs": length_reward, "gradient_accumulation_steps": 1, "steps_per_generation": 2, "num_iterations": 2,
+    "save_strategy": "steps", "save_steps": 1, "max_steps": 6,
+}  # fmt: skip
+
+
+def trained(make_trainer, folder, checkpoint=None, **options):
+    trainer = make_trainer(output_dir=str(folder), **{**BUFFERED, **options})
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    return trainer
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_run_resumed_within_a_generation_batch(make_trainer, tmp_path, name):
+    """Everything that a schedule follows is in the checkpoint, also the rollouts that later steps look at."""
+    whole = trained(make_trainer, tmp_path / "whole", method=name)
+    assert whole.method.schedule_state != method_of(name).state
+    checkpoint = tmp_path / "whole" / "checkpoint-2"
+    saved = json.loads((checkpoint / "_parts_0.json").read_text())["method"]
+    assert len(saved["rollouts"]) == 8 and saved["losses"] == [] and saved["logged"] == {}
+    again = trained(make_trainer, tmp_path / "again", checkpoint, method=name)
+    assert json.dumps(again.method.state()) == json.dumps(whole.method.state())
+
+
+def test_a_checkpoint_without_the_state_is_said(make_trainer, tmp_path, caplog):
+    """As one of version 0.1: the schedule begins anew, with the next generation batch."""
+    trained(make_trainer, tmp_path / "whole", method="taid")
+    checkpoint = tmp_path / "whole" / "checkpoint-2"
+    (checkpoint / "_parts_0.json").unlink()
+    rests = trained(make_trainer, tmp_path / "again", checkpoint, method="taid", max_steps=4)
+    assert rests.method.schedule_state == method_of("taid").state
+    assert "holds no state of the part 'method', which starts anew" in caplog.text
+    goes_on = trained(make_trainer, tmp_path / "further", checkpoint, method="taid")
+    assert goes_on.method.schedule_state != method_of("taid").state
+
+
+COUNTS = Method("C", "https://example.org", "paper", state={"n": 0.0}, update_state=lambda summary: {"n": 1.0})
+
+
+def test_a_snapshot_is_a_copy():
+    run = MethodRun("test_runtime.COUNTS", None)
+    run.record_loss(torch.ones(1, 2, 3), torch.ones(1, 2, 3))
+    run.record_metrics({"self_distillation/loss": 1.0})
+    before, kept = run.state(), json.dumps(run.state())
+    assert before == {"state": {"n": 0.0}, "losses": [[6.0, 6.0]], "rollouts": [], "logged": {"loss": [1.0]}}
+    run.record_loss(torch.ones(1, 2, 3), torch.ones(1, 2, 3))
+    run.record_metrics({"self_distillation/loss": 2.0})
+    run.schedule_state["n"] = 5.0
+    assert json.dumps(before) == kept
+    for _ in range(2):
+        run.restore(before)
+        assert run.state() == before
+        run.losses.append([0.0, 0.0])
+        run.logged["loss"].append(3.0)
+        run.schedule_state["n"] = 7.0
+
+
+def test_a_loss_that_is_not_distilled_does_not_count():
+    run = MethodRun("test_runtime.COUNTS", None)
+    run.record_loss(torch.tensor([[[2.0, torch.inf]]]), torch.tensor([[[0.5, 0.0]]]))
+    assert run.losses == [[1.0, 0.5]]
+
+
+def test_without_a_schedule_nothing_is_kept(make_trainer, tmp_path):
+    trainer = trained(make_trainer, tmp_path / "out", method="opsd", max_steps=1)
+    assert trainer.method.state() == {}
+    assert json.loads((tmp_path / "out" / "checkpoint-1" / "_parts_0.json").read_text())["method"] == {}
+
+
+def test_a_run_without_a_method():
+    """Advantages are the verifier's plus the gap, and no view is required."""
+    run, batch = MethodRun(None, None), signals("gates", ["a", "b"], scale=torch.tensor(3.0, dtype=torch.float64))
+    gap = (batch.teacher_logps - batch.student_logps).mean(0) * batch.mask
+    torch.testing.assert_close(run.advantages(batch), batch.advantages.expand(-1, C) + 3.0 * gap)
+    assert run.required == () and MethodRun("rlcsd", None).required == ("right", "wrong")
+    assert run.hidden_state_loss(["a"]) is None and run.should_sync_teacher()

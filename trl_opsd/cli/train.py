@@ -1,0 +1,178 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""
+Training from a recipe, with TRL's command line; options given there win over the recipe:
+
+accelerate launch -m trl_opsd.cli.train --config recipes/smollm2_json.yaml
+
+`trl-opsd train` and, from a checkout, scripts/opsd.py do the same.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import DatasetDict, load_dataset
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback
+from trl import (
+    DatasetMixtureConfig,
+    ModelConfig,
+    chat_template_utils,
+    get_dataset,
+    get_peft_config,
+    get_quantization_config,
+)
+
+from trl_opsd.cli.arguments import OPSDScriptArguments, parse
+from trl_opsd.config import OPSDConfig
+from trl_opsd.diagnostics import preflight
+from trl_opsd.privileged import build_source
+from trl_opsd.trainer import OPSDTrainer
+
+
+def load_rewards(script_args: OPSDScriptArguments) -> list[str | Callable[..., list[float | None]]]:
+    """Reward model and reward functions that the recipe names."""
+    rewards: list[Any] = [import_reward(name) for name in script_args.reward_funcs or ()]
+    if script_args.reward_model_name_or_path:
+        rewards.insert(0, script_args.reward_model_name_or_path)
+    return rewards
+
+
+def import_reward(name: str) -> Callable[..., list[float | None]]:
+    """Reward function by its name: `accuracy_reward` is TRL's; `tasks.correct_sum` is that of the module `tasks`."""
+    if name == "get_soft_overlong_punishment":
+        sys.exit(f"error: `{name}` makes a reward from two lengths: name a function of your own that calls it.")
+    return import_named("reward_funcs", name if "." in name else f"trl.rewards.{name}")
+
+
+def import_named(option: str, name: str) -> Any:
+    """Object that a dotted path names."""
+    module, _, attribute = name.rpartition(".")
+    if not module:
+        sys.exit(f"error: `{option}` names {name}: it takes dotted paths, such as agents.calculator.calculate.")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name not in (module, module.split(".")[0]):
+            raise  # the module is there, and something that it imports is not
+        sys.exit(f"error: `{option}` names {name}, but there is no module {module} to import.")
+    except AttributeError:
+        sys.exit(f"error: `{option}` names {name}, but {module} has no {attribute}.")
+
+
+def load_tokenizer(script_args: OPSDScriptArguments, model_args: ModelConfig) -> PreTrainedTokenizerBase | None:
+    """Tokenizer with the recipe's chat template; `None` without one, as the trainer loads its own."""
+    if script_args.chat_template is None:
+        return None
+    path = Path(script_args.chat_template)
+    template = getattr(chat_template_utils, f"{script_args.chat_template}_chat_template", None)
+    if template is None and not path.is_file():
+        sys.exit(f"error: `chat_template` is {path}: neither a file nor the name of a chat template that TRL ships.")
+    tokenizer = AutoTokenizer.from_pretrained(
+        model_args.model_name_or_path, revision=model_args.model_revision, padding_side="left"
+    )
+    tokenizer.chat_template = template or path.read_text(encoding="utf-8")
+    return tokenizer
+
+
+def load_data(script_args: OPSDScriptArguments, dataset_args: DatasetMixtureConfig) -> DatasetDict:
+    """Dataset or mixture of the recipe, with `prompt_column` made into prompts."""
+    if dataset_args.datasets and script_args.dataset_name:
+        sys.exit("error: `datasets` and `dataset_name` are both set: leave out one of them.")
+    if dataset_args.datasets:
+        dataset = get_dataset(dataset_args)
+    elif script_args.dataset_name:
+        dataset = load_dataset(
+            script_args.dataset_name, name=script_args.dataset_config, streaming=script_args.dataset_streaming
+        )
+    else:
+        sys.exit("error: `dataset_name` is missing: name a Hub dataset or a local folder.")
+
+    if script_args.prompt_column is not None:
+        column, suffix = script_args.prompt_column, script_args.prompt_suffix
+        dataset = dataset.map(lambda row: {"prompt": [{"role": "user", "content": row[column] + suffix}]})
+    return dataset
+
+
+def build_trainer(
+    script_args: OPSDScriptArguments,
+    training_args: OPSDConfig,
+    model_args: ModelConfig,
+    dataset: DatasetDict,
+    callbacks: list[TrainerCallback] | None = None,
+) -> OPSDTrainer:
+    """Trainer with everything that the recipe names."""
+    training_args.model_init_kwargs = {
+        "revision": model_args.model_revision,
+        "trust_remote_code": training_args.trust_remote_code,
+        "attn_implementation": model_args.attn_implementation,
+        "dtype": model_args.dtype,
+        **(training_args.model_init_kwargs or {}),
+    }
+    evaluates = training_args.eval_strategy != "no"
+    environment = script_args.environment_factory
+    return OPSDTrainer(
+        model=model_args.model_name_or_path,
+        reward_funcs=load_rewards(script_args) or None,
+        args=training_args,
+        train_dataset=dataset[script_args.dataset_train_split],
+        eval_dataset=dataset[script_args.dataset_test_split] if evaluates else None,
+        processing_class=load_tokenizer(script_args, model_args),
+        callbacks=callbacks,
+        quantization_config=get_quantization_config(model_args),
+        peft_config=get_peft_config(model_args),
+        tools=[import_named("tools", name) for name in script_args.tools or ()] or None,
+        rollout_func=script_args.rollout_func and import_named("rollout_func", script_args.rollout_func),
+        environment_factory=environment and import_named("environment_factory", environment),
+    )
+
+
+def look_ahead(trainer: OPSDTrainer, script_args: OPSDScriptArguments) -> None:
+    """Print the pre-flight report, of the recipe's source and of `preflight_sources`."""
+    described = script_args.preflight_sources or {}
+    sources = {name: build_source(spec, f"preflight_sources.{name}") for name, spec in described.items()}
+    how = {"sources": sources, "temperature": script_args.preflight_temperature}
+    trainer.accelerator.print(preflight(trainer, script_args.preflight_rows, **how))
+
+
+def save(trainer: OPSDTrainer, script_args: OPSDScriptArguments) -> None:
+    """Save the model with its card, which TRL alone would only write beside a checkpoint."""
+    output_dir = Path(trainer.args.output_dir)
+    trainer.save_model(str(output_dir))
+    is_local = script_args.dataset_name is not None and Path(script_args.dataset_name).exists()
+    dataset_name = None if is_local else script_args.dataset_name  # a card links to the Hub
+    trainer.create_model_card(model_name=output_dir.name, dataset_name=dataset_name)
+    trainer.accelerator.print(f"The model is in {output_dir}.")
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub(dataset_name=dataset_name)
+        trainer.accelerator.print(f"It was pushed to {trainer.hub_model_id}.")
+
+
+def main(
+    script_args: OPSDScriptArguments,
+    training_args: OPSDConfig,
+    model_args: ModelConfig,
+    dataset_args: DatasetMixtureConfig,
+) -> None:
+    """Train, or only look ahead under `preflight`."""
+    dataset = load_data(script_args, dataset_args)
+    trainer = build_trainer(script_args, training_args, model_args, dataset)
+    if script_args.preflight:
+        look_ahead(trainer, script_args)
+    else:
+        resume = training_args.resume_from_checkpoint
+        trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
+        save(trainer, script_args)
+    if hasattr(trainer, "end"):  # transformers >= 5.18: finishes trackers and the process group
+        trainer.end()
+
+
+def run(args: Sequence[str] | None = None) -> None:
+    """Train from a command line."""
+    main(*parse(args))
+
+
+if __name__ == "__main__":
+    run()
