@@ -64,5 +64,5 @@ def test_a_lone_success_and_a_group_of_successes_teach_nothing(make_trainer):
 @pytest.mark.parametrize("answer", ["It is 7", "1 + 1 = 3"], ids=["no quote", "with the quote"])
 def test_all_wrong_teaches_nothing(make_trainer, answer):
     trainer, batch = reflected(make_trainer, [answer] * 2, [answer] * 2)
-    assert taught(trainer, batch) == [""] * 4 and not batch["distillation_tokens"].item()
+    assert taught(trainer, batch) == [""] * 4 and not batch["distillation"].counts.distilled_tokens.item()
     assert trainer.compute_loss(trainer.model, batch).item() == 0

@@ -56,7 +56,7 @@ def test_the_rollout_with_most_errors_of_a_failing_group(make_trainer):
 def test_a_group_that_does_well_has_no_hint(make_trainer, rewards):
     trainer, batch = hinted(make_trainer, rewards)
     assert not any(trainer.collected.views)
-    assert trainer.policy_weight == 1 and not batch["distillation_tokens"].item()
+    assert trainer.policy_weight == 1 and not batch["distillation"].counts.distilled_tokens.item()
 
 
 def test_composers_variant_hints_every_failed_turn_and_keeps_the_reward(make_trainer):

@@ -369,9 +369,9 @@ def test_the_policy_gradient_of_such_a_rollout_vanishes(make_agent, mode):
     bare = {**inputs, "completion_mask": inputs["completion_mask"].clone(), "advantages": advantages}
     bare["completion_mask"][row] = 0
     wanted = gradients_of(trainer, GRPOTrainer._compute_loss(trainer, trainer.model, bare))
-    trainer.policy_weight = 0.0
+    trainer.objective.policy_weight = 0.0
     hints = gradients_of(trainer, trainer._compute_loss(trainer.model, inputs))
-    trainer.policy_weight = 0.7
+    trainer.objective.policy_weight = 0.7
     got = gradients_of(trainer, trainer._compute_loss(trainer.model, inputs))
     for name, gradient in got.items():
         want = 0.7 * wanted[name] + hints[name]

@@ -171,9 +171,11 @@ LITERALS = {
 
 def ids_of(batch, side):
     """Unpadded prompt ids by row."""
-    ids, mask = (
-        batch[f"{side}_{kind}" + ("/privileged" if side == "teacher_prompt" else "")] for kind in ("ids", "mask")
-    )
+    if side == "teacher_prompt":
+        view = batch["distillation"].views["privileged"]
+        ids, mask = view.prompt_ids, view.prompt_mask
+    else:
+        ids, mask = batch[f"{side}_ids"], batch[f"{side}_mask"]
     return [row[keep.bool()].tolist() for row, keep in zip(ids, mask, strict=True)]
 
 

@@ -26,8 +26,8 @@ def giving(*views):
 
 
 def teacher_reads(batch, name="privileged"):
-    ids, mask = (batch[f"teacher_prompt_{part}/{name}"] for part in ("ids", "mask"))
-    return [row[kept.bool()].tolist() for row, kept in zip(ids, mask, strict=True)]
+    view = batch["distillation"].views[name]
+    return [row[kept.bool()].tolist() for row, kept in zip(view.prompt_ids, view.prompt_mask, strict=True)]
 
 
 def student_prompts(batch):

@@ -234,7 +234,7 @@ def test_mask_truncated_completions_carry_no_distillation(make_trainer):
 
 def test_num_loss_tokens_to_skip(make_trainer):
     trainer = make_trainer(num_loss_tokens_to_skip=3)
-    mask = batch_of(trainer)["distillation_mask"]
+    mask = batch_of(trainer)["distillation"].mask
     assert not mask[:, :3].any() and mask[:, 3:].any()
 
 

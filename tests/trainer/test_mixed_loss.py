@@ -55,11 +55,11 @@ def check_sum_of_terms(trainer, inputs: dict) -> None:
     policy = GRPOTrainer._compute_loss(trainer, trainer.model, inputs)
     wanted = gradients_of(trainer, policy)
     wanted_metrics = {name: values[-1] for name, values in metrics.items()}
-    trainer.policy_weight, aux = 0.0, trainer.aux_loss_enabled
+    trainer.objective.policy_weight, aux = 0.0, trainer.aux_loss_enabled
     trainer.aux_loss_enabled = False  # TRL's loss has counted it
     pure = trainer._compute_loss(trainer.model, inputs)
     ours = gradients_of(trainer, pure)
-    trainer.policy_weight, trainer.aux_loss_enabled = weight, aux
+    trainer.objective.policy_weight, trainer.aux_loss_enabled = weight, aux
     mixed = trainer._compute_loss(trainer.model, inputs)
     got = gradients_of(trainer, mixed)
 

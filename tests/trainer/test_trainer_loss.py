@@ -126,7 +126,7 @@ def test_micro_batches_narrower_than_their_generation_batch(make_trainer, tokeni
         count = inputs["distillation"].mask.sum().item()
         expected += reference_loss(trainer, inputs)[0] * count if count else 0.0
         tokens += count
-    assert tokens == trainer._buffered_inputs[0]["distillation_tokens"].item()
+    assert tokens == trainer._buffered_inputs[0]["distillation"].counts.distilled_tokens.item()
     assert total == pytest.approx(expected / tokens, rel=1e-4)
 
 

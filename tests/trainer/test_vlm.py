@@ -221,7 +221,7 @@ def test_alike_contexts_of_a_live_teacher_give_zero(make, kind, options):
     trainer = make(kind, data, privileged=giving(View()), teacher_share_prefix=False, **LIVE, **options)
     batch = batch_of(trainer)
     logged = []
-    trainer._log_tokens = lambda inputs, stats: logged.append(stats)
+    trainer._record = lambda batch, stats: logged.append(stats)
     trainer._compute_loss(trainer.model, batch)
     (stats,) = logged
     gap = stats["teacher_logps"] - stats["student_logps"]
@@ -239,7 +239,7 @@ def test_policy_and_distillation_see_the_same_pixels(make, kind):
     assert batch["advantages"].abs().max() > 0
     mixed = trainer._compute_loss(trainer.model, batch)
     policy = super(type(trainer), trainer)._compute_loss(trainer.model, dict(batch))
-    trainer.policy_weight = 0.0
+    trainer.objective.policy_weight = 0.0
     pure = check_loss(trainer, batch, no_images)
     assert mixed.item() == pytest.approx((policy + pure).item(), rel=1e-5)
 
@@ -260,10 +260,10 @@ def test_images_are_kept_once(make, kind):
     source = lambda groups: [[*views(rollout)] for rollout in rollouts_of(groups)]  # noqa: E731
     trainer = make(kind, data, privileged=source, num_generations=2)
     batch = batch_of(trainer)
-    assert "teacher_pixels/same" not in batch
+    assert batch["distillation"].views["same"].pixels is None
     for teacher in batch["distillation"].teacher_batches:
         assert not teacher.share_prefix
-        row = {view: teacher.place[number].tolist() for number, view in enumerate(teacher.views)}
+        row = {view: teacher.row_index[number].tolist() for number, view in enumerate(teacher.views)}
         if "same" in row:
             shared = {storage(teacher.pixels[i]["pixel_values"]) for i in row["same"]}
             assert shared == {storage(batch["pixel_values"])}
@@ -335,11 +335,11 @@ def test_tokens_of_images_count(make):
     text = "<|im_start|>user\n<|vision_start|><|vision_end|>What?\n\nA hint.<|im_end|>\n<|im_start|>assistant\n"
     needed = len(tiny_vlm.tokenizer()(text)["input_ids"]) + (48 // (2 * tiny_vlm.SIDE)) ** 2 + 8
     options = {"dataset": Dataset.from_list(rows), "privileged": giving(View("A hint.")), "max_completion_length": 8}
-    assert batch_of(make("qwen", teacher_max_length=needed, **options))["distillation_mask"].any()
+    assert batch_of(make("qwen", teacher_max_length=needed, **options))["distillation"].mask.any()
     with pytest.raises(ValueError, match=rf"of view 'privileged' has {needed - 8} tokens and the completion 8, 1 more"):
         batch_of(make("qwen", teacher_max_length=needed - 1, **options))
     trainer = make("qwen", teacher_max_length=needed - 1, teacher_overlong="drop_view", **options)
-    assert not batch_of(trainer)["distillation_mask"].any()
+    assert not batch_of(trainer)["distillation"].mask.any()
 
 
 @every_kind

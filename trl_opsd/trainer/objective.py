@@ -68,8 +68,11 @@ class DistillationObjective:
         self.policy_weight = policy_weight
         self.spec = divergence_spec(args)
         self.sampled_token = args.distillation_mode == "sampled_token"
-        # In sampled-token mode TRL's loss holds the whole objective, whatever the weight of the verifier's advantages
-        self.counted_policy_weight = 1.0 if self.sampled_token else policy_weight
+
+    @property
+    def counted_policy_weight(self) -> float:
+        """Weight of TRL's loss. In sampled-token mode it holds the whole objective, whatever the verifier's weight."""
+        return 1.0 if self.sampled_token else self.policy_weight
 
     @property
     def policy_runs(self) -> bool:
