@@ -15,10 +15,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator
 from accelerate.logging import get_logger
 from accelerate.utils import broadcast_object_list
 from transformers.trainer_utils import sort_checkpoints
+
+from trl_opsd.engines import Backend
 
 
 logger = get_logger(__name__)
@@ -100,11 +102,8 @@ def check_processes(checkpoint: str, accelerator: Accelerator) -> None:
     Raises:
         ValueError: If the number is another one under DeepSpeed. FSDP2 and DDP go on with any.
     """
-    if accelerator.distributed_type != DistributedType.DEEPSPEED:
-        return
-    config = accelerator.state.deepspeed_plugin.deepspeed_config
-    written = len(list(Path(checkpoint).glob("global_step*/*zero_pp_rank_*_optim_states.pt")))
-    if written in (0, accelerator.num_processes) or config.get("checkpoint", {}).get("load_universal"):
+    written = Backend(accelerator).required_processes(Path(checkpoint))
+    if written in (None, accelerator.num_processes):
         return
     raise ValueError(
         f"The checkpoint {checkpoint} was written by {written} processes under DeepSpeed, which can't go on with "

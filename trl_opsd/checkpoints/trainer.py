@@ -28,6 +28,7 @@ from trl_opsd.checkpoints.folders import (
     writing,
 )
 from trl_opsd.checkpoints.run_state import load_run_state, restore_loss, restore_run_state, save_run_state
+from trl_opsd.engines.backend import Backend
 from trl_opsd.engines.continuous_batching import preserve_model_state
 from trl_opsd.engines.distributed import raise_on_all_ranks, reward_name
 from trl_opsd.engines.vllm_cpu import sync_by_reload_on_cpu
@@ -93,7 +94,7 @@ class CrashSafeGRPOTrainer(GRPOTrainer):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         output = super().evaluation_loop(*args, **kwargs)
-        if not self.is_in_train and self.accelerator.distributed_type.startswith("MULTI_"):
+        if not self.is_in_train and Backend(self.accelerator).is_ddp:
             # `evaluate` before `train` marks the model as prepared, and the ranks would then train without DDP, each on
             # its own (transformers 5.23, accelerate 1.15)
             vars(self.model).pop("_is_accelerate_prepared", None)

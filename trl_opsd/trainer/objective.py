@@ -269,14 +269,14 @@ class DistillationObjective:
     def _answer(
         self, model: nn.Module, batch: TeacherBatch, score_temperature: float | None
     ) -> tuple[torch.Tensor, ...]:
-        """One teacher forward, or what it gave the last time if the teacher has not moved since."""
-        version = None if batch.live else self.teacher.version
-        if batch.answer is not None and batch.answer[0] == version:
+        """One teacher forward, or its cached outputs if the teacher has not been updated since."""
+        num_updates = None if batch.live else self.teacher.num_updates
+        if batch.answer is not None and batch.answer[0] == num_updates:
             return batch.answer[1]
         request = TeacherRequest(batch, score_temperature, self.args.cast_lm_head_to_fp32)
         reader = live_forward(model) if batch.live else self.teacher.teacher_forward(model)
         with reader as teacher, self.accelerator.autocast():
             values = teacher(**request.model_inputs(), distillation=request).answer
-        if version is not None and self.args.num_iterations > 1:
-            batch.answer = version, values
+        if num_updates is not None and self.args.num_iterations > 1:
+            batch.answer = num_updates, values
         return values

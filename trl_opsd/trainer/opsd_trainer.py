@@ -28,7 +28,8 @@ from trl_opsd.privileged import DatasetColumn, Run
 from trl_opsd.prompts.tokenizer import PromptTokenizer
 from trl_opsd.prompts.view_encoder import ViewEncoder
 from trl_opsd.rollouts.view import PrivilegedSource
-from trl_opsd.teacher.teacher import Teacher, TeacherUpdateCallback
+from trl_opsd.teacher import TEACHER_KINDS
+from trl_opsd.teacher.teacher import TeacherUpdateCallback
 from trl_opsd.trainer.model_card import PAPER, paper_of
 from trl_opsd.trainer.objective import DistillationObjective
 from trl_opsd.trainer.recording import RecordingTrainer
@@ -152,7 +153,8 @@ class OPSDTrainer(RecordingTrainer):
         self.chat_template_kwargs = {**own, **(args.student_chat_template_kwargs or {})}
         core = self.accelerator.unwrap_model(self.model)
         add_distillation_forward(core.get_base_model() if isinstance(core, PeftModel) else core)
-        self.teacher = Teacher(args, core, self.accelerator, self._tokenizer, self._patch_teacher)
+        make_teacher = TEACHER_KINDS[args.teacher_model_kind]
+        self.teacher = make_teacher(args, core, self.accelerator, self._tokenizer, self._patch_teacher)
         check_model(args, self.model, self.teacher.model)
         self.method = MethodRun(args.method, args.method_options, self.accelerator)
         self.add_callback(self.method)  # before the teacher, which may ask it
