@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""`CrashSafeGRPOTrainer`: a `GRPOTrainer` with whole checkpoints, whose resumed run is the uninterrupted one."""
+"""`CrashSafeGRPOTrainer`: a `GRPOTrainer` with complete checkpoints and exact resumption."""
 
 import os
 from collections.abc import Iterator
@@ -39,10 +39,10 @@ logger = get_logger(__name__)
 
 class CrashSafeGRPOTrainer(GRPOTrainer):
     """
-    [`~trl.GRPOTrainer`] with whole checkpoints, exact resumption, errors that reach every process, and mends where
+    [`~trl.GRPOTrainer`] with complete checkpoints, exact resumption, errors that reach every process, and fixes where
     generation engines and distribution meet training. It knows nothing of distillation.
 
-    Checkpoints are protected in every run. The state of the run is saved and restored, and generation is mended, only
+    Checkpoints are protected in every run. The state of the run is saved and restored, and generation is fixed, only
     where a subclass sets `_is_plain_grpo` to `False` before `__init__`; elsewhere all of that is TRL's to the last
     digit. A subclass overrides [`save_own_state`], [`load_own_state`] and [`public_args`].
     """
@@ -225,8 +225,8 @@ class CrashSafeGRPOTrainer(GRPOTrainer):
 
 
 def skip_epochs(sampler: Sampler | None, epochs: int) -> None:
-    """Bring TRL's sampler to the order of a later epoch: its generator moves on by one permutation an epoch, and is
-    saved nowhere. A stream is told its epoch by transformers."""
+    """Advance TRL's sampler to a later epoch: its generator draws one permutation an epoch and is not saved.
+    Transformers itself sets the epoch of a stream."""
     if isinstance(sampler, RepeatSampler) and sampler.shuffle:
         for _ in range(epochs):
             torch.randperm(sampler.num_samples, generator=sampler.generator)

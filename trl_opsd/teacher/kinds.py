@@ -29,7 +29,7 @@ class Base(Teacher):
     description = "the same weights as they were at the start of training"
 
     def make_weights(self, tokenizer: PreTrainedTokenizerBase, patch: Patch) -> TeacherWeights:
-        if hasattr(self.core, "peft_config") and adds_nothing(self.core):
+        if hasattr(self.core, "peft_config") and adapter_starts_at_zero(self.core):
             return StudentWeights(self.core, self.args.cast_lm_head_to_fp32, adapter=False)
         return self.copied_weights()
 
@@ -186,9 +186,9 @@ def dependent_options() -> list[tuple[str, Any, tuple[str, ...]]]:
     ]
 
 
-def adds_nothing(core: nn.Module) -> bool:
-    """Whether the adapter is a LoRA that starts at zero, so that the start is the model without it. PiSSA and the like
-    change the base weights, and an adapter trained before is part of the start."""
+def adapter_starts_at_zero(core: nn.Module) -> bool:
+    """Whether the adapter is a new LoRA, so that the start of training is the model without it. PiSSA and similar
+    initialisations change the base weights, and an adapter trained before is part of the start."""
     second = [param for name, param in core.named_parameters() if "lora_B" in name or "lora_embedding_B" in name]
     others = [
         name
