@@ -42,7 +42,7 @@ def held(trainer: OPSDTrainer, engine: str) -> dict[str, int]:
     return {
         "weights": local_bytes(params),
         "optimizer": local_bytes([*masters, *states(optimizer.optimizer if masters else optimizer)]),
-        "teacher": local_bytes(trainer.teacher.weights.parts.values()),
+        "teacher": local_bytes(trainer.teacher.weights.copies.values()),
     }
 
 

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrai
 from sizing import memory
 from sizing.setup import Setup
 from sizing.shapes import SHAPES, Shape
-from trl_opsd.engines.shards import Whole
+from trl_opsd.engines import Unsharded
 from trl_opsd.kernels import fused_linear_divergence
 from trl_opsd.teacher.weights import CopiedWeights
 
@@ -130,13 +130,13 @@ def states() -> Iterator[Check]:
             yield Check(f"{shape.name}, {name}: AdamW", adam, total(moments))
             for kind in ("base", "ema"):
                 copied = replace(setup, teacher=kind)
-                copies = CopiedWeights(model, Whole(), torch.float32 if kind == "ema" else None, False)
-                copies.attach()
-                held = total(copies.parts.values())
+                teacher = CopiedWeights(model, Unsharded(), torch.float32 if kind == "ema" else None, False)
+                teacher.attach()
+                held = total(teacher.copies.values())
                 yield Check(f"{shape.name}, {name}: `{kind}` teacher", memory.teacher(copied)[0].bytes, held)
                 if memory.lending(copied):
-                    given = [*model.parameters(), *copies.parts.values()]
-                    with LiveBytes(given) as live, copies.active(model):
+                    given = [*model.parameters(), *teacher.copies.values()]
+                    with LiveBytes(given) as live, teacher.active(model):
                         pass
                     yield Check(f"{shape.name}, {name}: lending `{kind}`", memory.lending(copied), live.peak)
 

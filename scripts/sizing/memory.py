@@ -90,7 +90,7 @@ def teacher(setup: Setup) -> list[Part]:
 
 
 def lending(setup: Setup) -> float:
-    """What `shards.lent` holds: FSDP2 keeps the student's part aside; others cast a teacher of another type."""
+    """What `shards.swapped_in` holds: FSDP2 keeps the student's part aside; others cast a teacher of another type."""
     if not setup.copied_teacher:
         return 0
     whole = setup.trained * setup.trained_entry / setup.weight_ranks

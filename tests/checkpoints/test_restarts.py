@@ -99,7 +99,7 @@ RUNS: dict[str, dict] = {
 
 def copies(trainer):
     """The teacher's, where it has any."""
-    return trainer.teacher.weights.parts if isinstance(trainer.teacher.weights, CopiedWeights) else {}
+    return trainer.teacher.weights.copies if isinstance(trainer.teacher.weights, CopiedWeights) else {}
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -169,7 +169,7 @@ def test_other_settings_are_said_and_the_rest_is_sampled_anew(make_trainer, tmp_
 
     class Begin(TrainerCallback):
         def on_train_begin(self, args, state, control, **kwargs):
-            seen.update({name: tensor.clone() for name, tensor in trainer.teacher.weights.parts.items()})
+            seen.update({name: tensor.clone() for name, tensor in trainer.teacher.weights.copies.items()})
 
     trainer = make_trainer(max_steps=6, callbacks=[Begin()], **{**BUFFERED, "num_iterations": 1})
     trainer.train(resume_from_checkpoint=True)

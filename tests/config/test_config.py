@@ -161,7 +161,8 @@ def test_a_count_that_is_no_whole_number(config, name):
 
 
 def test_an_ema_teacher_that_never_moves(config):
-    refused(config, "`teacher_update_rate=0`", "teacher_model_kind='base'", teacher_update_rate=0.0)
+    options = {"teacher_model_kind": "ema", "teacher_update_rate": 0.0}
+    refused(config, "`teacher_update_rate=0`", "teacher_model_kind='base'", **options)
 
 
 @pytest.mark.parametrize("template", ["", "Hint:", "{privileged}", "{{privileged_context }}", "privileged_context"])

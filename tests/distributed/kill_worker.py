@@ -97,7 +97,7 @@ def left_by(trainer: RecordedTrainer) -> dict[str, Any]:
         "weights": dict(trainer.model.named_parameters()),
         "optimizer": trainer.optimizer.state_dict(),
         "scheduler": trainer.lr_scheduler.state_dict(),
-        "teacher": trainer.teacher.weights.parts,
+        "teacher": trainer.teacher.weights.copies,
         "random": torch.random.get_rng_state(),
         "log": untimed(trainer.state.log_history),
         "monitor": [untimed(trainer.monitor.history), sorted(trainer.monitor.said)],

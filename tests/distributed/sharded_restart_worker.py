@@ -63,7 +63,7 @@ def run(folder: Path, engine: str, options: dict[str, Any], resume: str | None) 
     teacher = trainer.teacher.weights
     return {
         "weights": whole_weights(trainer, engine),
-        "teacher": teacher.parts if isinstance(teacher, CopiedWeights) else {},
+        "teacher": teacher.copies if isinstance(teacher, CopiedWeights) else {},
         "log": untimed(trainer.state.log_history),
     }
 

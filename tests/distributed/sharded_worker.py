@@ -146,10 +146,10 @@ class Observer(TrainerCallback):
         if not isinstance(weights, CopiedWeights):
             return {}
         if self.engine not in ("zero3", "fsdp2"):
-            return weights.parts
+            return weights.copies
         shapes = {name: getattr(param, "ds_shape", param.shape) for name, param in weights.params.items()}
-        whole = {name: self.joined(part, shapes[name]) for name, part in weights.parts.items()}
-        held = sum(part.numel() for part in weights.parts.values())
+        whole = {name: self.joined(part, shapes[name]) for name, part in weights.copies.items()}
+        held = sum(part.numel() for part in weights.copies.values())
         if held > 0.6 * sum(tensor.numel() for tensor in whole.values()):
             raise AssertionError("one of two ranks holds more than half of the teacher, and the padding")
         return whole

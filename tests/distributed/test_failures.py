@@ -234,5 +234,5 @@ def test_two_processes_go_on_as_one(tmp_path, runs, caplog):
     assert trainer.state.global_step == 12
     left = torch.load(whole / "left-0.pt")["teacher"]
     student = dict(trainer.model.named_parameters())
-    for name, tensor in trainer.teacher.weights.parts.items():  # one further step of the average
+    for name, tensor in trainer.teacher.weights.copies.items():  # one further step of the average
         torch.testing.assert_close(tensor, left[name].lerp(student[name].detach(), 0.1))

@@ -80,7 +80,7 @@ def rising(completions, trainer_state, **_):
 def test_the_trainer_renews_at_gates_and_resumes(make_trainer, tmp_path):
     whole = run(make_trainer, 5, output_dir=str(tmp_path / "whole"))
     whole.train()
-    assert whole.teacher.moves == 1, "the first gate only sets the mark"
+    assert whole.teacher.num_updates == 1, "the first gate only sets the mark"
     assert whole.method.schedule_state["steps"] == 1 and whole.method.schedule_state["best"] > 2
     saved = json.loads((tmp_path / "whole" / "checkpoint-3" / "_parts_0.json").read_text())["method"]
     assert saved["state"]["steps"] == 1 and saved["state"]["best"] < 1
@@ -88,8 +88,8 @@ def test_the_trainer_renews_at_gates_and_resumes(make_trainer, tmp_path):
     again = run(make_trainer, 5, output_dir=str(tmp_path / "again"))
     again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
     assert again.method.schedule_state == pytest.approx(whole.method.schedule_state)
-    for name, part in whole.teacher.weights.parts.items():
-        torch.testing.assert_close(again.teacher.weights.parts[name], part)
+    for name, part in whole.teacher.weights.copies.items():
+        torch.testing.assert_close(again.teacher.weights.copies[name], part)
 
 
 def test_other_teachers_are_refused(make_trainer):

@@ -31,8 +31,8 @@ def test_the_teacher_is_renewed_by_the_clock(make_trainer):
     trainer = make_trainer(method="crisp", teacher_sync_steps=2, max_steps=3)
     start = [param.detach().clone() for param in trainer.model.parameters()]
     trainer.train()
-    parts = trainer.teacher.weights.parts
-    assert trainer.teacher.moves == 1
+    parts = trainer.teacher.weights.copies
+    assert trainer.teacher.num_updates == 1
     now = dict(trainer.model.named_parameters())
     assert any(not torch.equal(parts[name], now[name]) for name in parts), "two steps old, not one"
     named = zip(parts, start, strict=True)

@@ -127,6 +127,6 @@ def test_no_chat_template(folder, tmp_path):
 def test_zero_3_is_refused(folder, monkeypatch):
     from trl_opsd.privileged.authors import model_author
 
-    monkeypatch.setattr(model_author, "is_deepspeed_zero3_enabled", lambda: True)
+    monkeypatch.setattr(model_author, "shards_loaded_models", lambda: True)
     with pytest.raises(ValueError, match=r"ZeRO-3 shards every model .* use `author\.endpoint`"):
         ModelAuthor(folder).setup()

@@ -13,7 +13,7 @@ from test_trainer_loss import batch_of
 
 import tiny
 from conftest import length_reward
-from trl_opsd.teacher.weights import CopiedWeights, SameWeights
+from trl_opsd.teacher.weights import CopiedWeights, StudentWeights
 
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
@@ -37,9 +37,9 @@ def move(model, scale=0.1):
     ("kind", "lora", "weights"),
     [
         ("base", False, CopiedWeights),
-        ("base", True, SameWeights),
-        ("live", False, SameWeights),
-        ("live", True, SameWeights),
+        ("base", True, StudentWeights),
+        ("live", False, StudentWeights),
+        ("live", True, StudentWeights),
         ("ema", False, CopiedWeights),
         ("ema", True, CopiedWeights),
         ("snapshot", True, CopiedWeights),
@@ -87,15 +87,15 @@ def test_ema_is_the_float32_average(make_trainer, lora, every):
     trainer = make_trainer(
         teacher_model_kind="ema", teacher_update_rate=0.1, teacher_sync_steps=every, peft_config=LORA if lora else None
     )
-    expected = {name: tensor.double() for name, tensor in trainer.teacher.weights.parts.items()}
+    expected = {name: tensor.double() for name, tensor in trainer.teacher.weights.copies.items()}
     for step in range(1, 8):
         move(trainer.model, 0.01)
-        trainer.teacher.update_state(step)
+        trainer.teacher.update(step)
         if step % every == 0:
             student = dict(trainer.model.named_parameters())
             for name in expected:
                 expected[name] = 0.9 * expected[name] + 0.1 * student[name].double()
-    for name, tensor in trainer.teacher.weights.parts.items():
+    for name, tensor in trainer.teacher.weights.copies.items():
         assert tensor.dtype == torch.float32
         torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-5, atol=1e-6)
 
@@ -105,12 +105,12 @@ def test_ema_of_a_bfloat16_student_moves_at_a_small_rate(make_trainer, tokenizer
     trainer = make_trainer(
         tiny.model(tokenizer).to(torch.bfloat16), teacher_model_kind="ema", teacher_update_rate=0.001
     )
-    name, tensor = next(iter(trainer.teacher.weights.parts.items()))
+    name, tensor = next(iter(trainer.teacher.weights.copies.items()))
     start, student = tensor.clone(), dict(trainer.model.named_parameters())[name]
     with torch.no_grad():
         student.add_(0.01)
     for step in range(1, 21):
-        trainer.teacher.update_state(step)
+        trainer.teacher.update(step)
     expected = start + (1 - 0.999**20) * (student.float() - start)
     torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-7)
     assert not torch.equal(tensor.to(torch.bfloat16).float(), tensor)
@@ -119,10 +119,10 @@ def test_ema_of_a_bfloat16_student_moves_at_a_small_rate(make_trainer, tokenizer
 
 def test_snapshot_is_renewed_every_sync_steps(make_trainer):
     trainer = make_trainer(teacher_model_kind="snapshot", teacher_sync_steps=2, max_steps=3)
-    start = {name: tensor.clone() for name, tensor in trainer.teacher.weights.parts.items()}
+    start = {name: tensor.clone() for name, tensor in trainer.teacher.weights.copies.items()}
     trainer.train()
     student = dict(trainer.model.named_parameters())
-    for name, tensor in trainer.teacher.weights.parts.items():
+    for name, tensor in trainer.teacher.weights.copies.items():
         assert not torch.equal(tensor, start[name]) and not torch.equal(tensor, student[name])
 
 
@@ -178,7 +178,7 @@ def test_saved_teacher_state(make_trainer, tmp_path):
     trainer = make_trainer(teacher_model_kind="ema", save_strategy="steps", save_steps=1)
     trainer.train()
     saved = load_file(tmp_path / "out" / "checkpoint-2" / "teacher.safetensors")
-    for name, tensor in trainer.teacher.weights.parts.items():
+    for name, tensor in trainer.teacher.weights.copies.items():
         assert torch.equal(saved[name], tensor)
 
 
@@ -249,10 +249,10 @@ def test_the_student_gets_its_weights_back(make_trainer):
     """Also where the teacher's forward fails, and with the copies' own memory untouched."""
     trainer = make_trainer(teacher_model_kind="ema")
     own = {name: param.data_ptr() for name, param in trainer.model.named_parameters()}
-    parts = {name: part.clone() for name, part in trainer.teacher.weights.parts.items()}
+    parts = {name: part.clone() for name, part in trainer.teacher.weights.copies.items()}
     with pytest.raises(ZeroDivisionError), trainer.teacher.teacher_forward(trainer.model):
         assert all(param.data_ptr() != own[name] for name, param in trainer.model.named_parameters())
         raise ZeroDivisionError
     assert {name: param.data_ptr() for name, param in trainer.model.named_parameters()} == own
     assert trainer.model.training
-    assert all(torch.equal(part, parts[name]) for name, part in trainer.teacher.weights.parts.items())
+    assert all(torch.equal(part, parts[name]) for name, part in trainer.teacher.weights.copies.items())

@@ -375,7 +375,7 @@ def test_a_teacher_that_is_not_fully_described(make_trainer, options, named):
 
 @pytest.mark.parametrize(("kind", "lora"), [("base", False), ("ema", False), ("ema", True), ("snapshot", True)])
 def test_a_copy_of_flattened_weights(make_trainer, monkeypatch, kind, lora):
-    monkeypatch.setattr("trl_opsd.teacher.weights.shards_of", lambda accelerator: None)  # as for FSDP1
+    monkeypatch.setattr("trl_opsd.engines.Backend.shards", None)  # as for FSDP1
     options = {"peft_config": LoraConfig(target_modules=["q_proj"])} if lora else {}
     options |= {"teacher_sync_steps": 2} if kind == "snapshot" else {}
     named = (f"`teacher_model_kind='{kind}'`", "FSDP1", "`fsdp_version: 2`", "'live'")
@@ -384,9 +384,9 @@ def test_a_copy_of_flattened_weights(make_trainer, monkeypatch, kind, lora):
 
 @pytest.mark.parametrize(("kind", "lora"), [("live", False), ("live", True), ("base", True)])
 def test_teachers_of_flattened_weights_without_a_copy(make_trainer, monkeypatch, kind, lora):
-    monkeypatch.setattr("trl_opsd.teacher.weights.shards_of", lambda accelerator: None)
+    monkeypatch.setattr("trl_opsd.engines.Backend.shards", None)
     options = {"peft_config": LoraConfig(target_modules=["q_proj"])} if lora else {}
-    assert make_trainer(teacher_model_kind=kind, **options).teacher.kind == kind
+    assert make_trainer(teacher_model_kind=kind, **options).teacher.name == kind
 
 
 # Sources

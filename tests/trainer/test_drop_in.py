@@ -373,8 +373,8 @@ def test_resumed_equals_uninterrupted(make_trainer, tmp_path, kind, lora):
     for (name, a), b in zip(whole.model.named_parameters(), resumed.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
     if isinstance(whole.teacher.weights, CopiedWeights):
-        for name, tensor in whole.teacher.weights.parts.items():
-            assert torch.equal(tensor, resumed.teacher.weights.parts[name]), name
+        for name, tensor in whole.teacher.weights.copies.items():
+            assert torch.equal(tensor, resumed.teacher.weights.copies[name]), name
     assert history(whole)[2:4] == history(resumed)[2:4]
 
 

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator
 from torch.nn.functional import pad
 from transformers import ProcessorMixin
 from trl.trainer.utils import split_pixel_values_by_grid
 
+from trl_opsd.engines import Backend
 from trl_opsd.rollouts.message_images import image_content
 from trl_opsd.rollouts.rollout import Messages
 
@@ -59,8 +60,7 @@ def check_ranks(sees: list[bool], accelerator: Accelerator) -> None:
         sees (`list[bool]`): Whether there is an image in each forward of this process.
         accelerator (`Accelerator`): Knows the engine.
     """
-    zero = accelerator.distributed_type == DistributedType.DEEPSPEED and accelerator.state.deepspeed_plugin.zero_stage
-    if accelerator.distributed_type != DistributedType.FSDP and zero != 3:
+    if not Backend(accelerator).gathers_whole_modules:
         return
     counts = accelerator.reduce(torch.tensor(sees, device=accelerator.device).long(), reduction="sum").tolist()
     if any(0 < count < accelerator.num_processes for count in counts):

@@ -1,11 +1,11 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-Folders of checkpoints: which are whole, which one a run goes on from, how one is written and removed.
+Checkpoint folders: detection of complete ones, choice of the one to resume from, crash-safe writing, rotation.
 
 A folder `checkpoint-N` holds the file `INCOMPLETE` from the moment it appears until every process has written its part
 and all of it is on the disk. Appearing and vanishing are one renaming each, so that no moment of a kill leaves half a
-checkpoint that looks like a whole one.
+checkpoint that looks like a complete one.
 """
 
 import os
@@ -15,10 +15,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator
 from accelerate.logging import get_logger
 from accelerate.utils import broadcast_object_list
 from transformers.trainer_utils import sort_checkpoints
+
+from trl_opsd.engines import Backend
 
 
 logger = get_logger(__name__)
@@ -28,24 +30,24 @@ _MARKER_TEXT = "This checkpoint is being written, or the run ended while it was.
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether `folder` is a checkpoint without the marker. Those of other trainers never have one."""
+    """Whether `folder` is a complete checkpoint: one without the marker, which other trainers never write."""
     return (folder / "trainer_state.json").is_file() and not (folder / MARKER).exists()
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
-    """The folders `checkpoint-N` of a run by N, whole or not."""
+    """Checkpoint folders of a run in the order of their steps, complete or not."""
     folders = run_dir.iterdir() if run_dir.is_dir() else []
     found = [folder for folder in folders if re.fullmatch(r"checkpoint-\d+", folder.name) and folder.is_dir()]
     return sorted(found, key=lambda folder: int(folder.name.split("-")[1]))
 
 
 def last_complete(run_dir: Path) -> Path | None:
-    """The whole checkpoint of the highest step, `None` where there is none."""
+    """Complete checkpoint of the highest step, `None` where there is none."""
     return next((folder for folder in reversed(checkpoints(run_dir)) if is_complete(folder)), None)
 
 
 def resume_hint(run_dir: Path) -> str:
-    """One sentence: from which checkpoint to resume, and how."""
+    """Advice for an error message: which checkpoint to resume from, and how."""
     last = last_complete(run_dir)
     if last is None:
         return f"There is no complete checkpoint in {run_dir}: start without `resume_from_checkpoint`."
@@ -54,7 +56,7 @@ def resume_hint(run_dir: Path) -> str:
 
 def to_resume(asked: str | os.PathLike | bool | None, run_dir: Path, accelerator: Accelerator) -> str | None:
     """
-    The checkpoint that `train(resume_from_checkpoint=asked)` goes on from, the same on every process.
+    Checkpoint that `train(resume_from_checkpoint=asked)` resumes from, the same on every process.
 
     Args:
         asked (`str`, `bool` or `None`): A folder, or `True` for the last complete one of the run.
@@ -76,7 +78,7 @@ def to_resume(asked: str | os.PathLike | bool | None, run_dir: Path, accelerator
 
 
 def _choose(asked: str | os.PathLike | bool, run_dir: Path) -> tuple[str | None, str | None]:
-    """A folder, or what is wrong."""
+    """Chosen folder, or the text of an error."""
     if asked is not True:
         folder = Path(asked)
         if (folder / MARKER).exists():
@@ -95,16 +97,14 @@ def _choose(asked: str | os.PathLike | bool, run_dir: Path) -> tuple[str | None,
 
 def check_processes(checkpoint: str, accelerator: Accelerator) -> None:
     """
-    DeepSpeed resumes with the number of processes that wrote a checkpoint, and stops with a bare assertion otherwise.
+    Validate the number of processes: DeepSpeed resumes only with the number that wrote the checkpoint, and would stop
+    with a bare assertion.
 
     Raises:
         ValueError: If the number is another one under DeepSpeed. FSDP2 and DDP go on with any.
     """
-    if accelerator.distributed_type != DistributedType.DEEPSPEED:
-        return
-    config = accelerator.state.deepspeed_plugin.deepspeed_config
-    written = len(list(Path(checkpoint).glob("global_step*/*zero_pp_rank_*_optim_states.pt")))
-    if written in (0, accelerator.num_processes) or config.get("checkpoint", {}).get("load_universal"):
+    written = Backend(accelerator).required_processes(Path(checkpoint))
+    if written in (None, accelerator.num_processes):
         return
     raise ValueError(
         f"The checkpoint {checkpoint} was written by {written} processes under DeepSpeed, which can't go on with "
@@ -116,9 +116,8 @@ def check_processes(checkpoint: str, accelerator: Accelerator) -> None:
 @contextmanager
 def writing(folder: Path, accelerator: Accelerator, writes: bool) -> Iterator[None]:
     """
-    Write the checkpoint `folder` in the block, on every process; after it, the checkpoint is complete.
-
-    What is left of half-written checkpoints in the run's folder is removed first.
+    Crash-safe writing: every process writes its part of the checkpoint `folder` in the block, after which it is
+    complete. Half-written checkpoints of the run are removed first.
 
     Args:
         folder (`Path`): `checkpoint-N` of the run.
@@ -155,7 +154,7 @@ def writing(folder: Path, accelerator: Accelerator, writes: bool) -> Iterator[No
 def rotate(newest: Path, limit: int | None, best: str | None) -> None:
     """
     Remove the oldest checkpoints beyond `save_total_limit`, by the rule of transformers: the newest and the best stay.
-    Half-written ones do not count. What an earlier removal has left goes too.
+    Half-written ones do not count. Remains of an interrupted removal go too.
 
     Args:
         newest (`Path`): The checkpoint just written.
@@ -174,12 +173,12 @@ def rotate(newest: Path, limit: int | None, best: str | None) -> None:
 
 
 def _hidden(folder: Path) -> Path:
-    """A name under which nothing takes it for a checkpoint."""
+    """Hidden path beside `folder`, which is not taken for a checkpoint."""
     return folder.with_name(f".{folder.name}.part")
 
 
 def _clear(folder: Path) -> None:
-    """Remove what a killed run left beside `folder`, and `folder` itself, whose files must not mix with new ones."""
+    """Remove half-written checkpoints of a killed run, and `folder` itself, whose files must not mix with new ones."""
     _clear_hidden(folder.parent)
     for old in checkpoints(folder.parent):
         if old == folder or (old / MARKER).exists():
@@ -197,9 +196,9 @@ def _remove(folder: Path) -> None:
 
 
 def _flush(paths: Iterable[Path]) -> None:
-    """Have the system write files, and the entries of folders, to the disk."""
+    """Flush files and directory entries to the disk."""
     for path in paths:
-        # Some file systems have no such call for folders, and then nothing to make up for
+        # Some file systems can't flush folders and need not
         with suppress(OSError) if path.is_dir() else nullcontext():
             descriptor = os.open(path, os.O_RDONLY)
             try:

@@ -1,8 +1,8 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-What a run holds in memory beside weights, optimizer and random states: the rollouts that are still to be trained on,
-and the numbers that are still to be logged. Neither TRL nor transformers saves them.
+State of a run beside weights, optimizer and random states: rollouts that are still to be trained on, and numbers that
+are still to be logged. Neither TRL nor transformers saves them.
 """
 
 import time
@@ -27,7 +27,7 @@ _SETTINGS = (
 
 
 def _settings(trainer: GRPOTrainer) -> dict[str, int]:
-    """What the shapes of a generation batch depend on."""
+    """Settings that determine the shapes of a generation batch."""
     return {name: getattr(trainer.args, name) for name in _SETTINGS}
 
 
@@ -37,7 +37,7 @@ def _file(trainer: GRPOTrainer, folder: Path) -> Path:
 
 
 def _plain(value: Any) -> Any:
-    """The same from plain types and tensors on the CPU, which `torch.load` reads without running code of the file."""
+    """Copy in plain types and CPU tensors, which `torch.load` reads without running code of the file."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True).contiguous()
     if isinstance(value, dict):
@@ -91,7 +91,7 @@ def save_run_state(
 
 def load_run_state(trainer: GRPOTrainer, folder: Path) -> tuple[dict[str, Any] | None, str]:
     """
-    Read the state of this process, if that of every process is there and fits.
+    Read the state of this process. Every process gets its state, or none does because one is missing or does not fit.
 
     Returns:
         The state, or `None` and what is missing or differs.
@@ -104,13 +104,13 @@ def load_run_state(trainer: GRPOTrainer, folder: Path) -> tuple[dict[str, Any] |
         now = _settings(trainer)
         differs = [f"{name} was {old}, is {now[name]}" for name, old in state["settings"].items() if old != now[name]]
         wrong = ", ".join(differs)
-    # The plan of the teacher's forwards is made together, so all processes take their batches up or none does
+    # The teacher's forwards are planned together, so either all processes restore their batches or none does
     wrong = next((text for text in gather_object([wrong]) if text), "")
     return (None, wrong) if wrong else (state, "")
 
 
 def restore_run_state(trainer: GRPOTrainer, state: dict[str, Any]) -> None:
-    """Put rollouts and metrics of [`load_run_state`] back. The numbers of the loss have their own time: see
+    """Restore the rollouts and metrics read by [`load_run_state`]. The numbers of the loss follow later: see
     [`restore_loss`]."""
     trainer._step = state["step"]
     trainer.model.train(state["training"])
@@ -139,7 +139,7 @@ def _fill(logs: dict[str, Any], table: dict[str, Any]) -> None:
 
 
 def restore_loss(trainer: GRPOTrainer, loss: dict[str, Any]) -> None:
-    """Put back the loss since the last log and of the whole run, once transformers has set them to zero."""
+    """Restore the loss since the last log and of the whole run, once transformers has set them to zero."""
     trainer._tr_loss += loss["running"].to(trainer._tr_loss.device)
     trainer._total_loss_scalar = loss["total"]
     trainer._globalstep_last_logged = loss["last_logged"]

@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""`CrashSafeGRPOTrainer`: a `GRPOTrainer` with whole checkpoints, whose resumed run is the uninterrupted one."""
+"""`CrashSafeGRPOTrainer`: a `GRPOTrainer` with complete checkpoints and exact resumption."""
 
 import os
 from collections.abc import Iterator
@@ -29,6 +29,7 @@ from trl_opsd.checkpoints.folders import (
 )
 from trl_opsd.checkpoints.parts import Stateful, load_parts, save_parts
 from trl_opsd.checkpoints.run_state import load_run_state, restore_loss, restore_run_state, save_run_state
+from trl_opsd.engines.backend import Backend
 from trl_opsd.engines.continuous_batching import preserve_model_state
 from trl_opsd.engines.distributed import raise_on_all_ranks, reward_name
 from trl_opsd.engines.vllm_cpu import sync_by_reload_on_cpu
@@ -39,7 +40,7 @@ logger = get_logger(__name__)
 
 class CrashSafeGRPOTrainer(GRPOTrainer):
     """
-    [`~trl.GRPOTrainer`] with whole checkpoints, exact resumption, errors that reach every process, and mends where
+    [`~trl.GRPOTrainer`] with complete checkpoints, exact resumption, errors that reach every process, and fixes where
     generation engines and distribution meet training. It knows nothing of distillation.
 
     Checkpoints are protected in every run. The state of the run is saved and restored, and generation is mended, only
@@ -99,7 +100,7 @@ class CrashSafeGRPOTrainer(GRPOTrainer):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         output = super().evaluation_loop(*args, **kwargs)
-        if not self.is_in_train and self.accelerator.distributed_type.startswith("MULTI_"):
+        if not self.is_in_train and Backend(self.accelerator).is_ddp:
             # `evaluate` before `train` marks the model as prepared, and the ranks would then train without DDP, each on
             # its own (transformers 5.23, accelerate 1.15)
             vars(self.model).pop("_is_accelerate_prepared", None)
@@ -232,8 +233,8 @@ class CrashSafeGRPOTrainer(GRPOTrainer):
 
 
 def skip_epochs(sampler: Sampler | None, epochs: int) -> None:
-    """Bring TRL's sampler to the order of a later epoch: its generator moves on by one permutation an epoch, and is
-    saved nowhere. A stream is told its epoch by transformers."""
+    """Advance TRL's sampler to a later epoch: its generator draws one permutation an epoch and is not saved.
+    Transformers itself sets the epoch of a stream."""
     if isinstance(sampler, RepeatSampler) and sampler.shuffle:
         for _ in range(epochs):
             torch.randperm(sampler.num_samples, generator=sampler.generator)

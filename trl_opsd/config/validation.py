@@ -12,6 +12,7 @@ from trl_opsd.methods.registry import method_of, options_of
 from trl_opsd.monitoring.leaks import Phrases
 from trl_opsd.privileged.named import build_source
 from trl_opsd.rollouts.view import PLACEHOLDER, PLACES_WITHOUT_POSITION
+from trl_opsd.teacher.kinds import TEACHER_KINDS, dependent_options
 
 
 CHOICES = {
@@ -21,7 +22,7 @@ CHOICES = {
     "distillation_token_clip_mode": ("hard", "scale"),
     "distillation_reduction": ("token_mean", "sequence_mean", "joint_token_mean"),
     "distillation_target": (None, *TARGETS),
-    "teacher_model_kind": ("base", "live", "ema", "snapshot", "checkpoint"),
+    "teacher_model_kind": tuple(TEACHER_KINDS),
     "teacher_overlong": ("error", "drop_view", "shorten"),
     "teacher_generation_prompt": ("student", "own"),
     "privileged_place": PLACES_WITHOUT_POSITION,
@@ -42,10 +43,7 @@ DEPENDENT = (
     ("distillation_is_clip", None, "distillation_mode", ("full_logits", "topk_logits")),
     ("distillation_reduction", "token_mean", "distillation_mode", ("full_logits", "topk_logits")),
     ("distillation_chunk_size", None, "distillation_mode", ("full_logits", "topk_logits")),
-    ("teacher_update_rate", 0.05, "teacher_model_kind", ("ema",)),
-    ("teacher_sync_steps", 1, "teacher_model_kind", ("ema", "snapshot")),
-    ("teacher_model_name_or_path", None, "teacher_model_kind", ("checkpoint",)),
-    ("teacher_model_init_kwargs", None, "teacher_model_kind", ("checkpoint",)),
+    *((option, default, "teacher_model_kind", kinds) for option, default, kinds in dependent_options()),
 )
 
 COLUMN_OPTIONS = (
@@ -81,11 +79,6 @@ def check_method(config: Any) -> None:
         )
     if method.target is not None and config.distillation_target is not None:
         raise ValueError(f"The method {config.method!r} has its own target: leave `distillation_target` out.")
-    if method.should_sync_teacher is not None and config.teacher_model_kind != "snapshot":
-        raise ValueError(
-            f"The method {config.method!r} says when a snapshot is renewed: `teacher_model_kind` must be 'snapshot', "
-            f"not {config.teacher_model_kind!r}."
-        )
 
 
 def check_policy_weight(config: Any, policy_weight: float) -> None:
@@ -150,8 +143,6 @@ def check_values(config: Any) -> None:
     for name in ("distillation_alpha", "teacher_update_rate"):
         if not 0.0 <= getattr(config, name) <= 1.0:
             raise ValueError(f"`{name}` must lie between 0 and 1, got {getattr(config, name)!r}.")
-    if config.teacher_update_rate == 0.0:
-        raise ValueError("`teacher_update_rate=0` never moves the teacher. Use `teacher_model_kind='base'` for that.")
     if config.leak_phrases is not None:
         if not isinstance(config.leak_phrases, list):
             raise ValueError(f"`leak_phrases` must be a list of texts, got {config.leak_phrases!r}.")
@@ -176,12 +167,8 @@ def check_combinations(config: Any) -> None:
             )
     if config.distillation_mode == "topk_logits" and config.distillation_topk is None:
         raise ValueError("`distillation_mode='topk_logits'` needs `distillation_topk`, the size of the set.")
-    refreshed = config.method is not None and method_of(config.method).should_sync_teacher is not None
-    if config.teacher_model_kind == "snapshot" and config.teacher_sync_steps == 1 and not refreshed:
-        raise ValueError(
-            "`teacher_model_kind='snapshot'` with `teacher_sync_steps=1` is the live teacher. Set "
-            "`teacher_sync_steps` above 1, or use `teacher_model_kind='live'`."
-        )
+    synced = config.method is not None and method_of(config.method).should_sync_teacher is not None
+    TEACHER_KINDS[config.teacher_model_kind].check(config, synced_by_method=synced)
     temperature = config.distillation_temperature
     if config.distillation_is_clip is not None and temperature not in (None, config.temperature):
         raise ValueError(
@@ -212,8 +199,6 @@ def check_combinations(config: Any) -> None:
     for clip, default in (("distillation_entry_clip", "signed"), ("distillation_token_clip", "hard")):
         if getattr(config, clip) is None and getattr(config, f"{clip}_mode") != default:
             raise ValueError(f"`{clip}_mode` is set, but `{clip}` is None: set both.")
-    if config.teacher_model_kind == "checkpoint" and config.teacher_model_name_or_path is None:
-        raise ValueError("`teacher_model_kind='checkpoint'` needs `teacher_model_name_or_path`.")
     whole = config.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
     if config.push_to_hub and whole and not config.hub_private_repo and config.distillation_weight != 0:
         raise ValueError(

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import DistributedType
 from accelerate.utils import gather_object
 from datasets import Dataset
 
 from trl_opsd.diagnostics.preflight_report import PreflightReport, ViewReport
 from trl_opsd.diagnostics.preserve_trainer_state import preserve_trainer_state
 from trl_opsd.diagnostics.scoring import Score, Scorer
+from trl_opsd.engines import Backend
 from trl_opsd.monitoring.names import PREFIX
 from trl_opsd.rollouts.view import PrivilegedSource
 from trl_opsd.trainer.setup_checks import check_datasets
@@ -77,7 +77,7 @@ def _check(
 ) -> None:
     if trainer.is_plain_grpo:
         raise ValueError("`preflight` compares teacher and student; this trainer has no teacher (see its `args`).")
-    if trainer.accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
+    if Backend(trainer.accelerator).prepares_model_in_train:
         raise ValueError(
             "`preflight` runs before DeepSpeed or FSDP take the model, which they do when training begins. Run it in "
             "one process or under DDP, with a smaller model of the family if this one does not fit."

@@ -11,11 +11,11 @@ from torch import nn
 @contextmanager
 def preserve_model_state(model: nn.Module) -> Iterator[None]:
     """
-    Undo what TRL 1.16 does to the model around `generate_batch`.
+    Restore the training mode, weights and buffers that TRL 1.16 changes around `generate_batch`.
 
-    It ends in training mode, also in an evaluation, whose rows would then count as training's. And with `bf16` or
-    `fp16` it casts the weights and buffers that are trained, for good: from float32 to what autocast would only compute
-    in. Sampling still uses the cast weights; while it lasts, both are in memory.
+    TRL leaves the model in training mode, also in an evaluation, whose rows would then count as training's. With `bf16`
+    or `fp16` it casts the trained weights and buffers for good, from float32 to the type that autocast would only
+    compute in. Sampling still uses the cast weights; while it lasts, both are in memory.
 
     Args:
         model (`torch.nn.Module`): The trained model.

@@ -1,19 +1,20 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-What a rank holds of a parameter, engine by engine: how to read it, to lend its place to another tensor, to gather the
-whole, and to write copies of it to a checkpoint.
+Per-backend access to local parameter shards: read, swap in temporarily, all-gather, checkpoint.
 
-The teacher's weights are copies of these parts. No rank holds more of the teacher than of the student.
+A teacher that is a copy of the student's weights copies local shards, so no rank holds more of the teacher than of the
+student.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.distributed.checkpoint as dcp
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
@@ -23,68 +24,92 @@ from torch.distributed.tensor import DTensor
 Tensors = dict[str, torch.Tensor]
 
 
-class Whole:
-    """Every rank holds the whole parameter: one process, DDP, ZeRO-1, ZeRO-2."""
+class ParameterShards:
+    """
+    Sharding of parameters over ranks by one backend.
 
-    name = "no engine that shards weights"
+    Attributes:
+        name (`str`): The backend, as checkpoints and errors name it.
+        is_sharded (`bool`): Whether ranks hold different entries of a parameter.
+    """
 
-    def settle(self, model: nn.Module) -> None:
-        """Bring the student's parameters into the state in which [`part`] can read them."""
+    name: ClassVar[str]
+    is_sharded: ClassVar[bool] = True
 
-    def part(self, param: nn.Parameter) -> torch.Tensor:
-        """What this rank holds of `param`, sharing its memory."""
-        return param.data
+    def reshard(self, model: nn.Module) -> None:
+        """Reshard the parameters of `model` that a forward left gathered, so that [`local_shard`] can read them."""
 
-    def countable(self, param: nn.Parameter, part: torch.Tensor) -> torch.Tensor:
-        """The entries of a part that are weights and on no other rank, not padding."""
-        return part
+    def local_shard(self, param: nn.Parameter) -> torch.Tensor:
+        """This rank's shard of `param`, sharing its memory."""
+        raise NotImplementedError
 
-    def gather(self, param: nn.Parameter, part: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """The whole tensor that `part` is a part of, sent and returned in `dtype`. All ranks must call it."""
-        return part.to(dtype)
+    def without_padding(self, param: nn.Parameter, shard: torch.Tensor) -> torch.Tensor:
+        """The entries of a shard that are weights and not padding."""
+        return shard
 
-    @contextmanager
-    def lent(self, model: nn.Module, params: dict[str, nn.Parameter], parts: Tensors) -> Iterator[None]:
+    def gather(self, param: nn.Parameter, shard: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """All-gather the whole tensor from one shard per rank, sent and returned in `dtype`. All ranks must call it."""
+        raise NotImplementedError
+
+    def swapped_in(self, model: nn.Module, params: dict[str, nn.Parameter], shards: Tensors) -> AbstractContextManager:
         """
-        Let a forward of `model` read `parts` in place of the student's own weights, for just this block.
+        Swap `shards` in for the weights of `model` within this block, so that its forward reads them.
 
         Args:
             model (`nn.Module`): The wrapped model.
-            params (`dict[str, nn.Parameter]`): Parameters of the student.
-            parts (`dict[str, torch.Tensor]`): Of the shapes that [`part`] gives.
+            params (`dict[str, nn.Parameter]`): Parameters of the model.
+            shards (`dict[str, torch.Tensor]`): For each of `params`, a tensor of the shape of its [`local_shard`].
         """
+        raise NotImplementedError
+
+    def save(self, folder: Path, params: dict[str, nn.Parameter], shards: Tensors, should_save: bool) -> None:
+        """Write `shards` into the checkpoint `folder`. All ranks call it; where each holds everything, only a rank with
+        `should_save` writes."""
+        raise NotImplementedError
+
+    def load(self, folder: Path, params: dict[str, nn.Parameter], shards: Tensors) -> None:
+        """
+        Fill `shards` with the values written by [`save`].
+
+        Raises:
+            FileNotFoundError: If the file of this rank is missing.
+            ValueError: If other parameters or shapes were saved.
+        """
+        raise NotImplementedError
+
+
+class Unsharded(ParameterShards):
+    """Replicated parameters: one process, DDP, ZeRO-1, ZeRO-2."""
+
+    name = "no engine that shards weights"
+    is_sharded = False
+
+    def local_shard(self, param: nn.Parameter) -> torch.Tensor:
+        return param.data
+
+    def gather(self, param: nn.Parameter, shard: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        return shard.to(dtype)
+
+    @contextmanager
+    def swapped_in(self, model: nn.Module, params: dict[str, nn.Parameter], shards: Tensors) -> Iterator[None]:
         own = {name: param.data for name, param in params.items()}
         for name, param in params.items():
-            param.data = parts[name].to(param.dtype)
+            param.data = shards[name].to(param.dtype)
         try:
             yield
         finally:
             for name, param in params.items():
                 param.data = own[name]
 
-    def save(self, folder: Path, params: dict[str, nn.Parameter], parts: Tensors, writes: bool) -> None:
-        """Write `parts` into the checkpoint `folder`; all ranks call it, those that hold it all only if it `writes`."""
-        if writes:
-            save_file({name: part.contiguous() for name, part in parts.items()}, self._file(folder))
+    def save(self, folder: Path, params: dict[str, nn.Parameter], shards: Tensors, should_save: bool) -> None:
+        if should_save:
+            _save_file(folder / "teacher.safetensors", shards)
 
-    def load(self, folder: Path, params: dict[str, nn.Parameter], parts: Tensors) -> None:
-        """
-        Fill `parts` with what [`save`] wrote.
-
-        Raises:
-            FileNotFoundError: If this rank's part is not there.
-            ValueError: If other parameters or shapes were saved.
-        """
-        saved = load_file(self._file(folder))
-        _check_shapes({name: tuple(part.shape) for name, part in saved.items()}, parts)
-        for name, part in parts.items():
-            part.copy_(saved[name])
-
-    def _file(self, folder: Path) -> Path:
-        return folder / "teacher.safetensors"
+    def load(self, folder: Path, params: dict[str, nn.Parameter], shards: Tensors) -> None:
+        _load_file(folder / "teacher.safetensors", shards)
 
 
-class ZeRO3(Whole):
+class ZeRO3Shards(ParameterShards):
     """DeepSpeed ZeRO-3: each rank holds an equal slice of the flattened parameter, the last ones padded."""
 
     name = "DeepSpeed ZeRO-3"
@@ -92,11 +117,7 @@ class ZeRO3(Whole):
     def __init__(self, accelerator: Accelerator):
         self.accelerator = accelerator
 
-    def _release(self) -> None:
-        # DeepSpeed leaves small parameters gathered, and may have begun to fetch others
-        self.accelerator.deepspeed_engine_wrapped.engine.optimizer.empty_partition_cache()
-
-    def part(self, param: nn.Parameter) -> torch.Tensor:
+    def local_shard(self, param: nn.Parameter) -> torch.Tensor:
         location = param.ds_tensor.final_location
         if location is not None or param.ds_secondary_tensor is not None:
             raise ValueError(
@@ -106,100 +127,111 @@ class ZeRO3(Whole):
             )
         return param.ds_tensor.data
 
-    def countable(self, param: nn.Parameter, part: torch.Tensor) -> torch.Tensor:
-        start = torch.distributed.get_rank(param.ds_process_group) * part.numel()
-        return part[: max(0, param.ds_numel - start)]
+    def without_padding(self, param: nn.Parameter, shard: torch.Tensor) -> torch.Tensor:
+        start = torch.distributed.get_rank(param.ds_process_group) * shard.numel()
+        return shard[: max(0, param.ds_numel - start)]
 
-    def gather(self, param: nn.Parameter, part: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    def gather(self, param: nn.Parameter, shard: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         group = param.ds_process_group
-        part = part.to(param.device, dtype)
-        whole = part.new_empty(part.numel() * torch.distributed.get_world_size(group))
-        torch.distributed.all_gather_into_tensor(whole, part.contiguous(), group=group)
-        return whole[: param.ds_numel].view(param.ds_shape)
+        shard = shard.to(param.device, dtype)
+        full = shard.new_empty(shard.numel() * torch.distributed.get_world_size(group))
+        torch.distributed.all_gather_into_tensor(full, shard.contiguous(), group=group)
+        return full[: param.ds_numel].view(param.ds_shape)
 
     @contextmanager
-    def lent(self, model: nn.Module, params: dict[str, nn.Parameter], parts: Tensors) -> Iterator[None]:
-        self._release()
+    def swapped_in(self, model: nn.Module, params: dict[str, nn.Parameter], shards: Tensors) -> Iterator[None]:
+        self._release_gathered()
         own = {name: param.ds_tensor.data for name, param in params.items()}
         for name, param in params.items():
-            param.ds_tensor.data = parts[name].to(param.ds_tensor)
+            param.ds_tensor.data = shards[name].to(param.ds_tensor)
         try:
             yield
-            self._release()
+            self._release_gathered()
         finally:
             for name, param in params.items():
                 param.ds_tensor.data = own[name]
 
-    def save(self, folder: Path, params: dict[str, nn.Parameter], parts: Tensors, writes: bool) -> None:
-        super().save(folder, params, parts, writes=True)
+    def _release_gathered(self) -> None:
+        # DeepSpeed leaves small parameters gathered, and may have begun to fetch others
+        self.accelerator.deepspeed_engine_wrapped.engine.optimizer.empty_partition_cache()
+
+    def save(self, folder: Path, params: dict[str, nn.Parameter], shards: Tensors, should_save: bool) -> None:
+        _save_file(self._file(folder), shards)
+
+    def load(self, folder: Path, params: dict[str, nn.Parameter], shards: Tensors) -> None:
+        _load_file(self._file(folder), shards)
 
     def _file(self, folder: Path) -> Path:
         rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
         return folder / f"teacher-{rank + 1:05d}-of-{ranks:05d}.safetensors"
 
 
-class FSDP2(Whole):
+class FSDP2Shards(ParameterShards):
     """PyTorch's FSDP2: each rank holds rows of the parameter, in a `DTensor`."""
 
     name = "FSDP2"
 
-    def settle(self, model: nn.Module) -> None:
+    def reshard(self, model: nn.Module) -> None:
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
 
-    def part(self, param: nn.Parameter) -> torch.Tensor:
+    def local_shard(self, param: nn.Parameter) -> torch.Tensor:
         return param.detach().to_local()
 
-    def gather(self, param: nn.Parameter, part: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        return self._whole(param, part.to(param.device_mesh.device_type, dtype)).full_tensor()
+    def gather(self, param: nn.Parameter, shard: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        return self._dtensor(param, shard.to(param.device_mesh.device_type, dtype)).full_tensor()
 
     @contextmanager
-    def lent(self, model: nn.Module, params: dict[str, nn.Parameter], parts: Tensors) -> Iterator[None]:
-        # Copied and not swapped: what FSDP2 gathers from is no public attribute
-        self.settle(model)
-        own = {name: self.part(param).clone() for name, param in params.items()}
-        self._fill(params, parts)
+    def swapped_in(self, model: nn.Module, params: dict[str, nn.Parameter], shards: Tensors) -> Iterator[None]:
+        # Values are copied, as the tensors that FSDP2 gathers from are no public attribute
+        self.reshard(model)
+        own = {name: self.local_shard(param).clone() for name, param in params.items()}
+        self._fill(params, shards)
         try:
             yield
-            self.settle(model)
+            self.reshard(model)
         finally:
             self._fill(params, own)
 
-    def _fill(self, params: dict[str, nn.Parameter], parts: Tensors) -> None:
+    def _fill(self, params: dict[str, nn.Parameter], shards: Tensors) -> None:
         for name, param in params.items():
-            self.part(param).copy_(parts[name])
+            self.local_shard(param).copy_(shards[name])
 
-    def save(self, folder: Path, params: dict[str, nn.Parameter], parts: Tensors, writes: bool) -> None:
-        wholes = {name: self._whole(params[name], part) for name, part in parts.items()}
-        dcp.save(wholes, checkpoint_id=folder / "teacher")
+    def save(self, folder: Path, params: dict[str, nn.Parameter], shards: Tensors, should_save: bool) -> None:
+        dcp.save(self._dtensors(params, shards), checkpoint_id=folder / "teacher")
 
-    def load(self, folder: Path, params: dict[str, nn.Parameter], parts: Tensors) -> None:
+    def load(self, folder: Path, params: dict[str, nn.Parameter], shards: Tensors) -> None:
         reader = dcp.FileSystemReader(folder / "teacher")
         saved = {name: tuple(entry.size) for name, entry in reader.read_metadata().state_dict_metadata.items()}
-        wholes = {name: self._whole(params[name], part) for name, part in parts.items()}
-        _check_shapes(saved, wholes)
-        dcp.load(wholes, storage_reader=reader)  # into the memory of `parts`
+        dtensors = self._dtensors(params, shards)
+        _check_shapes(saved, dtensors)
+        dcp.load(dtensors, storage_reader=reader)  # into the memory of `shards`
 
-    def _whole(self, param: nn.Parameter, part: torch.Tensor) -> DTensor:
+    def _dtensors(self, params: dict[str, nn.Parameter], shards: Tensors) -> dict[str, DTensor]:
+        return {name: self._dtensor(params[name], shard) for name, shard in shards.items()}
+
+    def _dtensor(self, param: nn.Parameter, shard: torch.Tensor) -> DTensor:
         mesh, placements = param.device_mesh, param.placements
-        return DTensor.from_local(part, mesh, placements, shape=param.shape, stride=param.stride())
+        return DTensor.from_local(shard, mesh, placements, shape=param.shape, stride=param.stride())
 
 
-def shards_of(accelerator: Accelerator) -> Whole | None:
-    """How the engine of this run holds weights; `None` for FSDP1, whose parameters have no tensors of their own."""
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        return ZeRO3(accelerator) if accelerator.state.deepspeed_plugin.zero_stage == 3 else Whole()
-    if accelerator.distributed_type == DistributedType.FSDP:
-        return FSDP2() if accelerator.is_fsdp2 else None
-    return Whole()
+def _save_file(path: Path, shards: Tensors) -> None:
+    save_file({name: shard.contiguous() for name, shard in shards.items()}, path)
 
 
-def _check_shapes(saved: dict[str, tuple[int, ...]], parts: Tensors) -> None:
-    if saved.keys() != parts.keys():
-        name = min(saved.keys() ^ parts.keys())
+def _load_file(path: Path, shards: Tensors) -> None:
+    saved = load_file(path)
+    _check_shapes({name: tuple(shard.shape) for name, shard in saved.items()}, shards)
+    for name, shard in shards.items():
+        shard.copy_(saved[name])
+
+
+def _check_shapes(saved: dict[str, tuple[int, ...]], expected: Tensors) -> None:
+    if saved.keys() != expected.keys():
+        name = min(saved.keys() ^ expected.keys())
         where = "but not in this model" if name in saved else "of this model is missing"
         raise ValueError(f"its parameters are not those that this run trains: {name!r} is there {where}")
-    for name, part in parts.items():
-        if saved[name] != tuple(part.shape):
-            raise ValueError(f"{name!r} has the shape {saved[name]} there and {tuple(part.shape)} in this run")
+    for name, tensor in expected.items():
+        if saved[name] != tuple(tensor.shape):
+            raise ValueError(f"{name!r} has the shape {saved[name]} there and {tuple(tensor.shape)} in this run")

@@ -7,7 +7,7 @@ from trl.generation.vllm_generation import VLLMGeneration
 
 def sync_by_reload_on_cpu(generation: VLLMGeneration) -> None:
     """
-    Let a colocated engine take the trainer's weights through vLLM's `reload_weights`, if it runs on the CPU.
+    Synchronise weights with a colocated engine through vLLM's `reload_weights`, if it runs on the CPU.
 
     TRL 1.16 hands each parameter to `model.load_weights`. On the CPU backend, vLLM 0.31 packs the weights of linear
     layers for its kernels once they are loaded and leaves plain parameters in their place, so that a second load fails

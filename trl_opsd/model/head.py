@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""The head of a causal language model, as the kernels take it."""
+"""Language model head: output weight, bias and logit scaling, as the kernels take them."""
 
 import torch
 from torch.distributed.tensor import DTensor, Partial
@@ -10,7 +10,7 @@ from trl_opsd.kernels import Head
 
 
 def model_head(model: PreTrainedModel, float32: bool = False) -> Head:
-    """The head of a causal language model with what its family does to the logits, as TRL's fused head reads it."""
+    """Language model head with the logit scaling and soft cap of its model family, as TRL's fused head reads them."""
     config = model.config.get_text_config()
     embedding = model.get_output_embeddings()
     scale = 1.0
@@ -27,7 +27,7 @@ def model_head(model: PreTrainedModel, float32: bool = False) -> Head:
 
 
 def gathered_head(head: Head) -> Head:
-    """The head with plain tensors: FSDP2 leaves a DTensor where the head is a unit of its own."""
+    """All-gathered head: plain tensors where FSDP2 leaves DTensors because the head is a unit of its own."""
 
     def full(tensor: torch.Tensor | None) -> torch.Tensor | None:
         if not isinstance(tensor, DTensor):

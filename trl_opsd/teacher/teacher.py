@@ -1,22 +1,20 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-How the teacher answers, follows the student, and is saved and restored.
+Teacher of a run: its forward context, its updates after optimizer steps, and its checkpoint state.
 
-Where its weights live is the question of `teacher_weights.py`; here `ema` averages, `snapshot` copies, and the rest
-stand still.
+[`Teacher`] has what all kinds share. `kinds.py` has one class for each `teacher_model_kind`, `weights.py` the storage
+of the weights.
 """
 
 import json
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     PreTrainedModel,
@@ -27,52 +25,109 @@ from transformers import (
     TrainingArguments,
 )
 
-from trl_opsd.config.opsd_config import OPSDConfig
-from trl_opsd.engines import Whole
+from trl_opsd.engines import Backend
 from trl_opsd.kernels import Head
-from trl_opsd.teacher.weights import CopiedWeights, SeparateModel, make_weights
+from trl_opsd.teacher.weights import CopiedWeights, TeacherWeights
 
 
 STATE_FILE = "teacher_state.json"
+Patch = Callable[[PreTrainedModel], None]
 
 
 class Teacher:
     """
-    The teacher of one run.
+    Teacher of one run. A kind of teacher is a subclass that says where its weights come from and, if they change, how.
 
     Args:
         args ([`OPSDConfig`]): `teacher_*` options.
         core (`nn.Module`): The student before any wrapping, with its PEFT wrapper if it has one.
-        accelerator (`Accelerator`): Knows the engine, and wraps a teacher that is a model of its own.
-        tokenizer (`PreTrainedTokenizerBase`): The student's, to compare vocabularies with a `checkpoint` teacher.
-        patch (`Callable[[PreTrainedModel], None]`): Gives a model the forward that the trainer calls.
+        accelerator (`Accelerator`): The trainer's.
+        tokenizer (`PreTrainedTokenizerBase`): The student's, to compare vocabularies with another model.
+        patch (`Callable[[PreTrainedModel], None]`): Gives another model the forward that the trainer calls.
+
+    Attributes:
+        name (`str`): Value of `teacher_model_kind`.
+        description (`str`): Its weights in a few words, for the model card.
+        options (`Mapping[str, Any]`): Config options that no other setting reads, with their defaults.
+        teaches_bare_rows (`bool`): Whether it teaches rows without privileged context, from the student's own prompt.
+        num_updates (`int` or `None`): Number of weight updates; cached teacher outputs are valid while it is unchanged.
+            `None` for a live teacher (never cacheable).
 
     Raises:
         ValueError: If the kind does not exist for this model or engine.
     """
 
+    name: ClassVar[str]
+    description: ClassVar[str]
+    options: ClassVar[Mapping[str, Any]] = {}
+    teaches_bare_rows: ClassVar[bool] = False
+    num_updates: int | None = 0
+
     def __init__(
-        self,
-        args: OPSDConfig,
-        core: nn.Module,
-        accelerator: Accelerator,
-        tokenizer: PreTrainedTokenizerBase,
-        patch: Callable[[PreTrainedModel], None],
+        self, args: Any, core: nn.Module, accelerator: Accelerator, tokenizer: PreTrainedTokenizerBase, patch: Patch
     ):
-        self.args, self.kind, self.core, self.accelerator = args, args.teacher_model_kind, core, accelerator
-        self.moves = 0
-        self.weights = make_weights(args, core, accelerator, tokenizer, patch)
+        self.args, self.core, self.accelerator, self.backend = args, core, accelerator, Backend(accelerator)
+        self.weights = self.make_weights(tokenizer, patch)
+
+    # What a kind defines
+
+    @classmethod
+    def check(cls, config: Any, synced_by_method: bool) -> None:
+        """
+        Validate the options of this kind.
+
+        Args:
+            config ([`OPSDConfig`]): All options.
+            synced_by_method (`bool`): Whether the method decides when the teacher is synchronised with the student.
+
+        Raises:
+            ValueError: If options are missing or contradict the kind or the method.
+        """
+        if synced_by_method:
+            raise ValueError(
+                f"The method {config.method!r} says when a snapshot is renewed: `teacher_model_kind` must be "
+                f"'snapshot', not {config.teacher_model_kind!r}."
+            )
+
+    def make_weights(self, tokenizer: PreTrainedTokenizerBase, patch: Patch) -> TeacherWeights:
+        """Create the weights that answer. The arguments are those of the class."""
+        raise NotImplementedError
+
+    def update(self, step: int) -> None:
+        """
+        Update the weights after an optimizer step, if they follow the student.
+
+        Args:
+            step (`int`): Optimizer steps taken so far.
+        """
+
+    def state(self) -> dict[str, Any]:
+        """State for a checkpoint, JSON-serialisable. All ranks call it."""
+        return {"kind": self.name, "sharded_by": self.weights.sharded_by, "square_sum_of_start": None}
+
+    def restore(self, state: dict[str, Any], folder: Path) -> None:
+        """
+        Restore the state written by [`save`]. All ranks call it.
+
+        Args:
+            state (`dict`): What [`state`] gave, empty if the checkpoint has none.
+            folder (`Path`): The checkpoint.
+
+        Raises:
+            ValueError: If the state belongs to another kind, engine, model or start.
+        """
+
+    # What all kinds share
 
     def attach(self) -> None:
-        """Take the start weights, where that had to wait for the engine: to be called once it has the model, and before
-        a checkpoint is loaded into it."""
-        if isinstance(self.weights, CopiedWeights):
-            self.weights.attach()
+        """Copy the start weights if that had to wait for the engine. To be called once the engine has the model, and
+        before a checkpoint is loaded into it."""
+        self.weights.attach()
 
     @contextmanager
     def teacher_forward(self, model: nn.Module) -> Iterator[nn.Module]:
         """
-        The model to call as the teacher: without gradient and without dropout, for just this block.
+        Teacher's forward context, without gradient and without dropout: gives the model to call.
 
         Args:
             model (`nn.Module`): The wrapped student.
@@ -81,116 +136,76 @@ class Teacher:
             yield teacher
 
     @property
-    def version(self) -> int | None:
-        """What it says stays the same as long as this number does; `None` where it moves with the student."""
-        return None if self.kind == "live" else self.moves
-
-    @property
     def model(self) -> nn.Module:
-        """The model whose weights answer, unwrapped: the student's or one of its own."""
-        return self.weights.core if isinstance(self.weights, SeparateModel) else self.core
+        """Unwrapped model whose weights answer: the student or a separate model."""
+        return self.weights.core
 
     def head(self) -> Head | None:
         """The teacher's head, `None` for the student's own. To be called inside the student's forward, by all ranks."""
         return self.weights.head()
 
-    def update_state(self, step: int) -> None:
-        """
-        Update a moving teacher after an optimizer step.
-
-        Args:
-            step (`int`): Optimizer steps taken so far.
-        """
-        if self.kind in ("ema", "snapshot") and step % self.args.teacher_sync_steps == 0:
-            self.weights.update_state(self.args.teacher_update_rate if self.kind == "ema" else 1.0)
-            self.moves += 1
-
     def save(self, folder: Path) -> None:
-        """
-        Write what is needed to go on into the checkpoint `folder`: the kind, and the weights of a teacher that moves,
-        sharded where the engine shards. All ranks call it.
-        """
-        state = self._state()
+        """Write the state into the checkpoint `folder`. All ranks call it."""
+        state = self.state()
         if self.args.should_save:
             (folder / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n")
-        if self.kind in ("ema", "snapshot"):
-            self.weights.shards.save(folder, self.weights.params, self.weights.parts, self.args.should_save)
 
-    @torch.no_grad()
     def load(self, folder: Path) -> None:
+        """Restore the state written by [`save`]. All ranks call it."""
+        path = folder / STATE_FILE
+        self.restore(json.loads(path.read_text()) if path.exists() else {}, folder)
+
+    def copied_weights(self, dtype: torch.dtype | None = None) -> CopiedWeights:
         """
-        Take up the state that [`Teacher.save`] wrote. All ranks call it.
+        Copies of the student's weights.
+
+        Args:
+            dtype (`torch.dtype`, *optional*): Type of the copies, by default the parameters' own.
 
         Raises:
-            ValueError: If `folder` holds no such state, that of another kind, engine or model, or that of other start
-                weights.
+            ValueError: If the engine holds parameters in a form that can't be copied.
         """
-        own, moves = self._state(), self.kind in ("ema", "snapshot")
-        path = folder / STATE_FILE
-        state = json.loads(path.read_text()) if path.exists() else dict.fromkeys(own)
-        if moves and state["kind"] != self.kind:
-            raise ValueError(_refusal(folder, f"holds no state of an {self.kind!r} teacher but of {state['kind']!r}"))
-        if moves and state["sharded_by"] != own["sharded_by"]:
-            problem = f"was written under {state['sharded_by']}, and this run is under {own['sharded_by']}"
-            raise ValueError(_refusal(folder, problem))
-        start = state["square_sum_of_start"]
-        if None not in (start, own["square_sum_of_start"]) and not _same(start, own["square_sum_of_start"]):
+        shards = self.backend.shards
+        if shards is None:
             raise ValueError(
-                f"The checkpoint {folder} was trained against another `base` teacher: the weights that this run "
-                "started from are not the ones that run started from. Resume with the same `model` as the first time."
+                f"`teacher_model_kind={self.name!r}` needs a copy of the weights, and FSDP1 holds them flattened. Set "
+                "`fsdp_version: 2` in the accelerate config, or use `teacher_model_kind='live'`, or a new LoRA adapter "
+                "(`peft_config`) with `'base'`."
             )
-        if moves:
-            try:
-                self.weights.shards.load(folder, self.weights.params, self.weights.parts)
-            except (ValueError, OSError, SafetensorError) as error:
-                raise ValueError(_refusal(folder, f"does not fit: {error}")) from error
-
-    def _state(self) -> dict[str, Any]:
-        copied = isinstance(self.weights, CopiedWeights)
-        state = {"kind": self.kind, "sharded_by": self.weights.shards.name if copied else Whole.name}
-        return state | {"square_sum_of_start": self._square_sum() if copied and self.kind == "base" else None}
-
-    def _square_sum(self) -> float:
-        square_sum = self.weights.square_sum()
-        if type(self.weights.shards) is not Whole:
-            square_sum = self.accelerator.reduce(square_sum)
-        return square_sum.item()
-
-
-def _same(first: float, second: float) -> bool:
-    """Whether two sums are the same but for the order in which they were added up."""
-    return math.isclose(first, second, rel_tol=1e-11)
-
-
-def _refusal(folder: Path, problem: str) -> str:
-    return (
-        f"The state of the teacher in the checkpoint {folder} {problem}. Resume with the `teacher_model_kind`, model, "
-        "engine and number of processes that it was trained with, or start the teacher afresh: in a new run from the "
-        "checkpoint's weights (pass the folder as the model, without `resume_from_checkpoint`) it starts from them."
-    )
+        weights = CopiedWeights(self.core, shards, dtype, self.args.cast_lm_head_to_fp32)
+        # An engine that prepares the model in `train` loads a checkpoint only after that; else it is loaded before
+        if not self.backend.prepares_model_in_train:
+            weights.attach()
+        return weights
 
 
 class TeacherUpdateCallback(TrainerCallback):
-    """Moves the teacher after each optimizer step, if it may, before a checkpoint of that step is written."""
+    """
+    Updates the teacher after each optimizer step, before a checkpoint of that step is written.
 
-    def __init__(self, teacher: Teacher, may_move: Callable[[], bool]):
-        self.teacher, self.may_move = teacher, may_move
+    Args:
+        teacher ([`Teacher`]): The teacher of the run.
+        may_update (`Callable[[], bool]`): Whether the method allows an update after this step.
+    """
+
+    def __init__(self, teacher: Teacher, may_update: Callable[[], bool]):
+        self.teacher, self.may_update = teacher, may_update
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self.may_move():
-            self.teacher.update_state(state.global_step)
+        if self.may_update():
+            self.teacher.update(state.global_step)
 
 
 @contextmanager
 def live_forward(model: nn.Module) -> Iterator[nn.Module]:
-    """The student as a reader, in the teacher's way: without gradient and without dropout."""
+    """Student's forward context on the teacher's terms: without gradient and without dropout."""
     with torch.no_grad(), without_dropout(model):
         yield model
 
 
 @contextmanager
 def without_dropout(model: nn.Module) -> Iterator[None]:
-    """Modules that train do not drop anything in this block."""
+    """Dropout disabled within this block: modules in training mode are in evaluation mode."""
     training = [module for module in model.modules() if module.training]
     for module in training:
         module.training = False

@@ -12,6 +12,7 @@ from trl import GRPOConfig
 
 from trl_opsd.config.opsd_config import OPSDConfig
 from trl_opsd.methods.registry import method_of
+from trl_opsd.teacher import TEACHER_KINDS
 
 
 PAPER = {
@@ -28,13 +29,6 @@ PAPER = {
 }
 
 _HEADING = "### Framework versions"
-_TEACHERS = {
-    "base": "the same weights as they were at the start of training",
-    "live": "the current weights",
-    "ema": "a moving average of the weights",
-    "snapshot": "a periodic copy of the weights",
-    "checkpoint": "other weights with the same vocabulary",
-}
 
 
 def paper_of(args: OPSDConfig) -> dict[str, str]:
@@ -52,13 +46,14 @@ def settings_section(args: OPSDConfig, policy_weight: float) -> str:
     settings = {item.name: getattr(public, item.name) for item in fields(args) if item.name not in inherited}
     settings["policy_weight"] = policy_weight
     lines = [f"| `{name}` | `{value!r}` |" for name, value in sorted(settings.items())]
+    teacher = TEACHER_KINDS[args.teacher_model_kind].description
     mixed = "mixed with a GRPO loss on rewards" if policy_weight else "without a reward"
     return "\n".join(
         [
             "### Self-distillation",
             "",
             "The model sampled its own answers to bare prompts; a teacher that read the same prompts with privileged "
-            f"context, {_TEACHERS[args.teacher_model_kind]}, scored every token of them ({mixed}). The privileged "
+            f"context, {teacher}, scored every token of them ({mixed}). The privileged "
             "context is not needed to use the model.",
             "",
             "| Option | Value |",

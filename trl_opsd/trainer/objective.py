@@ -221,7 +221,7 @@ class DistillationObjective:
 
     def _teacher_forward(self, model: nn.Module, batch: TeacherBatch, score_temperature: float | None) -> Outputs:
         """One teacher forward, or its earlier outputs if the teacher's weights have not changed since."""
-        num_updates = None if batch.live else self.teacher.version
+        num_updates = None if batch.live else self.teacher.num_updates
         kept = batch.kept_outputs(num_updates)
         if kept is not None:
             return kept

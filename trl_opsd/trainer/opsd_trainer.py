@@ -52,6 +52,7 @@ from trl_opsd.rollouts.capture import Sampled, build_rollouts, rows_of_columns
 from trl_opsd.rollouts.message_images import with_empty_lists
 from trl_opsd.rollouts.rollout import Rollout
 from trl_opsd.rollouts.view import PrivilegedSource, shown_context
+from trl_opsd.teacher import TEACHER_KINDS
 from trl_opsd.teacher.teacher import Teacher, TeacherUpdateCallback
 from trl_opsd.trainer.model_card import PAPER, add_settings, paper_of
 from trl_opsd.trainer.objective import DistillationObjective, PolicyLoss
@@ -190,7 +191,8 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         self.chat_template_kwargs = {**own, **(args.student_chat_template_kwargs or {})}
         core = self.accelerator.unwrap_model(self.model)
         add_distillation_forward(core.get_base_model() if isinstance(core, PeftModel) else core)
-        self.teacher = Teacher(args, core, self.accelerator, self._tokenizer, self._patch_teacher)
+        make_teacher = TEACHER_KINDS[args.teacher_model_kind]
+        self.teacher = make_teacher(args, core, self.accelerator, self._tokenizer, self._patch_teacher)
         check_model(args, self.model, self.teacher.model)
         self.method = MethodRun(args.method, args.method_options)
         self.add_callback(self.method)  # before the teacher, which may ask it

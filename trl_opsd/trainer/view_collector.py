@@ -23,6 +23,7 @@ from trl_opsd.prompts.tokenizer import Tools
 from trl_opsd.prompts.view_encoder import ViewEncoder
 from trl_opsd.rollouts.rollout import Rollout, whole_groups
 from trl_opsd.rollouts.view import PrivilegedSource, View
+from trl_opsd.teacher import TEACHER_KINDS
 
 
 # Folders and files that begin so are not pushed to the Hub with the model or a checkpoint
@@ -39,7 +40,7 @@ def source_of(args: OPSDConfig, given: PrivilegedSource | None) -> PrivilegedSou
         return build_source(args.privileged_source)
     return DatasetColumn(
         args.privileged_column,
-        teach_bare_rows=args.teacher_model_kind == "checkpoint",
+        teach_bare_rows=TEACHER_KINDS[args.teacher_model_kind].teaches_bare_rows,
         template=args.privileged_template,
         place=args.privileged_place,
     )

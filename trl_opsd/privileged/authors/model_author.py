@@ -9,9 +9,9 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import patch_environment
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl.trainer.utils import pad
 
+from trl_opsd.engines.backend import shards_loaded_models
 from trl_opsd.rollouts.rollout import Messages
 
 
@@ -44,7 +44,7 @@ class ModelAuthor:
 
     def setup(self) -> None:
         """Refuse an engine that would take the model apart."""
-        if is_deepspeed_zero3_enabled():
+        if shards_loaded_models():
             raise ValueError(
                 "DeepSpeed ZeRO-3 shards every model that is loaded, and an `author.model` must be whole on each "
                 "process. Serve it and use `author.endpoint`, or train with ZeRO-2."

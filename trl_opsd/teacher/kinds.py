@@ -1,0 +1,208 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""
+Kinds of teacher, one class for each value of `teacher_model_kind`.
+
+A new kind is a class here and an entry in `TEACHER_KINDS`: the config's choices, the check of its options, the model
+card and the trainer read the class.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from trl.trainer.utils import create_model_from_path
+
+from trl_opsd.engines.backend import loading_kwargs
+from trl_opsd.teacher.teacher import Patch, Teacher
+from trl_opsd.teacher.weights import CopiedWeights, SeparateModel, StudentWeights, TeacherWeights
+
+
+class Base(Teacher):
+    """Frozen start: the weights as they were when training began, without extra memory under a new LoRA adapter."""
+
+    name = "base"
+    description = "the same weights as they were at the start of training"
+
+    def make_weights(self, tokenizer: PreTrainedTokenizerBase, patch: Patch) -> TeacherWeights:
+        if hasattr(self.core, "peft_config") and adapter_starts_at_zero(self.core):
+            return StudentWeights(self.core, self.args.cast_lm_head_to_fp32, adapter=False)
+        return self.copied_weights()
+
+    def state(self) -> dict[str, Any]:
+        state = super().state()
+        if isinstance(self.weights, CopiedWeights):
+            square_sum = self.weights.square_sum()
+            if self.weights.shards.is_sharded:
+                square_sum = self.accelerator.reduce(square_sum)
+            state["square_sum_of_start"] = square_sum.item()
+        return state
+
+    def restore(self, state: dict[str, Any], folder: Path) -> None:
+        now, saved = self.state()["square_sum_of_start"], state.get("square_sum_of_start")
+        # Only sums of another order of additions differ by less
+        if None not in (now, saved) and not math.isclose(now, saved, rel_tol=1e-11):
+            raise ValueError(
+                f"The checkpoint {folder} was trained against another `base` teacher: the weights that this run "
+                "started from are not the ones that run started from. Resume with the same `model` as the first time."
+            )
+
+
+class Live(Teacher):
+    """Current weights: the student itself."""
+
+    name = "live"
+    description = "the current weights"
+    num_updates = None
+
+    def make_weights(self, tokenizer: PreTrainedTokenizerBase, patch: Patch) -> TeacherWeights:
+        return StudentWeights(self.core, self.args.cast_lm_head_to_fp32)
+
+
+class UpdatedTeacher(Teacher):
+    """
+    Base class of kinds whose weights are a copy that follows the student.
+
+    Attributes:
+        rate (`float`): Share of the student in an update; 1 copies it.
+    """
+
+    options = {"teacher_sync_steps": 1}
+    rate = 1.0
+    weights: CopiedWeights
+
+    def make_weights(self, tokenizer: PreTrainedTokenizerBase, patch: Patch) -> TeacherWeights:
+        return self.copied_weights()
+
+    def update(self, step: int) -> None:
+        if step % self.args.teacher_sync_steps == 0:
+            self.weights.update(self.rate)
+            self.num_updates += 1
+
+    def save(self, folder: Path) -> None:
+        super().save(folder)
+        self.weights.shards.save(folder, self.weights.params, self.weights.copies, self.args.should_save)
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Any], folder: Path) -> None:
+        if state.get("kind") != self.name:
+            raise _unfit(folder, f"holds no state of an {self.name!r} teacher but of {state.get('kind')!r}")
+        if state["sharded_by"] != self.weights.sharded_by:
+            problem = f"was written under {state['sharded_by']}, and this run is under {self.weights.sharded_by}"
+            raise _unfit(folder, problem)
+        try:
+            self.weights.shards.load(folder, self.weights.params, self.weights.copies)
+        except (ValueError, OSError, SafetensorError) as error:
+            raise _unfit(folder, f"does not fit: {error}") from error
+
+
+class EMA(UpdatedTeacher):
+    """Exponential moving average of the student's weights, kept in float32."""
+
+    name = "ema"
+    description = "a moving average of the weights"
+    options = {"teacher_update_rate": 0.05, **UpdatedTeacher.options}
+
+    @classmethod
+    def check(cls, config: Any, synced_by_method: bool) -> None:
+        super().check(config, synced_by_method)
+        if config.teacher_update_rate == 0.0:
+            raise ValueError(
+                "`teacher_update_rate=0` never moves the teacher. Use `teacher_model_kind='base'` for that."
+            )
+
+    @property
+    def rate(self) -> float:
+        return self.args.teacher_update_rate
+
+    def make_weights(self, tokenizer: PreTrainedTokenizerBase, patch: Patch) -> TeacherWeights:
+        return self.copied_weights(torch.float32)  # in bfloat16 a slow average would hardly move
+
+
+class Snapshot(UpdatedTeacher):
+    """Periodic copy of the student's weights, renewed every `teacher_sync_steps` or when the method says so."""
+
+    name = "snapshot"
+    description = "a periodic copy of the weights"
+
+    @classmethod
+    def check(cls, config: Any, synced_by_method: bool) -> None:
+        if config.teacher_sync_steps == 1 and not synced_by_method:
+            raise ValueError(
+                "`teacher_model_kind='snapshot'` with `teacher_sync_steps=1` is the live teacher. Set "
+                "`teacher_sync_steps` above 1, or use `teacher_model_kind='live'`."
+            )
+
+
+class Checkpoint(Teacher):
+    """Separate model with the same vocabulary, loaded from `teacher_model_name_or_path` and never updated."""
+
+    name = "checkpoint"
+    description = "other weights with the same vocabulary"
+    options = {"teacher_model_name_or_path": None, "teacher_model_init_kwargs": None}
+    teaches_bare_rows = True
+
+    @classmethod
+    def check(cls, config: Any, synced_by_method: bool) -> None:
+        super().check(config, synced_by_method)
+        if config.teacher_model_name_or_path is None:
+            raise ValueError("`teacher_model_kind='checkpoint'` needs `teacher_model_name_or_path`.")
+
+    def make_weights(self, tokenizer: PreTrainedTokenizerBase, patch: Patch) -> TeacherWeights:
+        model = self._load_model(tokenizer)
+        patch(model)
+        return SeparateModel(model, self.backend, self.args.cast_lm_head_to_fp32)
+
+    def _load_model(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+        """Load the model and compare its vocabulary with the student's."""
+        path = self.args.teacher_model_name_or_path
+        kwargs = {"dtype": self.core.dtype, **(self.args.teacher_model_init_kwargs or {}), **loading_kwargs()}
+        model = create_model_from_path(path, **kwargs)
+        own = AutoTokenizer.from_pretrained(path, revision=kwargs.get("revision"))
+        heads = (each.get_output_embeddings().weight for each in (model, self.core))
+        rows = min(getattr(weight, "ds_shape", weight.shape)[0] for weight in heads)  # ZeRO-3 leaves empty tensors
+        if own.get_vocab() != tokenizer.get_vocab() or rows < len(tokenizer):
+            raise ValueError(
+                f"The teacher `teacher_model_name_or_path={path!r}` has another vocabulary ({len(own)} tokens) than "
+                f"the student ({len(tokenizer)} tokens), so their distributions can't be compared token by token. "
+                "Choose a teacher of the same family."
+            )
+        return model
+
+
+TEACHER_KINDS: dict[str, type[Teacher]] = {kind.name: kind for kind in (Base, Live, EMA, Snapshot, Checkpoint)}
+
+
+def dependent_options() -> list[tuple[str, Any, tuple[str, ...]]]:
+    """Options that only some kinds of teacher read: (option, default, names of these kinds)."""
+    defaults = {option: default for kind in TEACHER_KINDS.values() for option, default in kind.options.items()}
+    return [
+        (option, default, tuple(name for name, kind in TEACHER_KINDS.items() if option in kind.options))
+        for option, default in defaults.items()
+    ]
+
+
+def adapter_starts_at_zero(core: nn.Module) -> bool:
+    """Whether the adapter is a new LoRA, so that the start of training is the model without it. PiSSA and similar
+    initialisations change the base weights, and an adapter trained before is part of the start."""
+    second = [param for name, param in core.named_parameters() if "lora_B" in name or "lora_embedding_B" in name]
+    others = [
+        name
+        for name, param in core.named_parameters()
+        if param.requires_grad and "lora_" not in name and "modules_to_save" not in name
+    ]
+    # Sharded tensors are empty here and count as zero: an adapter made by `peft_config` under ZeRO-3 is new
+    return bool(second) and not others and not any(bool(param.any()) for param in second)
+
+
+def _unfit(folder: Path, problem: str) -> ValueError:
+    """Error of a teacher state that can't be restored."""
+    return ValueError(
+        f"The state of the teacher in the checkpoint {folder} {problem}. Resume with the `teacher_model_kind`, model, "
+        "engine and number of processes that it was trained with, or start the teacher afresh: in a new run from the "
+        "checkpoint's weights (pass the folder as the model, without `resume_from_checkpoint`) it starts from them."
+    )
