@@ -23,11 +23,11 @@ venv: .venv/.ready  ## .venv with everything that the other targets need
 venv-vllm: .venv-vllm/.ready  ## .venv-vllm, where completions can come from vLLM
 
 demo: .venv/.ready  ## SmolLM2-135M learns to answer in JSON, in minutes on a laptop's CPU
-	@$(BIN)/python scripts/demo.py $(ARGS)
+	@$(BIN)/python examples/demo.py $(ARGS)
 
 addition: .venv/.ready  ## sums with the solution as context: pure distillation, then mixed with GRPO
-	@$(BIN)/python scripts/smollm2.py
-	@$(BIN)/python scripts/tasks.py addition
+	@$(BIN)/python examples/smollm2.py
+	@$(BIN)/python examples/tasks.py addition
 	@$(RUN) scripts/opsd.py --config recipes/smollm2_addition.yaml $(ARGS)
 	@$(RUN) scripts/opsd.py --config recipes/smollm2_addition_grpo.yaml $(ARGS)
 

@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 
 # Folders that the recipes name and git does not hold, with what makes them.
 MAKERS = {
-    "demo/models/smollm2-135m": "python scripts/smollm2.py",
-    "demo/data/json": "python scripts/tasks.py json",
-    "demo/data/addition": "python scripts/tasks.py addition",
-    "demo/data/pictures": "python scripts/pictures.py",
-    "demo/data/calculator": "python scripts/agents/calculator.py",
-    "demo/data/shop": "python scripts/agents/shop.py",
+    "demo/models/smollm2-135m": "python examples/smollm2.py",
+    "demo/data/json": "python examples/tasks.py json",
+    "demo/data/addition": "python examples/tasks.py addition",
+    "demo/data/pictures": "python examples/pictures.py",
+    "demo/data/calculator": "python examples/agents/calculator.py",
+    "demo/data/shop": "python examples/agents/shop.py",
 }
 
 
@@ -55,17 +55,17 @@ class OPSDScriptArguments(ScriptArguments):
         reward_model_name_or_path (`str`, *optional*):
             Reward model: a Hub id or a local directory.
         reward_funcs (`list[str]`, *optional*):
-            Reward functions: names from `trl.rewards`, or dotted import paths such as `tasks.correct_sum`, looked up
-            in the working directory and beside this script. Without a reward the run is pure distillation.
+            Reward functions: names from `trl.rewards`, or dotted import paths such as `examples.tasks.correct_sum`,
+            looked up in the working directory and in this repository. Without a reward the run is pure distillation.
         prompt_column (`str`, *optional*):
             Text column that becomes the user message of `prompt`, for a dataset without a `prompt` column.
         prompt_suffix (`str`, *optional*, defaults to `""`):
             Text added after it.
         tools (`list[str]`, *optional*):
-            Functions that the model may call, by dotted path, such as `agents.calculator.calculate`.
+            Functions that the model may call, by dotted path, such as `examples.agents.calculator.calculate`.
         environment_factory (`str`, *optional*):
             Class, by dotted path, of which each rollout gets an instance whose methods it may call, such as
-            `agents.shop.Shop`.
+            `examples.agents.shop.Shop`.
         rollout_func (`str`, *optional*):
             Function that samples the rollouts, by dotted path, such as `trl_opsd.guided.guided_rollouts`.
         chat_template (`str`, *optional*):
@@ -89,7 +89,7 @@ class OPSDScriptArguments(ScriptArguments):
     )
     reward_funcs: list[str] | None = field(
         default=None,
-        metadata={"help": "Reward functions: names from `trl.rewards` or dotted paths such as `tasks.correct_sum`."},
+        metadata={"help": "Reward functions: names of `trl.rewards`, or paths such as `examples.tasks.correct_sum`."},
     )
     prompt_column: str | None = field(
         default=None, metadata={"help": "Text column that becomes the user message of `prompt`."}
@@ -142,7 +142,7 @@ def make_parser(subparsers: "argparse._SubParsersAction | None" = None, prog: st
 
 def parse(args: Sequence[str] | None = None) -> "Parsed":
     """A mistake in a recipe is the user's to mend: it ends in one sentence that names the option, not a traceback."""
-    for folder in (str(Path(__file__).parent), os.getcwd()):  # where rewards and sources with a dot are looked up
+    for folder in (str(Path(__file__).parents[1]), os.getcwd()):  # for names with a dot
         if folder not in sys.path:
             sys.path.insert(0, folder)
     parser = make_parser()
@@ -189,7 +189,7 @@ def load_rewards(script_args: OPSDScriptArguments) -> list[str | Callable[..., l
 
 
 def import_reward(name: str) -> Callable[..., list[float | None]]:
-    """`accuracy_reward` is TRL's; `tasks.correct_sum` is the function `correct_sum` of the module `tasks`."""
+    """`accuracy_reward` is TRL's; `examples.tasks.correct_sum` is the function of that module."""
     if name == "get_soft_overlong_punishment":
         sys.exit(f"error: `{name}` makes a reward from two lengths: name a function of your own that calls it.")
     return import_named("reward_funcs", name if "." in name else f"trl.rewards.{name}")
@@ -199,7 +199,7 @@ def import_named(option: str, name: str) -> Any:
     """What a dotted path names."""
     module, _, attribute = name.rpartition(".")
     if not module:
-        sys.exit(f"error: `{option}` names {name}: it takes dotted paths, such as agents.calculator.calculate.")
+        sys.exit(f"error: `{option}` names {name}: it takes dotted paths, such as examples.tasks.correct_sum.")
     try:
         return getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:

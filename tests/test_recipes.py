@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import opsd  # noqa: E402
-import tasks  # noqa: E402
+from examples import tasks  # noqa: E402
 
 
 TASKS = {"demo/data/json": "json", "demo/data/addition": "addition"}

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import opsd  # noqa: E402
-import tasks  # noqa: E402
+from examples import tasks  # noqa: E402
 
 
 every_method = pytest.mark.parametrize("name", method_names())
