@@ -1,79 +1,71 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""
-Formulas of the memory calculator: bytes on one GPU, part by part, with the phases of a step in which each is there.
-
-tests/benchmarks/test_memory.py compares them with small models.
-"""
+"""Formulas of the memory calculator: bytes on one GPU by part, and the phases of a step that have each part."""
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 
-ENGINES = ("none", "ddp", "zero1", "zero2", "zero3", "fsdp2")
-TEACHERS = ("live", "base", "ema", "snapshot")
-CHOICES = {"engine": ENGINES, "teacher": TEACHERS, "dtype": ("float32", "bfloat16")}
 PHASES = ("generate", "teacher", "forward", "head", "backward", "step")
 GENERATE, TEACHER, FORWARD, HEAD, BACKWARD, STEP = PHASES
 # Of trl_opsd's kernels: bytes of a chunk's logits, most tokens of it, entries of a tile; and views of a teacher's pass
 CHUNKS = {"cpu": (320 * 2**20, 256, 2**18), "cuda": (2**30, 4096, 2**23)}
 VIEWS_OF_A_FORWARD = 4
-# DeepSpeed's defaults, in parameters
-REDUCE_BUCKET, LIVE_PARAMETERS, SUB_GROUP = 500_000_000, 1_000_000_000, 1_000_000_000
+REDUCE_BUCKET, LIVE_PARAMETERS, SUB_GROUP = 5e8, 1e9, 1e9  # DeepSpeed's defaults, in parameters
 VLLM_OVERHEAD = 3e9  # assumed: CUDA graphs and activations of vLLM
 
 
-@dataclass
 class Shape:
-    """Sizes of a dense decoder of the Llama kind; `qk_norm` is Qwen3's norm of queries and keys, biases are Qwen2's."""
+    """Sizes of a dense decoder, from its transformers config."""
 
-    name: str
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocabulary: int
-    tied: bool = False
-    qk_norm: bool = False
-    qkv_bias: bool = False
-
-    def __post_init__(self) -> None:
-        h, i, q, k = self.hidden, self.intermediate, self.heads * self.head_dim, self.kv_heads * self.head_dim
+    def __init__(self, config: dict[str, Any]):
+        family, h, i = config["model_type"], config["hidden_size"], config["intermediate_size"]
+        if family not in ("qwen3", "qwen2", "llama") or config.get("mlp_bias"):
+            raise ValueError(f"`--model`: the formulas cover qwen3, qwen2 and llama without biases, not a {family!r}.")
+        self.layers, self.hidden, self.intermediate = config["num_hidden_layers"], h, i
+        self.vocabulary, self.heads = config["vocab_size"], config["num_attention_heads"]
+        self.kv_heads = config.get("num_key_value_heads") or self.heads
+        self.head_dim = config.get("head_dim") or h // self.heads
+        q, k = self.heads * self.head_dim, self.kv_heads * self.head_dim
         self.query, self.key, self.head = q, k, self.vocabulary * h
         self.matrices = h * (2 * q + 2 * k + 3 * i)  # of a layer: q, k, v, o, gate, up, down
-        norms = 2 * h + (2 * self.head_dim if self.qk_norm else 0)
-        self.layer = self.matrices + norms + (q + 2 * k if self.qkv_bias else 0)
-        self.parameters = self.layers * self.layer + h + self.head * (1 if self.tied else 2)
+        self.qk_norm = family == "qwen3"  # norms of queries and keys; Qwen2 has biases there
+        extra = {"qwen3": 2 * self.head_dim, "qwen2": q + 2 * k, "llama": 0}[family]
+        self.layer = self.matrices + 2 * h + extra
+        self.heads_held = self.head * (1 if config.get("tie_word_embeddings") else 2)  # head and embedding
+        self.parameters = self.layers * self.layer + h + self.heads_held
         self.adapter = self.layers * (7 * h + 2 * q + 2 * k + 3 * i)  # of LoRA on all matrices, for each rank
         self.kv_bytes = 4 * self.layers * k  # of a token's keys and values in bfloat16
 
 
+def option(default: Any, text: str, *choices: str) -> Any:
+    return field(default=default, metadata={"help": text, "choices": choices or None})
+
+
 @dataclass
 class Run:
-    """Settings of a training run, as `python -m benchmarks memory --help` explains them, and the types that follow."""
+    """Settings of a training run, and the types and shares that follow from them."""
 
     shape: Shape
-    engine: str = "zero3"
-    gpus: int = 8
-    gpu_gb: float = 80.0
-    dtype: str = "float32"
-    bf16: bool = True
-    lora: int = 0
-    teacher: str = "base"
-    views: int = 1
-    rows: int = 4
-    accumulation: int = 8
-    prompt: int = 512
-    completion: int = 2048
-    teacher_prompt: int = 1536
-    checkpointing: bool = True
-    vllm: bool = True
-    tensor_parallel: int = 1
-    sleep: bool = True
-    device: str = "cuda"
+    engine: str = option("zero3", "`none` is one process", "none", "ddp", "zero1", "zero2", "zero3", "fsdp2")
+    gpus: int = option(8, "GPUs that train")
+    gpu_gb: float = option(80.0, "memory of a GPU, GB")
+    dtype: str = option("float32", "type of the loaded model", "float32", "bfloat16")
+    bf16: bool = option(True, "`bf16`")
+    lora: int = option(0, "rank of an adapter on all matrices of the layers, 0 for none")
+    teacher: str = option("base", "`teacher_model_kind`", "live", "base", "ema", "snapshot")
+    views: int = option(1, "views of a rollout")
+    rows: int = option(4, "`per_device_train_batch_size`")
+    accumulation: int = option(8, "`gradient_accumulation_steps`")
+    prompt: int = option(512, "tokens of a prompt")
+    completion: int = option(2048, "tokens of a completion")
+    teacher_prompt: int = option(1536, "tokens of the teacher's prompt, with the context")
+    checkpointing: bool = option(True, "`gradient_checkpointing`")
+    vllm: bool = option(True, "vLLM on the same GPUs")
+    tensor_parallel: int = option(1, "`vllm_tensor_parallel_size`")
+    sleep: bool = option(True, "`vllm_enable_sleep_mode`")
+    device: str = option("cuda", "chunk sizes of the kernel", "cpu", "cuda")
 
     def __post_init__(self) -> None:
         if self.engine == "none" and self.gpus != 1:
@@ -129,11 +121,10 @@ def peak(found: list[Part]) -> tuple[float, str]:
 
 
 def states(run: Run) -> list[Part]:
-    """Weights, gradients and optimizer."""
+    """Weights, gradients and optimizer; gradients count throughout, though most engines free them after a step."""
     weights = (run.trained * run.trained_entry + run.frozen * run.frozen_entry) / run.weight_ranks
     return [
         Part("weights", weights),
-        # Freed after a step, but for ZeRO's; counted throughout
         Part("gradients", run.trained * run.trained_entry / run.gradient_ranks),
         Part("optimizer", run.trained * run.optimizer_entry / run.optimizer_ranks),
     ]
@@ -172,26 +163,16 @@ def engine(run: Run) -> list[Part]:
     if run.engine == "zero3":
         made.append(Part("engine: gathered weights", min(shape.parameters, LIVE_PARAMETERS) * run.entry, forwards))
     if run.engine == "fsdp2":  # the layer at work and the next; embedding and head are one unit
-        units = (2 * shape.layer + shape.head * (1 if shape.tied else 2)) * run.entry
+        units = (2 * shape.layer + shape.heads_held) * run.entry
         made.append(Part("engine: gathered weights", units, forwards))
         buckets = 2 * run.trained / shape.layers * 4 if run.lora else units
         made.append(Part("engine: gradient buckets", buckets, (BACKWARD,)))
     if run.vllm and run.sharded:
         # TRL hands over one parameter at a time, but under ZeRO-3 it gathers a model with an adapter whole to merge it
         whole = shape.parameters if run.lora and run.engine == "zero3" else shape.head
-        made.append(
-            Part("engine: weight sync", whole * (run.frozen_entry if run.lora else run.trained_entry), (GENERATE,))
-        )
+        entry = run.frozen_entry if run.lora else run.trained_entry
+        made.append(Part("engine: weight sync", whole * entry, (GENERATE,)))
     return made
-
-
-def saved_per_token(run: Run) -> float:
-    """Bytes that one layer keeps of a token for its backward, with `sdpa` and a padding mask, which repeats keys."""
-    shape, b = run.shape, run.entry
-    hidden = 26 if run.autocast else 16 if b == 2 else 24
-    qk_norm = (4 + b) * (shape.query + shape.key) + 4 * (shape.heads + shape.kv_heads) if shape.qk_norm else 0
-    attention = 4 * b * shape.query + 4 * shape.heads + b * run.length
-    return hidden * shape.hidden + 8 + qk_norm + attention + 4 * b * shape.intermediate
 
 
 def inference_per_token(run: Run, length: int) -> float:
@@ -203,17 +184,22 @@ def inference_per_token(run: Run, length: int) -> float:
 
 
 def activations(run: Run) -> list[Part]:
-    """Activations of the student, and autocast's casts in both forwards."""
-    shape, tokens, s = run.shape, run.rows * run.length, run.stream
+    """Activations of the student under `sdpa` with a padding mask, and autocast's casts in both forwards."""
+    shape, tokens, s, b = run.shape, run.rows * run.length, run.stream, run.entry
+    # Kept of a token by one layer, which repeats keys; and gradients under way
+    qk_norm = (4 + b) * (shape.query + shape.key) + 4 * (shape.heads + shape.kv_heads) if shape.qk_norm else 0
+    attention = 4 * b * shape.query + 4 * shape.heads + b * run.length
+    streams = (26 if run.autocast else 16 if b == 2 else 24) * shape.hidden + 8
+    of_a_layer = streams + qk_norm + attention + 4 * b * shape.intermediate
     last_norm = tokens * ((8 if s == 4 else 6) * shape.hidden + 12)  # and the ids
-    gradients = 2 * run.entry * shape.intermediate
+    gradients = 2 * b * shape.intermediate
     if run.checkpointing:  # inputs of the layers, and one layer again in full
         saved = tokens * shape.layers * s * shape.hidden
-        backward = tokens * (gradients + saved_per_token(run)) + run.casts / shape.layers
+        backward = tokens * (gradients + of_a_layer) + run.casts / shape.layers
         forward = tokens * (inference_per_token(run, run.length) - s * shape.hidden)  # its stream is the kept input
     else:
         rotary = 2 * shape.head_dim * s * run.length
-        saved = tokens * shape.layers * saved_per_token(run) + rotary + run.casts
+        saved = tokens * shape.layers * of_a_layer + rotary + run.casts
         backward, forward = tokens * max(gradients, 20 * shape.hidden), 0
     return [
         Part("activations: kept for backward", saved, (FORWARD, HEAD, BACKWARD)),
@@ -224,25 +210,20 @@ def activations(run: Run) -> list[Part]:
     ]
 
 
-def chunk(run: Run) -> int:
-    """Tokens of a chunk of the kernel, as the kernel cuts them."""
-    room, most, _ = CHUNKS[run.device]
-    tokens = run.rows * run.completion
-    size = max(1, min(most, room // ((run.views + 1) * run.shape.vocabulary * run.entry)))
-    return math.ceil(tokens / math.ceil(tokens / size))
-
-
 def kernel(run: Run) -> list[Part]:
     """Buffers of `fused_linear_divergence` for a full-vocabulary forward KL, and the gradients that it forms."""
-    shape, b, views, size = run.shape, run.entry, run.views, chunk(run)
-    tile = min(size, max(1, CHUNKS[run.device][2] // shape.vocabulary))
+    shape, b, views, tokens = run.shape, run.entry, run.views, run.rows * run.completion
+    room, most, tile = CHUNKS[run.device]
+    size = max(1, min(most, room // ((views + 1) * shape.vocabulary * b)))
+    size = math.ceil(tokens / math.ceil(tokens / size))  # tokens of a chunk, all chunks alike
+    tile = min(size, max(1, tile // shape.vocabulary))
     elementwise = (5 + 3 * views) * tile * shape.vocabulary * 4
     product = shape.head * b if b < 4 and not run.lora else 0  # added to the head's gradient by each chunk
     logits = (views + 1) * size * shape.vocabulary * b
     # The student's head is cast and, where it is another one, the teacher's; FSDP2 gathers them cast
     stored = run.frozen_entry if run.lora else run.trained_entry
     cast = (2 if run.copied_head else 1) * shape.head * b if stored != b and run.engine != "fsdp2" else 0
-    hidden_states = (4 + 2 * b) * run.rows * run.completion * shape.hidden  # gradient, those given, and those picked
+    hidden_states = (4 + 2 * b) * tokens * shape.hidden  # gradient, those given, and those picked
     return [
         Part("kernel: logits of a chunk", logits + max(elementwise, product), (HEAD,)),
         Part("kernel: head's gradient", 0 if run.lora else 4 * shape.head, (HEAD, BACKWARD)),
@@ -253,18 +234,8 @@ def kernel(run: Run) -> list[Part]:
 
 def vllm(run: Run, training: list[Part]) -> list[Part]:
     """vLLM on the GPUs that train, with room for all rollouts of a step or with what is free."""
-    phases = (GENERATE,) if run.sleep else PHASES
-    weights = run.shape.parameters * 2 / run.tensor_parallel
+    phases, weights = (GENERATE,) if run.sleep else PHASES, run.shape.parameters * 2 / run.tensor_parallel
     needed = weights + VLLM_OVERHEAD + run.rows * run.accumulation * run.shape.kv_bytes * run.length
     free = run.gpu_gb * 1e9 - max(at(training, phase) for phase in phases)
-    return [
-        Part("vLLM weights", weights, phases),
-        Part("KV cache", max(min(needed, free) - weights, 0), phases),
-    ]
-
-
-def concurrency(run: Run, found: list[Part]) -> int:
-    """Rollouts that an engine of vLLM generates at a time; 0 where its own weights do not fit."""
-    cache = sum(part.bytes for part in found if part.name == "KV cache") - VLLM_OVERHEAD
-    at_once = round(cache // (run.shape.kv_bytes * run.length / run.tensor_parallel))
-    return max(0, min(run.rows * run.accumulation * run.tensor_parallel, at_once))
+    cache = max(min(needed, free) - weights, 0)
+    return [Part("vLLM weights", weights, phases), Part("KV cache", cache, phases)]
