@@ -24,7 +24,7 @@ from benchmarks.report import table
 from examples import smollm2, tasks
 from examples.demo import answers
 from trl_opsd import OPSDConfig, OPSDTrainer
-from trl_opsd.privileged import teacher_prompt
+from trl_opsd.privileged.prompts import teacher_prompt
 
 
 RESULTS = ROOT / "demo" / "token_study.jsonl"
