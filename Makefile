@@ -23,11 +23,11 @@ venv: .venv/.ready  ## .venv with everything that the other targets need
 venv-vllm: .venv-vllm/.ready  ## .venv-vllm, where completions can come from vLLM
 
 demo: .venv/.ready  ## SmolLM2-135M learns to answer in JSON, in minutes on a laptop's CPU
-	@$(BIN)/python scripts/demo.py $(ARGS)
+	@$(BIN)/python examples/demo.py $(ARGS)
 
 addition: .venv/.ready  ## sums with the solution as context: pure distillation, then mixed with GRPO
-	@$(BIN)/python scripts/smollm2.py
-	@$(BIN)/python scripts/tasks.py addition
+	@$(BIN)/python examples/smollm2.py
+	@$(BIN)/python examples/tasks.py addition
 	@$(RUN) scripts/opsd.py --config recipes/smollm2_addition.yaml $(ARGS)
 	@$(RUN) scripts/opsd.py --config recipes/smollm2_addition_grpo.yaml $(ARGS)
 
@@ -36,11 +36,11 @@ LIGER = $(shell sed -n 's/^bench = \["\(.*\)"\]/\1/p' pyproject.toml)
 
 bench: .venv/.ready  ## time and memory beside other losses and trainers, in about 40 minutes: docs/performance.md
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "$(LIGER)"
-	@$(BIN)/python scripts/bench_kernel.py $(ARGS)
-	@$(BIN)/python scripts/bench_kernel.py --allocator tuned --repeats 2 $(ARGS)
-	@$(BIN)/python scripts/bench_step.py --repeats 2 $(ARGS)
-	@$(BIN)/python scripts/bench_step.py --methods --repeats 2 $(ARGS)
-	@$(BIN)/python scripts/bench_scaling.py --repeats 2 $(ARGS)
+	@$(BIN)/python -m benchmarks kernel $(ARGS)
+	@$(BIN)/python -m benchmarks kernel --allocator tuned --repeats 2 $(ARGS)
+	@$(BIN)/python -m benchmarks step --repeats 2 $(ARGS)
+	@$(BIN)/python -m benchmarks step --methods --repeats 2 $(ARGS)
+	@$(BIN)/python -m benchmarks scaling --repeats 2 $(ARGS)
 
 # The files that depend most on transformers run with both of its versions. With ARGS, the tests that it names alone
 test: .venv/.ready .venv-vllm/.ready  ## all tests; those of vLLM in .venv-vllm, with the oldest transformers supported

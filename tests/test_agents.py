@@ -17,8 +17,8 @@ import tiny
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from agents import calculator, measure, shop  # noqa: E402
-from trl_opsd.cli import train  # noqa: E402
+from examples.agents import calculator, measure, shop
+from trl_opsd.cli import train
 
 
 def call(name, /, **arguments):
@@ -231,9 +231,9 @@ def test_what_the_shop_says_is_the_context(tmp_path, tokenizer, monkeypatch):
     [
         ({"chat_template": "qwen33"}, "`chat_template` is qwen33: neither a file nor the name"),
         ({"tools": ["calculate"]}, "`tools` names calculate: it takes dotted paths"),
-        ({"tools": ["agents.nothing.calculate"]}, "`tools` names .*no module agents.nothing"),
-        ({"tools": ["agents.calculator.calc"]}, "`tools` names .*agents.calculator has no calc"),
-        ({"environment_factory": "agents.shop.Store"}, "`environment_factory` names .*has no Store"),
+        ({"tools": ["examples.agents.nothing.calculate"]}, "`tools` names .*no module examples.agents.nothing"),
+        ({"tools": ["examples.agents.calculator.calc"]}, "`tools` names .*agents.calculator has no calc"),
+        ({"environment_factory": "examples.agents.shop.Store"}, "`environment_factory` names .*has no Store"),
     ],
 )
 def test_wrong_names_of_tools(tmp_path, tokenizer, change, text):

@@ -22,8 +22,8 @@ from trl_opsd.trainer.model_card import paper_of
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import tasks  # noqa: E402
-from trl_opsd.cli import arguments, train  # noqa: E402
+from examples import tasks
+from trl_opsd.cli import arguments, train
 
 
 every_method = pytest.mark.parametrize("name", method_names())

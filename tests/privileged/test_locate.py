@@ -4,22 +4,16 @@
 
 import codecs
 import random
-import sys
 from functools import cache
-from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import tiny
+from examples import smollm2
 from trl_opsd.privileged import locate as module
 from trl_opsd.privileged.locate import decoded, find_quote, token_span
-
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-
-import smollm2
 
 
 ALPHABET = "ab c\n12=+é€ß漢字👩‍👧🏳️\u200fא\u0301"

@@ -15,8 +15,8 @@ import tiny
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import tasks  # noqa: E402
-from trl_opsd.cli import train  # noqa: E402
+from examples import tasks
+from trl_opsd.cli import train
 
 
 TASKS = {"demo/data/json": "json", "demo/data/addition": "addition"}

@@ -19,12 +19,12 @@ Parsed = tuple["OPSDScriptArguments", OPSDConfig, ModelConfig, DatasetMixtureCon
 
 # Folders that the recipes name and git does not hold, with what makes them.
 MAKERS = {
-    "demo/models/smollm2-135m": "python scripts/smollm2.py",
-    "demo/data/json": "python scripts/tasks.py json",
-    "demo/data/addition": "python scripts/tasks.py addition",
-    "demo/data/pictures": "python scripts/pictures.py",
-    "demo/data/calculator": "python scripts/agents/calculator.py",
-    "demo/data/shop": "python scripts/agents/shop.py",
+    "demo/models/smollm2-135m": "python examples/smollm2.py",
+    "demo/data/json": "python examples/tasks.py json",
+    "demo/data/addition": "python examples/tasks.py addition",
+    "demo/data/pictures": "python examples/pictures.py",
+    "demo/data/calculator": "python examples/agents/calculator.py",
+    "demo/data/shop": "python examples/agents/shop.py",
 }
 
 
@@ -37,17 +37,17 @@ class OPSDScriptArguments(ScriptArguments):
         reward_model_name_or_path (`str`, *optional*):
             Reward model: a Hub id or a local directory.
         reward_funcs (`list[str]`, *optional*):
-            Reward functions: names from `trl.rewards`, or dotted import paths such as `tasks.correct_sum`, looked up
-            in the working directory and among a checkout's examples. Without a reward the run is pure distillation.
+            Reward functions: names from `trl.rewards`, or dotted import paths such as `examples.tasks.correct_sum`,
+            looked up in the working directory and in a checkout. Without a reward the run is pure distillation.
         prompt_column (`str`, *optional*):
             Text column that becomes the user message of `prompt`, for a dataset without a `prompt` column.
         prompt_suffix (`str`, *optional*, defaults to `""`):
             Text added after it.
         tools (`list[str]`, *optional*):
-            Functions that the model may call, by dotted path, such as `agents.calculator.calculate`.
+            Functions that the model may call, by dotted path, such as `examples.agents.calculator.calculate`.
         environment_factory (`str`, *optional*):
             Class, by dotted path, of which each rollout gets an instance whose methods it may call, such as
-            `agents.shop.Shop`.
+            `examples.agents.shop.Shop`.
         rollout_func (`str`, *optional*):
             Function that samples the rollouts, by dotted path, such as `trl_opsd.privileged.guided.guided_rollouts`.
         chat_template (`str`, *optional*):
@@ -71,7 +71,7 @@ class OPSDScriptArguments(ScriptArguments):
     )
     reward_funcs: list[str] | None = field(
         default=None,
-        metadata={"help": "Reward functions: names from `trl.rewards` or dotted paths such as `tasks.correct_sum`."},
+        metadata={"help": "Reward functions: names of `trl.rewards`, or paths such as `examples.tasks.correct_sum`."},
     )
     prompt_column: str | None = field(
         default=None, metadata={"help": "Text column that becomes the user message of `prompt`."}
@@ -120,7 +120,7 @@ def find_examples() -> None:
     """Let dotted paths, such as a recipe's rewards, be looked up in the working directory, and in a checkout where its
     own recipes do, however the training is started."""
     root = Path(__file__).parents[2]
-    own = [root / "scripts", root / "examples", root] if (root / "pyproject.toml").exists() else []
+    own = [root] if (root / "pyproject.toml").exists() else []
     for folder in (*own, Path.cwd()):
         if folder.is_dir() and str(folder) not in sys.path:
             sys.path.insert(0, str(folder))

@@ -1,0 +1,107 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""
+Runner of all benchmarks; each has a name and options of its own:
+
+python -m benchmarks kernel
+python -m benchmarks kernel --allocator tuned --repeats 2
+python -m benchmarks step --methods
+python -m benchmarks scaling
+python -m benchmarks compare opsd rlsd opsd+no_pi opsd+wrong_pi grpo --task addition --seeds 1 2
+python -m benchmarks tokens --seed 1
+python -m benchmarks memory --model qwen3-8b --gpus 8 --engine zero3 --teacher base
+python -m benchmarks trace_step
+"""
+
+import argparse
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import environment, memory
+from benchmarks.environment import ROOT
+
+
+PAGES = ROOT / "docs" / "benchmarks"
+
+
+def timed_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the benchmarks that measure time and memory."""
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds; the order of the contenders turns with each")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--allocator", default="default", choices=["default", "tuned"], help="glibc's malloc")
+    parser.add_argument("--device", help="default: cuda if there is one, else cpu")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, measures nothing")
+    parser.add_argument("--output", type=Path, default=PAGES, help="folder of the CSV files and pictures; the tables "
+                        "go into performance.md beside it")  # fmt: skip
+
+
+def step_options(parser: argparse.ArgumentParser) -> None:
+    timed_options(parser)
+    parser.add_argument("--model", action="append", help="folder of a causal language model; default: two models")
+    parser.add_argument("--methods", action="store_true", help="the published methods instead, on the first model")
+
+
+def scaling_options(parser: argparse.ArgumentParser) -> None:
+    timed_options(parser)
+    parser.add_argument("--model", help="folder of a causal language model; default: SmolLM2-135M")
+
+
+def compare_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("contenders", nargs="*", help="methods, plain settings, or either with +no_pi or +wrong_pi")
+    parser.add_argument("--task", choices=["addition", "json"], default="addition")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--max_steps", type=int, default=25)
+    parser.add_argument("--eval_steps", type=int, default=5)
+    parser.add_argument("--eval_rows", type=int, help="held-out rows; default: all")
+    parser.add_argument("--output", type=Path, default=ROOT / "demo" / "compare")
+    parser.add_argument("--model", type=Path, help="another model than SmolLM2, with --data")
+    parser.add_argument("--data", type=Path, help="folder of the task's rows for it")
+
+
+def tokens_options(parser: argparse.ArgumentParser) -> None:
+    methods = ["self-distillation", "GRPO"]
+    parser.add_argument("--methods", nargs="+", choices=methods, default=methods)
+    parser.add_argument("--target", type=float, default=0.6, help="score at which a run ends")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--max_steps", type=int, default=60)
+    parser.add_argument("--eval_steps", type=int, default=2)
+    parser.add_argument("--table", action="store_true", help="print the runs so far and do none")
+
+
+def memory_options(parser: argparse.ArgumentParser) -> None:
+    memory.add_options(parser)
+    parser.add_argument("--write-docs", action="store_true", help="put the tables into docs/scaling.md")
+
+
+def trace_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--pairs", type=int, default=15, help="pairs of files to print, the most frequent first")
+
+
+BENCHMARKS = {
+    "kernel": (timed_options, "time and memory of head and divergence, beside full logits, GKD, Liger and TRL"),
+    "step": (step_options, "time and memory of the training part of a step, beside GRPO, SDFT and SDPO"),
+    "scaling": (scaling_options, "growth with tokens, context, views, vocabulary and processes"),
+    "compare": (compare_options, "scores of methods on one task with one budget, with controls"),
+    "tokens": (tokens_options, "sampled tokens to a score, by self-distillation and by GRPO"),
+    "memory": (memory_options, "bytes on each GPU by formulas: does a run fit, and on what"),
+    "trace_step": (trace_options, "files of the package that one training step enters, and moves between them"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = parser.add_subparsers(dest="benchmark", required=True, metavar="NAME")
+    for name, (add_options, text) in BENCHMARKS.items():
+        add_options(names.add_parser(name, help=text, description=text))
+    args = parser.parse_args(argv)
+    environment.prepare(args)
+    by_methods = args.benchmark == "step" and args.methods
+    importlib.import_module(f"benchmarks.{'methods' if by_methods else args.benchmark}").main(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""
+Does a recipe with tools lower the rate of tool errors? Held-out tasks before and after training, with the rollouts:
+
+python examples/agents/measure.py --config recipes/smollm2_calculator_hint.yaml --rows 48 --seed 1
+
+Other options go to the recipe. The transcripts are in `output_dir`/_privileged (eval-*.jsonl).
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+
+import opsd
+from trl_opsd.rollouts.rollout import Rollout
+
+
+def counts(rollouts: list[Rollout]) -> dict[str, float]:
+    """
+    Rates over rollouts.
+
+    Returns:
+        `dict[str, float]`: `calls` and `errors` (numbers of tool calls that ran and that failed), `error_rate` (the
+        second over the first), `no_call` (share of rollouts without any) and `success` (share with a total reward of 1
+        or more).
+    """
+    calls = sum(len(turn.results) for rollout in rollouts for turn in rollout.turns)
+    errors = sum(len(turn.errors) for rollout in rollouts for turn in rollout.turns)
+    without = sum(not any(turn.results for turn in rollout.turns) for rollout in rollouts)
+    return {
+        "rollouts": len(rollouts),
+        "calls": calls,
+        "errors": errors,
+        "error_rate": errors / max(calls, 1),
+        "no_call": without / len(rollouts),
+        "success": sum(rollout.total >= 1 for rollout in rollouts) / len(rollouts),
+    }
+
+
+def evaluated(trainer: Any, rows: Any) -> dict[str, float]:
+    """Sample one completion for each row, as in training, and count."""
+    rollouts: list[Rollout] = []
+    collect = trainer.collector.collect
+
+    def keep(local: list[Rollout], group_size: int) -> None:
+        rollouts.extend(local)
+        collect(local, group_size)
+
+    trainer.collector.collect = keep
+    trainer.evaluate(rows)
+    trainer.collector.collect = collect
+    return counts(rollouts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=48, help="held-out tasks")
+    args, rest = parser.parse_known_args()
+    script_args, training_args, model_args, dataset_args = opsd.parse(
+        [*rest, "--log_privileged_context", "true", "--num_generations_eval", "1"]
+    )
+    dataset = opsd.load_data(script_args, dataset_args)
+    rows = dataset[script_args.dataset_test_split]
+    rows = rows.select(range(min(args.rows, len(rows))))
+    trainer = opsd.build_trainer(script_args, training_args, model_args, dataset)
+    before = evaluated(trainer, rows)
+    print(f"before: {json.dumps(before)}", flush=True)
+    trainer.train()
+    print(f"after: {json.dumps(evaluated(trainer, rows))}")
+
+
+if __name__ == "__main__":
+    main()
