@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from benchmarks import __main__, memory, sizes
 from benchmarks.sizes import Run, Shape
-from trl_opsd import teacher_batch
-from trl_opsd.engines.shards import Whole
+from trl_opsd.batches import teacher_plan
+from trl_opsd.engines.shards import Unsharded
 from trl_opsd.kernels import chunks, fused_linear_divergence
 from trl_opsd.teacher.weights import CopiedWeights
 
@@ -69,7 +69,7 @@ def test_states_teachers_and_keys_are_exact(config, dtype):
     held = model.parameters(), (p.grad for p in model.parameters()), moments
     assert [one.bytes for one in sizes.states(run)] == [sum(one.nbytes for one in tensors) for tensors in held]
     for kind in ("base", "ema"):
-        copies = CopiedWeights(model, Whole(), torch.float32 if kind == "ema" else None, False)
+        copies = CopiedWeights(model, Unsharded(), torch.float32 if kind == "ema" else None, False)
         copies.attach()
         held = sum(one.nbytes for one in copies.parts.values())
         with LiveBytes([*model.parameters(), *copies.parts.values()]) as live, copies.active(model):
@@ -126,7 +126,7 @@ def test_kernel(views, dtype):
     for name in ("cpu", "cuda"):
         tile = next(chunks.tiles(10**9, 1, torch.device(name))).stop
         assert sizes.CHUNKS[name] == (*chunks.budget(torch.device(name)), tile)
-    assert teacher_batch._MOST_VIEWS == sizes.VIEWS_OF_A_FORWARD
+    assert teacher_plan._MOST_VIEWS == sizes.VIEWS_OF_A_FORWARD
 
 
 def test_states_of_engines():

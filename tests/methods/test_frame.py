@@ -14,16 +14,14 @@ import pytest
 import yaml
 
 import tiny
+from examples import tasks
 from trl_opsd import Method, OPSDConfig, OPSDParser
+from trl_opsd.cli import arguments, train
 from trl_opsd.methods import method_names, method_of
 from trl_opsd.trainer.model_card import paper_of
 
 
 ROOT = Path(__file__).parent.parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from examples import tasks
-from trl_opsd.cli import arguments, train
 
 
 every_method = pytest.mark.parametrize("name", method_names())

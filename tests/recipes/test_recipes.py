@@ -3,20 +3,17 @@
 """The recipes of sources run as they stand, with a tiny model for two steps: their contexts are read, or counted."""
 
 import math
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 import tiny
+from examples import tasks
+from trl_opsd.cli import train
 
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from examples import tasks
-from trl_opsd.cli import train
 
 
 TASKS = {"demo/data/json": "json", "demo/data/addition": "addition"}

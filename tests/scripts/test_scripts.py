@@ -3,7 +3,6 @@
 """Recipes and scripts, as a user starts them."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,13 +10,11 @@ import yaml
 
 import tiny
 import tiny_vlm
+from examples import pictures, tasks
+from trl_opsd.cli import arguments, train
 
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from examples import pictures, tasks
-from trl_opsd.cli import arguments, train
 
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))

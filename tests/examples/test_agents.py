@@ -3,7 +3,6 @@
 """The agents' environments: strict arguments, state, rewards, and their recipes through the script."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,11 @@ from trl import GRPOTrainer
 from trl.chat_template_utils import qwen3_chat_template
 
 import tiny
-
-
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
-
 from examples.agents import calculator, measure, shop
 from trl_opsd.cli import train
+
+
+ROOT = Path(__file__).parents[2]
 
 
 def call(name, /, **arguments):
