@@ -76,7 +76,7 @@ def cases(args: argparse.Namespace) -> list[Case]:
 
 
 def run(args: argparse.Namespace) -> list[Row]:
-    """All cases; one row a run."""
+    """Time every case; one row a run."""
     rows = []
     for case in cases(args):
         print(f"{case.part}: N={case.n} H={case.h} V={case.v} K={case.k} {case.kind} ...", flush=True)

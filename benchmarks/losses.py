@@ -43,7 +43,7 @@ class Inputs:
     labels: torch.Tensor  # (N,)
 
     def to(self, device: str) -> "Inputs":
-        """The same on a device, with gradients on and none there yet."""
+        """Copy to a device, with gradients on and none there yet."""
         hidden, weight = (tensor.detach().to(device).requires_grad_() for tensor in (self.hidden, self.weight))
         return Inputs(hidden, weight, self.teacher.to(device), self.labels.to(device))
 

@@ -27,7 +27,7 @@ _MMAP_THRESHOLD = -3  # glibc's M_MMAP_THRESHOLD
 
 @dataclass
 class Timed:
-    """What a contender returns that has timed itself."""
+    """Result of a contender that has timed itself."""
 
     seconds: float
     answer: Any = None

@@ -22,7 +22,7 @@ Row = dict[str, Any]
 @dataclass
 class Target:
     """
-    A figure beside what it should be.
+    Measured figure beside its target.
 
     Args:
         what (`str`): What is compared.

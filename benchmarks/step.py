@@ -76,7 +76,7 @@ def scenarios(args: argparse.Namespace) -> dict[str, tuple[Scenario, dict]]:
 
 
 def run(args: argparse.Namespace) -> list[Row]:
-    """All models and scenarios; one row a run."""
+    """Time every model in every scenario; one row a run."""
     rows = []
     for model in models(args):
         for name, (scenario, contenders) in scenarios(args).items():
@@ -104,7 +104,7 @@ def time_all(
 
 
 def window(map_each: bool, *args: Any, **options: Any) -> Window:
-    """With `map_each` the peak is that of the arrays alone, at the price of time."""
+    """Build a window; with `map_each` its peak is that of the arrays alone, at the price of time."""
     if map_each:
         map_arrays()
     return Window(*args, **options)
@@ -122,7 +122,7 @@ def profiled(model: Model, scenario: Scenario, contenders: dict, args: argparse.
 
 
 def check_tokens(results: Results, contenders: dict) -> None:
-    """All contenders read the same tokens, or nothing is reported. Words in another order may make a token more."""
+    """Raise unless all contenders read the same tokens. Words in another order may make a token more."""
     student, teacher = results[GRPO][0].answer, results[BARE][0].answer["teacher"]
     for name, (kind, options) in contenders.items():
         read = results[name][0].answer

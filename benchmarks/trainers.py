@@ -135,7 +135,7 @@ class Window:
         self.data = data
 
     def generated(self, _: list[dict]) -> dict[str, Any]:
-        """What generation made, once more: each window splits, shuffles and orders it anew."""
+        """Return the generation batch once more: each window splits, shuffles and orders it anew."""
         if isinstance(self.trainer, OPSDTrainer):
             self.trainer._generation += 1  # it plans the micro-batches of each generation once
         return dict(self.made)
@@ -168,7 +168,7 @@ class Window:
 
 
 class Products(Window):
-    """The same window; its seconds are those of the matrix products alone, by torch's profiler."""
+    """Window whose seconds are those of the matrix products alone, by torch's profiler."""
 
     NAMES = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm")
 

@@ -105,7 +105,7 @@ class Scorer(TrainerCallback):
 
 
 def train(args: argparse.Namespace) -> tuple["OPSDTrainer", Scorer]:
-    """What `scripts/opsd.py` does with the recipe, plus the two callbacks."""
+    """Train from the recipe as `scripts/opsd.py` does, with the two callbacks added."""
     # The bar is off by default where transformers' own messages are, as they are here.
     options = ["--config", str(RECIPE), "--seed", str(args.seed), "--disable_tqdm", "false"]
     if args.max_steps is not None:

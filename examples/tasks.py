@@ -64,7 +64,7 @@ def user(text: str) -> Messages:
 
 
 def json_context() -> Messages:
-    """What the teacher reads before the question: the rule and four earlier turns that follow it."""
+    """Privileged context before the question: the rule and four earlier turns that follow it."""
     context = [{"role": "system", "content": JSON_RULE}]
     for question, answer in JSON_EXAMPLES:
         context += [*user(question), {"role": "assistant", "content": json.dumps({"answer": answer})}]
