@@ -32,7 +32,7 @@ def test_a_mean_over_some():
 def test_a_quantile_of_some_and_of_none():
     values = torch.tensor([4.0, 1.0, 3.0, 2.0])
     assert (quantile(values, 0.0), quantile(values, 0.5), quantile(values, 1.0)) == (1.0, 2.5, 4.0)
-    assert quantile(values[:0], 0.1) == 0.0
+    assert quantile(values[:1], 0.1) == 4.0 and quantile(values[:0], 0.1) == 0.0
 
 
 def test_self_normalized_weights_have_the_mean_one():

@@ -67,3 +67,7 @@ def test_top_share(share, wanted):
     chosen = top_share(values, mask, share)
     assert int(chosen.sum()) == wanted and (wanted == 0 or values[chosen > 0].min() == 30 - wanted)
     assert (top_share(values, torch.zeros(2, 20), share) == 0).all()
+
+
+def test_a_share_that_rounding_lifts_above_a_whole_number():
+    assert 0.28 * 25 > 7 and int(top_share(torch.arange(25.0), torch.ones(25), 0.28).sum()) == 7

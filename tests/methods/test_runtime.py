@@ -2,10 +2,14 @@
 
 """The state of a method's schedule: what it follows, in checkpoints and between them."""
 
+import dataclasses
 import json
+import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import TrainerState
 
 from conftest import length_reward
 from method_cases import C, signals
@@ -53,6 +57,8 @@ def test_a_checkpoint_without_the_state_is_said(make_trainer, tmp_path, caplog):
 
 COUNTS = Method("C", "https://example.org", "paper", state={"n": 0.0}, update_state=lambda summary: {"n": 1.0})
 
+KEEPS = Method("K", "https://example.org", "paper", state={"n": 0.0}, update_state=dataclasses.asdict)
+
 
 def test_a_snapshot_is_a_copy():
     run = MethodRun("test_runtime.COUNTS", None)
@@ -66,7 +72,7 @@ def test_a_snapshot_is_a_copy():
     assert json.dumps(before) == kept
     for _ in range(2):
         run.restore(before)
-        assert run.state() == before
+        assert json.dumps(run.state()) == kept
         run.losses.append([0.0, 0.0])
         run.logged["loss"].append(3.0)
         run.schedule_state["n"] = 7.0
@@ -76,6 +82,23 @@ def test_a_loss_that_is_not_distilled_does_not_count():
     run = MethodRun("test_runtime.COUNTS", None)
     run.record_loss(torch.tensor([[[2.0, torch.inf]]]), torch.tensor([[[0.5, 0.0]]]))
     assert run.losses == [[1.0, 0.5]]
+
+
+def test_statistics_of_a_step():
+    """Means over tokens, rollouts and micro-batches; a rollout without a reward has none."""
+    run = MethodRun("test_runtime.KEEPS", None)
+    given = [(0.5, 10, False), (math.nan, 20, True), (1.5, 30, False), (1.0, 110, True)]
+    run.record_rollouts([SimpleNamespace(total=a, completion_ids=[0] * b, truncated=c) for a, b, c in given])
+    for loss, tokens in ((2.0, 3), (4.0, 1)):
+        run.record_loss(torch.full((1, 1, tokens), loss), torch.ones(1, 1, tokens))
+        run.record_metrics({"self_distillation/gap/mean": loss, "entropy": 1.0})
+    run.on_step_end(None, TrainerState(global_step=5, max_steps=20), None)
+    kept = run.schedule_state
+    assert (kept["step"], kept["progress"], kept["loss"], kept["reward"]) == (5, 0.25, 10 / 4, 1.0)
+    assert (kept["truncated"], kept["mean_length"]) == (0.5, 42.5)
+    assert kept["tail_length"] == pytest.approx(30 + 0.85 * 80), "between the third and the last, at 0.95 * 3"
+    assert kept["logged"] == {"gap/mean": 3.0, "entropy": 1.0} and kept["state"] == {"n": 0.0}
+    assert (run.losses, run.logged, len(run.rollouts)) == ([], {}, 4), "later steps of the batch have its rollouts"
 
 
 def test_without_a_schedule_nothing_is_kept(make_trainer, tmp_path):

@@ -11,7 +11,9 @@ from datasets import Dataset
 from conftest import length_reward
 from method_batches import MIXED, WRONG, scripted_trainer
 from method_cases import CLOSE, H, N, check_loss, random
+from trl_opsd.losses import Tile
 from trl_opsd.methods.papers.unisd import agreement, feature_matching, sequence_agreement, token_agreement
+from trl_opsd.methods.papers.unisd import contrast as contrast_of_views
 from trl_opsd.methods.runtime import MethodRun
 
 
@@ -91,6 +93,20 @@ def test_contrast_alone():
     assert min(values) == 0.0 < max(values), "tokens on both sides of the margin"
 
 
+def test_contrast_is_the_mean_over_the_wrong_views_that_teach():
+    """The first token has both, the second one of them, the third none, the fourth no right one."""
+    draw = random(2)
+    log_p, *log_qs = (torch.randn(4, 5, generator=draw, dtype=torch.float64).log_softmax(-1) for _ in range(4))
+    labels, taught = torch.arange(4), torch.tensor([[1, 1, 1, 0], [1, 0, 0, 1], [1, 1, 0, 1]], dtype=torch.bool)
+    tile = Tile(log_p, log_p.exp(), log_qs, labels, None, taught, slice(0, 4))
+    loss, gradient = contrast_of_views(tile, 0, [1, 2], 50.0)
+    one, two = (contrast(log_p, log_qs[0], wrong, labels, 50.0) for wrong in log_qs[1:])
+    zero = torch.zeros((), dtype=torch.float64)
+    torch.testing.assert_close(loss, torch.stack([(one[0] + two[0]) / 2, two[1], zero, zero]), **CLOSE)
+    assert (gradient[2:] == 0).all()
+    assert contrast_of_views(tile, 0, [], 50.0)[0].tolist() == [0.0] * 4
+
+
 def test_token_clip_alone():
     whole = []
 
@@ -164,9 +180,10 @@ def test_agreement_where_views_are_missing():
     """A token that fewer than two others teach counts in full, and nothing is made of nothing."""
     logps = torch.tensor([[-1.0, -2.0, -3.0], [-1.0, -5.0, -9.0]], dtype=torch.float64)
     taught = torch.tensor([[True, True, True], [True, True, False]])
-    weights, rows = token_agreement(logps, taught, 1.0), torch.tensor([0, 0, 1])
+    weights, rows = token_agreement(logps, taught, 1.0), torch.tensor([1, 1, 5])  # others are not distilled
     assert weights[0] == weights[2] == 1.0 > weights[1]
-    assert sequence_agreement(logps, taught, rows, 1.0)[2] == 1.0
+    first, second, last = sequence_agreement(logps, taught, rows, 1.0)
+    assert first == second < 1.0 == last
     nothing = torch.zeros(2, 0), torch.zeros(2, 0, dtype=torch.bool)
     for how in ("none", "token", "sequence"):
         assert agreement(how, *nothing, torch.zeros(0, dtype=torch.long), 1.0).shape == (0,)

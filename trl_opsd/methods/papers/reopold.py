@@ -35,7 +35,7 @@ def top_share(values: torch.Tensor, mask: torch.Tensor, share: float) -> torch.T
         share (`float`): From 0 to 1.
     """
     ordered = values[mask > 0].sort(descending=True).values
-    count = math.ceil(share * len(ordered) - 1e-9)  # 0.1 * 30 is above 3
+    count = math.ceil(share * len(ordered) - 1e-9)  # 0.28 * 25 is above 7 in floats
     return mask * (values >= ordered[count - 1]) if count else torch.zeros_like(mask)
 
 
