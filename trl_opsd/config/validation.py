@@ -1,13 +1,17 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""What is refused when an [`OPSDConfig`] is built."""
+"""
+Validation of an [`OPSDConfig`]: values and combinations of options.
 
-import math
+The options of the loss itself are checked by [`~trl_opsd.losses.DivergenceSpec`], which the config builds.
+"""
+
 from typing import Any
 
 from transformers.trainer_utils import HubStrategy
 
-from trl_opsd.losses import TARGETS
+from trl_opsd.losses import DIVERGENCES, TARGETS
+from trl_opsd.losses.divergence_spec import ENTRY_CLIP_MODES, TOPK_SOURCES, check_count, check_number
 from trl_opsd.methods.registry import method_of, options_of
 from trl_opsd.monitoring.leaks import Phrases
 from trl_opsd.privileged.named import build_source
@@ -16,16 +20,19 @@ from trl_opsd.rollouts.view import PLACEHOLDER, PLACES_WITHOUT_POSITION
 
 CHOICES = {
     "distillation_mode": ("full_logits", "topk_logits", "sampled_token"),
-    "distillation_topk_source": ("student", "teacher", "union"),
-    "distillation_entry_clip_mode": ("signed", "non_negative"),
-    "distillation_token_clip_mode": ("hard", "scale"),
     "distillation_reduction": ("token_mean", "sequence_mean", "joint_token_mean"),
-    "distillation_target": (None, *TARGETS),
     "teacher_model_kind": ("base", "live", "ema", "snapshot", "checkpoint"),
     "teacher_overlong": ("error", "drop_view", "shorten"),
     "teacher_generation_prompt": ("student", "own"),
     "privileged_place": PLACES_WITHOUT_POSITION,
     "privileged_on_error": ("error", "skip"),
+}
+# Those of the options that `DivergenceSpec` checks, for the command line
+SPEC_CHOICES = {
+    "distillation_divergence": tuple(DIVERGENCES),
+    "distillation_topk_source": TOPK_SOURCES,
+    "distillation_target": tuple(TARGETS),
+    "distillation_entry_clip_mode": ENTRY_CLIP_MODES,
 }
 
 # Options that only one other setting reads: (option, default, option that must have one of the values, values).
@@ -55,7 +62,7 @@ COLUMN_OPTIONS = (
 )
 
 
-# What a method adds to a divergence over the vocabulary
+# Functions of a method that change a divergence over the vocabulary
 VOCABULARY_PARTS = ("target", "token_weight", "auxiliary_loss", "hidden_state_loss")
 
 
@@ -122,34 +129,19 @@ def check_policy_weight(config: Any, policy_weight: float) -> None:
 
 
 def check_values(config: Any) -> None:
+    """Refuse an impossible value of an option by itself."""
     for name, choices in CHOICES.items():
         if getattr(config, name) not in choices:
             raise ValueError(f"`{name}` must be one of {list(choices)}, got {getattr(config, name)!r}.")
-    at_least_zero = ("policy_weight", "distillation_weight", "num_loss_tokens_to_skip", "leak_ngram_size")
-    counts = ("distillation_topk", "distillation_chunk_size", "teacher_sync_steps", "teacher_max_length")
-    above_zero = (
-        "distillation_entry_clip",
-        "distillation_token_clip",
-        "distillation_is_clip",
-        "distillation_temperature",
-        "privileged_timeout",
-        *counts,
-    )
-    for name in at_least_zero + above_zero:
-        value = getattr(config, name)
-        if value is None:
-            continue
-        low = 0 if name in at_least_zero else math.ulp(0.0)
-        if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= low):
-            bound = "at least 0" if name in at_least_zero else "above 0"
-            raise ValueError(f"`{name}` must be a finite number {bound}, got {value!r}.")
+    for name in ("policy_weight", "distillation_weight", "num_loss_tokens_to_skip", "leak_ngram_size"):
+        check_number(name, getattr(config, name), above_zero=False)
+    for name in ("distillation_chunk_size", "teacher_sync_steps", "teacher_max_length", "privileged_timeout"):
+        check_number(name, getattr(config, name), above_zero=True)
+    counts = ("distillation_chunk_size", "teacher_sync_steps", "teacher_max_length")
     for name in (*counts, "num_loss_tokens_to_skip", "leak_ngram_size"):
-        value = getattr(config, name)
-        if value is not None and value != int(value):
-            raise ValueError(f"`{name}` counts things, so it must be a whole number, got {value!r}.")
-    for name in ("distillation_alpha", "teacher_update_rate"):
-        if not 0.0 <= getattr(config, name) <= 1.0:
-            raise ValueError(f"`{name}` must lie between 0 and 1, got {getattr(config, name)!r}.")
+        check_count(name, getattr(config, name))
+    if not 0.0 <= config.teacher_update_rate <= 1.0:
+        raise ValueError(f"`teacher_update_rate` must lie between 0 and 1, got {config.teacher_update_rate!r}.")
     if config.teacher_update_rate == 0.0:
         raise ValueError("`teacher_update_rate=0` never moves the teacher. Use `teacher_model_kind='base'` for that.")
     if config.leak_phrases is not None:
@@ -167,6 +159,7 @@ def check_values(config: Any) -> None:
 
 
 def check_combinations(config: Any) -> None:
+    """Refuse options that do nothing, or not what they say, beside others."""
     for name, default, owner, values in DEPENDENT:
         if getattr(config, name) != default and getattr(config, owner) not in values:
             expected = " or ".join(f"`{owner}={value!r}`" for value in values)
@@ -174,13 +167,21 @@ def check_combinations(config: Any) -> None:
                 f"`{name}={getattr(config, name)!r}` is only read with {expected}, but `{owner}` is "
                 f"{getattr(config, owner)!r}. Set `{owner}` to that, or leave `{name}` out."
             )
+    check_divergence(config)
+    check_teacher(config)
+    check_hub(config)
+    check_source(config)
+
+
+def check_divergence(config: Any) -> None:
+    spec = config.divergence_spec
     if config.distillation_mode == "topk_logits" and config.distillation_topk is None:
         raise ValueError("`distillation_mode='topk_logits'` needs `distillation_topk`, the size of the set.")
-    refreshed = config.method is not None and method_of(config.method).should_sync_teacher is not None
-    if config.teacher_model_kind == "snapshot" and config.teacher_sync_steps == 1 and not refreshed:
+    if config.distillation_mode == "sampled_token" and spec.divergence != "reverse_kl":
         raise ValueError(
-            "`teacher_model_kind='snapshot'` with `teacher_sync_steps=1` is the live teacher. Set "
-            "`teacher_sync_steps` above 1, or use `teacher_model_kind='live'`."
+            "`distillation_mode='sampled_token'` estimates the gradient of the reverse KL and of no other divergence, "
+            "so it needs `distillation_alpha=1.0` or `distillation_divergence='reverse_kl'` (got "
+            f"{config.distillation_alpha} and {config.distillation_divergence!r})."
         )
     temperature = config.distillation_temperature
     if config.distillation_is_clip is not None and temperature not in (None, config.temperature):
@@ -188,32 +189,20 @@ def check_combinations(config: Any) -> None:
             f"`distillation_is_clip` compares probabilities at the sampling `temperature` ({config.temperature}), so "
             f"it can't be combined with `distillation_temperature={temperature}`. Leave one of them out."
         )
-    stops = config.distillation_stop_gradient
-    if stops and (config.distillation_alpha != 1.0 or config.distillation_add_tail or config.distillation_entry_clip):
+
+
+def check_teacher(config: Any) -> None:
+    decides = config.method is not None and method_of(config.method).should_sync_teacher is not None
+    if config.teacher_model_kind == "snapshot" and config.teacher_sync_steps == 1 and not decides:
         raise ValueError(
-            "`distillation_stop_gradient` is a form of the reverse KL on a top-k set: it needs "
-            "`distillation_alpha=1.0` and allows neither `distillation_add_tail` nor `distillation_entry_clip`."
+            "`teacher_model_kind='snapshot'` with `teacher_sync_steps=1` is the live teacher. Set "
+            "`teacher_sync_steps` above 1, or use `teacher_model_kind='live'`."
         )
-    if (
-        config.distillation_topk == 1
-        and not config.distillation_add_tail
-        and not stops
-        and config.distillation_topk_source != "union"
-    ):
-        raise ValueError(
-            "`distillation_topk=1` renormalised over one token is the same on both sides, so its divergence is "
-            "always 0. Set `distillation_add_tail=True` or a larger `distillation_topk`."
-        )
-    if config.distillation_mode == "sampled_token" and config.distillation_alpha != 1.0:
-        raise ValueError(
-            "`distillation_mode='sampled_token'` estimates the gradient of the reverse KL and of no other "
-            f"divergence, so it needs `distillation_alpha=1.0` (got {config.distillation_alpha})."
-        )
-    for clip, default in (("distillation_entry_clip", "signed"), ("distillation_token_clip", "hard")):
-        if getattr(config, clip) is None and getattr(config, f"{clip}_mode") != default:
-            raise ValueError(f"`{clip}_mode` is set, but `{clip}` is None: set both.")
     if config.teacher_model_kind == "checkpoint" and config.teacher_model_name_or_path is None:
         raise ValueError("`teacher_model_kind='checkpoint'` needs `teacher_model_name_or_path`.")
+
+
+def check_hub(config: Any) -> None:
     whole = config.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
     if config.push_to_hub and whole and not config.hub_private_repo and config.distillation_weight != 0:
         raise ValueError(
@@ -221,11 +210,15 @@ def check_combinations(config: Any) -> None:
             "`_privileged_source.json` hold what the teacher reads. Use `hub_strategy='every_save'`, or set "
             "`hub_private_repo=True` if the repository is a private one."
         )
-    if config.privileged_source is not None:
-        build_source(config.privileged_source)
-        for name, default in COLUMN_OPTIONS:
-            if getattr(config, name) != default:
-                raise ValueError(
-                    f"`{name}` belongs to the dataset column and `privileged_source` replaces it. Put the option into "
-                    "the source, without `privileged_`, or leave it out."
-                )
+
+
+def check_source(config: Any) -> None:
+    if config.privileged_source is None:
+        return
+    build_source(config.privileged_source)
+    for name, default in COLUMN_OPTIONS:
+        if getattr(config, name) != default:
+            raise ValueError(
+                f"`{name}` belongs to the dataset column and `privileged_source` replaces it. Put the option into "
+                "the source, without `privileged_`, or leave it out."
+            )

@@ -1,10 +1,11 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Pure functions on tensors: divergences, supports, clips and reductions. They know only torch."""
+"""Losses as pure functions on tensors: divergences, supports, clips and reductions. They know only torch."""
 
+from trl_opsd.losses.divergence_spec import DivergenceSpec
 from trl_opsd.losses.divergences import (
-    KINDS,
-    DivergenceSpec,
+    DIVERGENCES,
+    Divergence,
     Pair,
     Terms,
     forward_kl,
@@ -15,14 +16,15 @@ from trl_opsd.losses.divergences import (
 from trl_opsd.losses.method_types import AuxiliaryLoss, Tile, TokenStats, TokenWeight
 from trl_opsd.losses.reductions import distillation_mask, relative_positions, token_weights, view_shares
 from trl_opsd.losses.targets import TARGETS, Target, one_target
-from trl_opsd.losses.token_loss import TokenLoss, token_loss
+from trl_opsd.losses.token_loss import TokenLoss, stat_names, token_loss
 from trl_opsd.losses.token_signals import contrast, keep_sign, log_mean, mean_over, top_share
 
 
 __all__ = [
-    "KINDS",
+    "DIVERGENCES",
     "TARGETS",
     "AuxiliaryLoss",
+    "Divergence",
     "DivergenceSpec",
     "Pair",
     "Target",
@@ -42,6 +44,7 @@ __all__ = [
     "relative_positions",
     "reverse_kl",
     "skew_kl",
+    "stat_names",
     "token_loss",
     "token_weights",
     "top_share",

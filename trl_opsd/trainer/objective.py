@@ -17,7 +17,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 from trl_opsd.batches.teacher_batch import TeacherBatch, is_live, view_names, view_weights
 from trl_opsd.config.opsd_config import OPSDConfig
 from trl_opsd.kernels import TOKEN_STATS
-from trl_opsd.losses import DivergenceSpec, distillation_mask, relative_positions, token_weights, view_shares
+from trl_opsd.losses import distillation_mask, relative_positions, token_weights, view_shares
 from trl_opsd.methods.base import TokenSignals
 from trl_opsd.methods.runtime import MethodRun
 from trl_opsd.model.forward import StudentRequest, TeacherRequest
@@ -29,26 +29,6 @@ PolicyLoss = Callable[[FusedCausalLMOutput], torch.Tensor]
 
 # `loss_type`s of GRPO that divide by a number of sequences; the others divide by a number of tokens
 _SEQUENCE_LOSS_TYPES = ("grpo", "sapo", "luspo", "dr_grpo")
-
-
-def divergence_spec(args: OPSDConfig) -> DivergenceSpec:
-    """The loss that the config describes."""
-    kinds = {0.0: "forward_kl", 1.0: "reverse_kl"}
-    return DivergenceSpec(
-        kind=kinds.get(args.distillation_alpha, "jsd"),
-        beta=args.distillation_alpha,
-        temperature=args.temperature if args.distillation_temperature is None else args.distillation_temperature,
-        topk=args.distillation_topk,
-        topk_source=args.distillation_topk_source,
-        add_tail=args.distillation_add_tail,
-        entry_clip=args.distillation_entry_clip,
-        entry_clip_mode=args.distillation_entry_clip_mode,
-        token_clip=args.distillation_token_clip,
-        token_clip_mode=args.distillation_token_clip_mode,
-        is_clip=args.distillation_is_clip,
-        stop_gradient=args.distillation_stop_gradient,
-        target=args.distillation_target,
-    )
 
 
 def batch_keys(inputs: Batch, tokens_to_skip: int, accelerator: Accelerator) -> Batch:
@@ -104,7 +84,7 @@ class DistillationObjective:
 
     def __init__(self, args: OPSDConfig, teacher: Teacher, accelerator: Accelerator, method: MethodRun):
         self.args, self.teacher, self.accelerator, self.method = args, teacher, accelerator, method
-        self.spec = divergence_spec(args)
+        self.spec = args.divergence_spec
 
     def vocabulary_request(
         self, model: nn.Module, inputs: Batch, windows: float, policy: PolicyLoss, policy_weight: float
@@ -147,9 +127,7 @@ class DistillationObjective:
         """
         mask = inputs["distillation_mask"]
         logps, entropy = self._scores(model, inputs)  # (K, B, C)
-        unused = torch.zeros_like(logps)
-        stats = {"teacher_logps": logps, "teacher_entropy": entropy}
-        stats |= {"clipped": unused, "mass_p": unused, "mass_q": unused}
+        stats = {"teacher_logps": logps, "teacher_entropy": entropy, "clipped": torch.zeros_like(logps)}
 
         def loss(output: FusedCausalLMOutput) -> torch.Tensor:
             stats["student_logps"], stats["student_entropy"] = output.log_probs.detach(), output.entropy.detach()

@@ -28,8 +28,7 @@ class RecordingTrainer(SamplingTrainer):
         metrics = self._metrics["train" if self.model.training else "eval"]
         stats = {name: value.to(inputs["distillation_mask"].device) for name, value in stats.items()}
         shares = self.term.shares(inputs)
-        topk = self.args.distillation_mode == "topk_logits"
-        values = token_metrics(self.accelerator, view_names(inputs), stats, shares, topk)
+        values = token_metrics(self.accelerator, view_names(inputs), stats, shares)
         if values and self.policy_weight == 0 and self.args.distillation_mode != "sampled_token":
             # TRL logs it beside the policy loss; here the policy loss does not run
             values["entropy"] = values[f"{PREFIX}student_entropy"]
