@@ -420,6 +420,6 @@ class OPSDConfig(GRPOConfig):
         return shown
 
     def to_dict(self) -> dict[str, Any]:
-        """Of what is public: see [`public`]."""
+        """Dict of [`public`], for trackers and JSON."""
         shown, names = self.public(), ("privileged_source", "privileged_template", *_OF_THE_TEACHER)
         return super().to_dict() | {name: getattr(shown, name) for name in names}

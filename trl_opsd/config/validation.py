@@ -67,7 +67,7 @@ VOCABULARY_PARTS = ("target", "token_weight", "auxiliary_loss", "hidden_state_lo
 
 
 def check_method(config: Any) -> None:
-    """Refuse a method that the other options leave without its place."""
+    """Refuse a method beside options that it cannot work with."""
     if config.method is None:
         if config.method_options:
             raise ValueError("`method_options` belong to a `method`: name one, or leave them out.")
@@ -174,6 +174,7 @@ def check_combinations(config: Any) -> None:
 
 
 def check_divergence(config: Any) -> None:
+    """Build the spec of the loss, which checks its options, and refuse what does not fit the mode."""
     spec = config.divergence_spec
     if config.distillation_mode == "topk_logits" and config.distillation_topk is None:
         raise ValueError("`distillation_mode='topk_logits'` needs `distillation_topk`, the size of the set.")
@@ -192,6 +193,7 @@ def check_divergence(config: Any) -> None:
 
 
 def check_teacher(config: Any) -> None:
+    """Refuse a kind of teacher without what makes it one."""
     decides = config.method is not None and method_of(config.method).should_sync_teacher is not None
     if config.teacher_model_kind == "snapshot" and config.teacher_sync_steps == 1 and not decides:
         raise ValueError(
@@ -203,6 +205,7 @@ def check_teacher(config: Any) -> None:
 
 
 def check_hub(config: Any) -> None:
+    """Refuse to push privileged contexts to a public repository."""
     whole = config.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
     if config.push_to_hub and whole and not config.hub_private_repo and config.distillation_weight != 0:
         raise ValueError(
@@ -213,6 +216,7 @@ def check_hub(config: Any) -> None:
 
 
 def check_source(config: Any) -> None:
+    """Refuse a source that cannot be built, or options of the column beside it."""
     if config.privileged_source is None:
         return
     build_source(config.privileged_source)
