@@ -25,7 +25,8 @@ from transformers import TrainerCallback
 from benchmarks.environment import ROOT
 from benchmarks.report import figure, save, table
 from examples import smollm2, tasks
-from examples.demo import DIVERGENCE, answers, opsd
+from examples.demo import DIVERGENCE, answers
+from trl_opsd.cli import train as opsd
 from trl_opsd.methods import method_names, method_of
 
 

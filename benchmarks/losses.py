@@ -22,6 +22,7 @@ from trl.kernels import chunked_divergence
 
 from benchmarks.measure import Timed
 from trl_opsd.kernels import fused_linear_divergence
+from trl_opsd.losses import DivergenceSpec
 
 
 try:
@@ -68,7 +69,8 @@ Loss = Callable[[Inputs, str], torch.Tensor]
 
 
 def ours(x: Inputs, kind: str) -> torch.Tensor:
-    return fused_linear_divergence(x.hidden, x.weight, x.teacher, labels=x.labels, kind=kind, beta=BETA["jsd"])[0]
+    spec = DivergenceSpec(alpha=BETA[kind])
+    return fused_linear_divergence(x.hidden, x.weight, x.teacher, labels=x.labels, spec=spec)[0]
 
 
 def divergence(log_p: torch.Tensor, log_q: torch.Tensor, kind: str) -> torch.Tensor:

@@ -31,10 +31,10 @@ from transformers.utils import logging  # noqa: E402
 
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+sys.path.insert(0, str(ROOT))
 
-import opsd  # noqa: E402
 from examples import smollm2, tasks  # noqa: E402
+from trl_opsd.cli import train as opsd  # noqa: E402
 
 
 if TYPE_CHECKING:

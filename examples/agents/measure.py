@@ -18,10 +18,11 @@ from typing import Any
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import opsd
+from trl_opsd.cli import train as opsd
 from trl_opsd.rollouts.rollout import Rollout
+from trl_opsd.trainer.view_collector import CollectedViews
 
 
 def counts(rollouts: list[Rollout]) -> dict[str, float]:
@@ -51,9 +52,9 @@ def evaluated(trainer: Any, rows: Any) -> dict[str, float]:
     rollouts: list[Rollout] = []
     collect = trainer.collector.collect
 
-    def keep(local: list[Rollout], group_size: int) -> None:
+    def keep(local: list[Rollout], group_size: int) -> CollectedViews:
         rollouts.extend(local)
-        collect(local, group_size)
+        return collect(local, group_size)
 
     trainer.collector.collect = keep
     trainer.evaluate(rows)

@@ -17,10 +17,12 @@ from trl.chat_template_utils import qwen3_chat_template
 import tiny
 from conftest import length_reward
 from trl_opsd import OPSDConfig, OPSDParser
-from trl_opsd.config.validation import CHOICES, DEPENDENT
+from trl_opsd.config.validation import CHOICES, DEPENDENT, SPEC_CHOICES
+from trl_opsd.losses import DivergenceSpec
 
 
 OWN = [item for item in fields(OPSDConfig) if item.name not in {inherited.name for inherited in fields(GRPOConfig)}]
+ALL_CHOICES = CHOICES | SPEC_CHOICES
 every_option = pytest.mark.parametrize("option", OWN, ids=lambda item: item.name)
 
 DEFAULTS = {
@@ -28,6 +30,7 @@ DEFAULTS = {
     "method_options": None,
     "policy_weight": None,
     "distillation_weight": 1.0,
+    "distillation_divergence": None,
     "distillation_alpha": 0.0,
     "distillation_mode": "full_logits",
     "distillation_topk": None,
@@ -38,7 +41,6 @@ DEFAULTS = {
     "distillation_entry_clip": None,
     "distillation_entry_clip_mode": "signed",
     "distillation_token_clip": None,
-    "distillation_token_clip_mode": "hard",
     "distillation_is_clip": None,
     "distillation_temperature": None,
     "distillation_reduction": "token_mean",
@@ -100,10 +102,11 @@ def test_defaults(config):
     assert {name: getattr(built, name) for name in DEFAULTS} == DEFAULTS
 
 
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("name", ALL_CHOICES)
 def test_a_choice_that_does_not_exist(config, name):
-    message = refused(config, f"`{name}`", "'no_such'", **{name: "no_such"})
-    assert all(repr(choice) in message for choice in CHOICES[name]), "the way out is one of the choices"
+    owner = TOPK if name == "distillation_topk_source" else {}
+    message = refused(config, f"`{name}`", "'no_such'", **owner, **{name: "no_such"})
+    assert all(repr(choice) in message for choice in ALL_CHOICES[name]), "the way out is one of the choices"
 
 
 AT_LEAST_ZERO = ["policy_weight", "distillation_weight", "num_loss_tokens_to_skip", "leak_ngram_size"]
@@ -119,16 +122,21 @@ ABOVE_ZERO = [
 ]
 
 
+# What else must be set for the option to be read
+OWNERS = {"distillation_topk": TOPK, "teacher_sync_steps": {"teacher_model_kind": "ema"}}
+
+
 @pytest.mark.parametrize("value", [-1, -0.5, float("nan"), float("inf"), "1"])
 @pytest.mark.parametrize("name", AT_LEAST_ZERO + ABOVE_ZERO)
 def test_a_number_out_of_range(config, name, value):
     bound = "at least 0" if name in AT_LEAST_ZERO else "above 0"
-    refused(config, f"`{name}`", f"must be a finite number {bound}", repr(value), **{name: value})
+    owner = OWNERS.get(name, {}) | {name: value}
+    refused(config, f"`{name}`", f"must be a finite number {bound}", repr(value), **owner)
 
 
 @pytest.mark.parametrize("name", ABOVE_ZERO)
 def test_zero_where_it_means_nothing(config, name):
-    refused(config, f"`{name}`", "above 0", "got 0", **{name: 0})
+    refused(config, f"`{name}`", "above 0", "got 0", **(OWNERS.get(name, {}) | {name: 0}))
 
 
 @pytest.mark.parametrize("name", AT_LEAST_ZERO)
@@ -155,9 +163,7 @@ INTEGERS = [
 @pytest.mark.parametrize("name", INTEGERS)
 def test_a_count_that_is_no_whole_number(config, name):
     """It would only fail, or be read as something else, once the run is under way."""
-    owner = TOPK if name == "distillation_topk" else {}
-    owner = {"teacher_model_kind": "ema"} if name == "teacher_sync_steps" else owner
-    refused(config, f"`{name}`", "2.5", **(owner | {name: 2.5}))
+    refused(config, f"`{name}`", "2.5", **(OWNERS.get(name, {}) | {name: 2.5}))
 
 
 def test_an_ema_teacher_that_never_moves(config):
@@ -226,9 +232,26 @@ COMBINATIONS = [
         ["`distillation_is_clip`", "`distillation_temperature=0.5`", "Leave one of them out"],
     ),
     ({**SAMPLED, "distillation_alpha": 0.5}, ["`distillation_mode='sampled_token'`", "`distillation_alpha=1.0`"]),
+    (
+        {"distillation_mode": "sampled_token", "distillation_divergence": "forward_kl"},
+        ["`distillation_mode='sampled_token'`", "`distillation_divergence='reverse_kl'`", "got 0.0 and 'forward_kl'"],
+    ),
+    ({"distillation_divergence": "jsd"}, ["`distillation_divergence='jsd'`", "`distillation_alpha` between 0 and 1"]),
+    (
+        {"distillation_divergence": "skew_kl", "distillation_alpha": 1.0},
+        ["`distillation_divergence='skew_kl'`", "`distillation_alpha` between 0 and 1", "got 1.0"],
+    ),
+    (
+        {"distillation_divergence": "reverse_kl", "distillation_alpha": 0.5},
+        ["`distillation_divergence='reverse_kl'`", "`distillation_alpha=0.5`", "leave `distillation_alpha` out"],
+    ),
+    (
+        {**TOPK, "distillation_stop_gradient": True, "distillation_alpha": 1.0, "distillation_add_tail": True},
+        ["`distillation_stop_gradient`", "`distillation_divergence='reverse_kl'`", "neither `distillation_add_tail`"],
+    ),
+    ({"temperature": 0.0}, ["`temperature` must be a finite number above 0"]),
     ({"distillation_mode": "sampled_token"}, ["`distillation_mode='sampled_token'`", "`distillation_alpha=1.0`"]),
     ({"distillation_entry_clip_mode": "non_negative"}, ["`distillation_entry_clip_mode`", "`distillation_entry_clip`"]),
-    ({"distillation_token_clip_mode": "scale"}, ["`distillation_token_clip_mode`", "`distillation_token_clip`"]),
     ({"teacher_model_kind": "checkpoint"}, ["`teacher_model_kind='checkpoint'`", "`teacher_model_name_or_path`"]),
     ({"policy_weight": 0.0, "distillation_weight": 0.0}, ["`policy_weight`", "`distillation_weight`", "both 0"]),
     ({"policy_weight": 1.0}, ["`num_generations=1`", "at least 2", "policy_weight=0.0"]),
@@ -258,7 +281,11 @@ GOOD = [
     {**SAMPLED, "policy_weight": 0.0, "beta": 0.1},
     {**SAMPLED, "policy_weight": 0.0, "entropy_coef": 0.1},
     {"distillation_entry_clip": 0.1, "distillation_entry_clip_mode": "non_negative"},
-    {"distillation_token_clip": 0.1, "distillation_token_clip_mode": "scale"},
+    {"distillation_token_clip": 0.1},
+    {"distillation_divergence": "reverse_kl"},
+    {"distillation_divergence": "skew_kl", "distillation_alpha": 0.1},
+    {"distillation_mode": "sampled_token", "distillation_divergence": "reverse_kl"},
+    {**TOPK, "distillation_stop_gradient": True, "distillation_divergence": "reverse_kl"},
     {"policy_weight": 1.0, "num_generations": 2, "distillation_weight": 0.0},
     {"leak_phrases": []},
     {"push_to_hub": True, "hub_strategy": "checkpoint", "hub_private_repo": True},
@@ -272,6 +299,54 @@ GOOD = [
 def test_what_goes_together(config, options):
     built = config(**options)
     assert {name: getattr(built, name) for name in options} == options
+
+
+# The spec of the loss
+
+SPECS = [
+    ({}, DivergenceSpec("forward_kl")),
+    ({"distillation_alpha": 1.0}, DivergenceSpec("reverse_kl")),
+    ({"distillation_alpha": 0.3}, DivergenceSpec("jsd", 0.3)),
+    ({"distillation_divergence": "jsd", "distillation_alpha": 0.3}, DivergenceSpec("jsd", 0.3)),
+    ({"distillation_divergence": "reverse_kl", "temperature": 0.7}, DivergenceSpec("reverse_kl", temperature=0.7)),
+    ({"temperature": 0.7, "distillation_temperature": 1.3}, DivergenceSpec(temperature=1.3)),
+    (
+        {"distillation_entry_clip": 0.1, "distillation_entry_clip_mode": "non_negative", "distillation_is_clip": 2.0},
+        DivergenceSpec(entry_clip=0.1, entry_clip_mode="non_negative", is_clip=2.0),
+    ),
+    (
+        {
+            **TOPK,
+            "distillation_topk_source": "union",
+            "distillation_add_tail": True,
+            "distillation_target": "geometric",
+        },
+        DivergenceSpec(topk=5, topk_source="union", add_tail=True, target="geometric"),
+    ),
+    (
+        {**TOPK, "distillation_stop_gradient": True, "distillation_alpha": 1.0, "distillation_token_clip": 3.0},
+        DivergenceSpec("reverse_kl", topk=5, stop_gradient=True, token_clip=3.0),
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "spec"), SPECS, ids=str)
+def test_the_spec_that_a_config_describes(config, options, spec):
+    assert config(**{"temperature": 1.0} | options).divergence_spec == spec
+
+
+def test_every_option_of_the_spec_is_one_of_the_config():
+    rest = {item.name for item in fields(DivergenceSpec)} - {item.name.removeprefix("distillation_") for item in OWN}
+    assert rest == {"token_weight", "needs_all_tokens", "auxiliary_loss"}, "what a method alone sets"
+
+
+@pytest.mark.parametrize("method", ["sdft", "crisp", "tsd_kd"])  # whose alpha is 0, 1 and between
+def test_a_divergence_takes_the_place_of_a_methods(config, method):
+    name = "reverse_kl" if method == "sdft" else "forward_kl"
+    assert config(method=method, distillation_divergence=name).divergence_spec.divergence == name
+    skewed = config(method=method, distillation_divergence="skew_kl", distillation_alpha=0.2).divergence_spec
+    assert (skewed.divergence, skewed.alpha) == ("skew_kl", 0.2)
+    refused(config, "`distillation_alpha=0.2`", method=method, distillation_divergence=name, distillation_alpha=0.2)
 
 
 # One completion a prompt
@@ -414,6 +489,7 @@ SAMPLE_VALUES = {
     "distillation_target": "arithmetic",
     "policy_weight": 0.5,
     "distillation_weight": 0.5,
+    "distillation_divergence": "reverse_kl",
     "distillation_alpha": 0.25,
     "distillation_mode": "topk_logits",
     "distillation_topk": 7,
@@ -422,7 +498,6 @@ SAMPLE_VALUES = {
     "distillation_entry_clip": 0.05,
     "distillation_entry_clip_mode": "non_negative",
     "distillation_token_clip": 0.1,
-    "distillation_token_clip_mode": "scale",
     "distillation_is_clip": 2.0,
     "distillation_temperature": 0.5,
     "distillation_reduction": "sequence_mean",
@@ -460,7 +535,6 @@ NEEDS = {
     "method_options": {"method": "rlsd", "num_generations": 2},
     "method": {"num_generations": 2},
     "distillation_entry_clip_mode": {"distillation_entry_clip": 0.05},
-    "distillation_token_clip_mode": {"distillation_token_clip": 0.1},
     "teacher_update_rate": {"teacher_model_kind": "ema"},
     "teacher_sync_steps": {"teacher_model_kind": "ema"},
     "teacher_model_name_or_path": CHECKPOINT,
@@ -473,8 +547,7 @@ BASE = {"num_generations": 1, "bf16": False, "report_to": "none"}
 @every_option
 def test_every_option_is_explained(option):
     assert option.metadata["help"].endswith("."), "help of the command line"
-    choices = [choice for choice in CHOICES.get(option.name, ()) if choice is not None]
-    assert option.metadata.get("choices", []) == choices
+    assert option.metadata.get("choices", []) == list(ALL_CHOICES.get(option.name, ()))
     doc = inspect.getdoc(OPSDConfig)
     entry = re.search(rf"^    {option.name} \(`.+\):$", doc, re.MULTILINE)
     assert entry, "docstring"

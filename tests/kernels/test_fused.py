@@ -18,33 +18,35 @@ from trl_opsd.kernels import DivergenceStats, fused_linear_divergence
 from trl_opsd.losses import DivergenceSpec
 
 
-STOP_GRADIENT = {"kind": "reverse_kl", "topk": 3, "stop_gradient": True}
+STOP_GRADIENT = {"divergence": "reverse_kl", "topk": 3, "stop_gradient": True}
 OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},
-    "forward": {"kind": "forward_kl", "temperature": 0.7},
-    "reverse": {"kind": "reverse_kl", "temperature": 1.7},
-    "jsd": {"kind": "jsd"},
-    "jsd-beta": {"kind": "jsd", "beta": 0.2},
-    "skew": {"kind": "skew_kl", "beta": 0.1},
+    "forward": {"divergence": "forward_kl", "temperature": 0.7},
+    "reverse": {"divergence": "reverse_kl", "temperature": 1.7},
+    "jsd": {"divergence": "jsd", "alpha": 0.5},
+    "jsd-alpha": {"alpha": 0.2},
+    "skew": {"divergence": "skew_kl", "alpha": 0.1},
     "entry-clip": {"entry_clip": 0.05},
     "non-negative": {"entry_clip": 0.05, "entry_clip_mode": "non_negative"},
     "hard": {"token_clip": 1.0},
-    "scale": {"token_clip": 1.0, "token_clip_mode": "scale"},
     "topk": {"topk": 4},
     "teacher": {"topk": 4, "topk_source": "teacher"},
     "union-tail": {"topk": 2, "topk_source": "union", "add_tail": True},
     "stop-gradient": STOP_GRADIENT,
-    "arithmetic": {"mixture": "arithmetic"},
-    "geometric": {"mixture": "geometric", "kind": "reverse_kl"},
-    "many": {"kind": "jsd", "topk": 5, "add_tail": True, "token_clip": 0.5, "temperature": 1.3, "mixture": "geometric"},
+    "arithmetic": {"target": "arithmetic"},
+    "geometric": {"target": "geometric", "divergence": "reverse_kl"},
+    "many": {"alpha": 0.5, "topk": 5, "add_tail": True, "token_clip": 0.5, "temperature": 1.3, "target": "geometric"},
 }
-OF_TEACHER = ("divergence", "loss", "teacher_logps", "teacher_entropy", "clipped", "mass_p", "mass_q")
+OF_STUDENT = ("student_logps", "student_entropy")
+OF_SPEC = {item.name for item in fields(DivergenceSpec)} - {"token_weight"}
 
 every_option = pytest.mark.parametrize("name", OPTIONS)
 
 
 def call(case: Case, **options: Any) -> tuple[torch.Tensor, DivergenceStats]:
-    """With both heads, biases and labels, unless told otherwise."""
+    """With both heads, biases and labels, unless told otherwise. Fields of the spec go into one."""
+    described = {name: options.pop(name) for name in list(options) if name in OF_SPEC}
+    options = options | ({"spec": DivergenceSpec(**described)} if described else {})
     given = {"labels": case.labels, "student_bias": case.bias, "teacher_bias": case.teacher_bias} | options
     weight = given.pop("teacher_weight", case.teacher_weight)
     return fused_linear_divergence(case.hidden, case.weight, case.teacher_hidden, weight, **given)
@@ -56,8 +58,7 @@ def expected(case: Case, scale: float = 1.0, softcap: float | None = None, **opt
         reference.head_logits(view, case.teacher_weight, case.teacher_bias, scale, softcap).detach() for view in views
     ]
     student = reference.head_logits(case.hidden, case.weight, case.bias, scale, softcap)
-    spec = DivergenceSpec(**{"target" if name == "mixture" else name: value for name, value in options.items()})
-    return reference.dense_loss(student, teachers, case.labels, case.weights, spec)
+    return reference.dense_loss(student, teachers, case.labels, case.weights, DivergenceSpec(**options))
 
 
 def check(case: Case, got: tuple[torch.Tensor, DivergenceStats], want: Any, **tolerance: float) -> None:
@@ -65,9 +66,9 @@ def check(case: Case, got: tuple[torch.Tensor, DivergenceStats], want: Any, **to
     tolerance = tolerance or DOUBLE
     (loss, stats), (value, values) = got, want
     torch.testing.assert_close(loss.double(), value, **tolerance)
-    assert {field.name for field in fields(stats)} == set(values)
+    assert set(vars(stats)) == set(values)
     for name, one in values.items():
-        one = one[0] if name in OF_TEACHER and case.teacher_hidden.ndim == 2 else one
+        one = one[0] if name not in OF_STUDENT and case.teacher_hidden.ndim == 2 else one
         assert not getattr(stats, name).requires_grad
         torch.testing.assert_close(getattr(stats, name).double(), one, **tolerance, msg=lambda m, n=name: f"{n}: {m}")
     gradients = torch.autograd.grad(1.7 * loss, case.leaves())
@@ -100,7 +101,7 @@ def test_one_view(name):
     case = make(k=1, seed=41)
     case.weights = mean_over_tokens_and_views(1, 10)
     three = call(case, **OPTIONS[name])
-    assert all(getattr(three[1], one).shape == (1, 10) for one in OF_TEACHER)
+    assert all(value.shape == (1, 10) for one, value in vars(three[1]).items() if one not in OF_STUDENT)
     case.teacher_hidden = case.teacher_hidden[0]
     two = call(case, **OPTIONS[name])
     assert all(value.shape == (10,) for value in vars(two[1]).values())
@@ -112,9 +113,9 @@ def test_defaults():
     case = make(k=2, seed=42)
     case.weights, case.bias, case.teacher_bias = mean_over_tokens_and_views(2, 10), None, None
     got = fused_linear_divergence(case.hidden, case.weight, case.teacher_hidden, case.teacher_weight)
-    want = expected(case, kind="forward_kl", temperature=1.0)
+    want = expected(case, divergence="forward_kl", temperature=1.0)
     assert got[1].student_logps is None and got[1].teacher_logps is None
-    got = got[0], replace(got[1], student_logps=want[1]["student_logps"], teacher_logps=want[1]["teacher_logps"])
+    got[1].student_logps, got[1].teacher_logps = want[1]["student_logps"], want[1]["teacher_logps"]
     check(case, got, want)
     case.teacher_hidden = case.teacher_hidden[0]
     loss, stats = fused_linear_divergence(case.hidden, case.weight, case.teacher_hidden, case.teacher_weight)
@@ -122,8 +123,8 @@ def test_defaults():
     torch.testing.assert_close(loss, stats.divergence.mean())
 
 
-@pytest.mark.parametrize("mixture", [None, "arithmetic", "geometric"])
-def test_weights(mixture):
+@pytest.mark.parametrize("target", [None, "arithmetic", "geometric"])
+def test_weights(target):
     case = make(k=3, seed=43)
     tokens = torch.tensor([1.0, 0, 1, 2, 0.5, 1, 1, 0, 1, 1], dtype=torch.float64)
     views = torch.tensor([0.5, 0.0, 0.3], dtype=torch.float64)
@@ -132,10 +133,10 @@ def test_weights(mixture):
         one = torch.full((10,), 0.1, dtype=torch.float64) if token_weight is None else token_weight
         share = torch.full((3,), 1 / 3, dtype=torch.float64) if view_weight is None else view_weight
         case.weights = one * (share if share.ndim == 2 else share.unsqueeze(1))
-        got = call(case, token_weight=token_weight, view_weight=view_weight, mixture=mixture)
-        check(case, got, expected(case, mixture=mixture))
+        got = call(case, token_weight=token_weight, view_weight=view_weight, target=target)
+        check(case, got, expected(case, target=target))
     # A mask of any type will do
-    masked = [call(case, token_weight=mask, mixture=mixture)[0] for mask in (tokens > 0, (tokens > 0).double())]
+    masked = [call(case, token_weight=mask, target=target)[0] for mask in (tokens > 0, (tokens > 0).double())]
     assert torch.equal(*masked)
 
 
@@ -164,11 +165,11 @@ def test_a_bias_rules_tokens_out():
     with torch.no_grad():
         case.bias[-2:] = case.teacher_bias[-2:] = -torch.inf
     case.labels[0] = V - 1
-    got = call(case, kind="reverse_kl")
-    check(case, got, expected(case, kind="reverse_kl"))
+    got = call(case, divergence="reverse_kl")
+    check(case, got, expected(case, divergence="reverse_kl"))
     assert got[1].student_logps[0] == got[1].teacher_logps[0, 0] == -torch.inf
     case.teacher_bias[0] = -torch.inf
-    loss, stats = call(case, kind="reverse_kl")
+    loss, stats = call(case, divergence="reverse_kl")
     assert loss == torch.inf and (stats.divergence == torch.inf).all()
 
 
@@ -199,7 +200,7 @@ def test_few_tokens(n, ndim):
     case = make(n=n, k=1, seed=50)
     case.weights = mean_over_tokens_and_views(1, n) if n else case.weights
     case.teacher_hidden = case.teacher_hidden[0] if ndim == 2 else case.teacher_hidden
-    check(case, call(case, kind="jsd"), expected(case, kind="jsd"))
+    check(case, call(case, alpha=0.5), expected(case, alpha=0.5))
     assert call(case)[1].divergence.shape == ((n,) if ndim == 2 else (1, n))
 
 
@@ -242,30 +243,41 @@ def test_gradcheck():
     case = make(n=3, k=2, seed=54, v=5)
 
     def function(hidden, weight, bias):
-        return call(replace(case, hidden=hidden, weight=weight, bias=bias), kind="skew_kl", beta=0.2)[0]
+        return call(replace(case, hidden=hidden, weight=weight, bias=bias), divergence="skew_kl", alpha=0.2)[0]
 
     assert torch.autograd.gradcheck(function, case.leaves())
 
 
 BAD: list[tuple[str, dict[str, Any]]] = [
-    ("kind", {"kind": "js"}),
-    ("beta", {"kind": "jsd", "beta": 0.0}),
-    ("beta", {"kind": "jsd", "beta": 1.0}),
-    ("beta", {"kind": "skew_kl", "beta": -0.1}),
+    ("divergence", {"divergence": "js"}),
+    ("alpha", {"divergence": "jsd", "alpha": 0.0}),
+    ("alpha", {"divergence": "jsd", "alpha": 1.0}),
+    ("alpha", {"divergence": "skew_kl", "alpha": -0.1}),
+    ("alpha", {"divergence": "forward_kl", "alpha": 0.5}),
+    ("alpha", {"divergence": "reverse_kl", "alpha": 1.0}),
+    ("alpha", {"alpha": 1.1}),
+    ("alpha", {"alpha": float("nan")}),
     ("temperature", {"temperature": 0.0}),
     ("temperature", {"temperature": float("nan")}),
     ("entry_clip_mode", {"entry_clip_mode": "absolute"}),
-    ("token_clip_mode", {"token_clip_mode": "soft"}),
+    ("entry_clip_mode", {"entry_clip_mode": "non_negative"}),
+    ("entry_clip", {"entry_clip": 0.0}),
+    ("token_clip", {"token_clip": float("inf")}),
+    ("is_clip", {"is_clip": -1.0}),
+    ("is_clip", {"is_clip": 2.0}),
+    ("auxiliary_loss", {"auxiliary_loss": lambda tile: None}),
+    ("token_weight", {"spec": DivergenceSpec(token_weight=lambda stats: None)}),
     ("topk", {"topk": 0}),
     ("topk", {"topk": V + 1}),
+    ("topk", {"topk": 2.5}),
+    ("topk", {"topk": 1}),
     ("topk_source", {"topk": 2, "topk_source": "both"}),
-    ("mixture", {"mixture": "harmonic"}),
+    ("target", {"target": "harmonic"}),
     ("chunk_size", {"chunk_size": 0}),
-    ("stop_gradient", {**STOP_GRADIENT, "kind": "forward_kl"}),
+    ("stop_gradient", {**STOP_GRADIENT, "divergence": "forward_kl"}),
     ("stop_gradient", {**STOP_GRADIENT, "topk": None}),
     ("stop_gradient", {**STOP_GRADIENT, "add_tail": True}),
     ("stop_gradient", {**STOP_GRADIENT, "entry_clip": 0.1}),
-    ("stop_gradient", {**STOP_GRADIENT, "entry_clip": 0.0}),
     ("labels", {"labels": torch.zeros(9, dtype=torch.long)}),
     ("labels", {"labels": torch.zeros(10, 1, dtype=torch.long)}),
     ("token_weight", {"token_weight": torch.ones(9)}),
@@ -281,8 +293,9 @@ BAD: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("name", "options"), BAD)
 def test_refuses(name, options):
+    case = make(seed=55)
     with pytest.raises(ValueError, match=f"`{name}`"):
-        call(make(seed=55), **options)
+        call(case, **options)
 
 
 @pytest.mark.parametrize(
@@ -310,7 +323,30 @@ def test_refuses_shapes(name, shape):
         call(case)
 
 
-def test_beta_matters_only_where_it_is_used():
+# Keyword arguments of version 0.1, with the spec that they describe
+DEPRECATED = [
+    ({"kind": "reverse_kl", "beta": 7.0}, DivergenceSpec("reverse_kl")),
+    ({"kind": "jsd"}, DivergenceSpec("jsd", 0.5)),
+    ({"kind": "skew_kl", "beta": 0.2, "temperature": 1.3}, DivergenceSpec("skew_kl", 0.2, 1.3)),
+    ({"topk": 3, "add_tail": True, "mixture": "geometric"}, DivergenceSpec(topk=3, add_tail=True, target="geometric")),
+    ({"beta": 0.7}, DivergenceSpec()),
+]
+
+
+@pytest.mark.parametrize(("options", "spec"), DEPRECATED, ids=str)
+def test_options_one_by_one_are_deprecated(options, spec):
     case = make(seed=57)
-    for kind in ("forward_kl", "reverse_kl"):
-        assert torch.equal(call(case, kind=kind, beta=7.0)[0], call(case, kind=kind)[0])
+    tensors = case.hidden, case.weight, case.teacher_hidden, case.teacher_weight
+    with pytest.warns(FutureWarning, match=r"spec=DivergenceSpec\(\.\.\.\)") as told:
+        loss, stats = fused_linear_divergence(*tensors, labels=case.labels, **options)
+    assert told[0].filename == __file__, "the warning points at the caller"
+    want, wants = fused_linear_divergence(*tensors, labels=case.labels, spec=spec)
+    assert torch.equal(loss, want) and all(torch.equal(value, vars(wants)[name]) for name, value in vars(stats).items())
+    with pytest.raises(TypeError, match=r"Put .* into `spec`"):
+        fused_linear_divergence(*tensors, spec=spec, **options)
+
+
+def test_an_option_that_does_not_exist():
+    case = make(seed=57)
+    with pytest.raises(TypeError, match="no_such"):
+        fused_linear_divergence(case.hidden, case.weight, case.teacher_hidden, case.teacher_weight, no_such=1)

@@ -15,9 +15,9 @@ from torch.utils.checkpoint import checkpoint
 import reference
 from kernel_cases import (
     DOUBLE,
-    MIXTURES,
     SINGLE,
     SPECS,
+    TARGETS,
     H,
     V,
     check,
@@ -27,6 +27,7 @@ from kernel_cases import (
     make,
     tiles_of,
 )
+from pairwise import pairwise
 from trl_opsd.kernels import Head, forward_pass, linear_divergence
 
 
@@ -40,15 +41,13 @@ def test_clips_of_these_tests_bind_some_tokens_and_not_others():
     for name in ("entry-clip", "non-negative"):
         clipped = make().run(SPECS[name])[1]["clipped"]
         assert ((clipped > 0) & (clipped < 1)).all()
-    for name in ("hard", "scale"):
+    for name in ("hard", "clipped-jsd"):
         assert set(make().run(SPECS[name])[1]["clipped"].flatten().tolist()) == {0.0, 1.0}
     ratio = (make().run(SPECS["is-clip"])[1]["student_logps"] - make().old_logps).exp()
     assert (ratio < 1.2).any() and (ratio > 1.2).any()
 
 
-@every_spec
-@pytest.mark.parametrize("k", [1, 2, 3])
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("name", "k", "bias"), pairwise(name=list(SPECS), k=[1, 2, 3], bias=[True, False]))
 def test_float32(name, k, bias):
     case = make(k=k, dtype=torch.float32, bias=bias, seed=1, transform={"softcap": 2.0, "scale": 0.7})
     loss, stats = case.run(SPECS[name])
@@ -56,7 +55,7 @@ def test_float32(name, k, bias):
     check(case, SPECS[name], **SINGLE)
 
 
-@pytest.mark.parametrize("name", [name for name in SPECS if name not in ("scale", "is-clip", "stop-gradient")])
+@pytest.mark.parametrize("name", [name for name in SPECS if name not in ("is-clip", "stop-gradient")])
 @every_transform
 def test_gradcheck(name, transform):
     # But for those left out, which hold a factor constant
@@ -70,7 +69,7 @@ def test_gradcheck(name, transform):
     assert torch.autograd.gradcheck(function, case.leaves())
 
 
-@every_spec
+@pytest.mark.parametrize("name", ["is-clip", "union-tail", "geometric"])  # one and several targets, all statistics
 @pytest.mark.parametrize(
     ("tokens", "tile", "sizes"),
     [
@@ -91,9 +90,7 @@ def test_chunks_and_tiles(name, tokens, tile, sizes, monkeypatch):
     assert seen == [size for size in sizes for _ in range(targets)]
 
 
-@every_spec
-@pytest.mark.parametrize("n", [0, 1])
-@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize(("name", "n", "k"), pairwise(name=list(SPECS), n=[0, 1], k=[1, 3]))
 def test_few_tokens(name, n, k):
     case = make(n=n, k=k, seed=4)
     loss, stats = case.run(SPECS[name])
@@ -112,7 +109,7 @@ def test_vocabulary_of_two(name):
     check(make(v=2, seed=4), replace(SPECS[name], topk=1, topk_source="union", add_tail=True))
 
 
-@pytest.mark.parametrize("name", [name for name in SPECS if name not in MIXTURES])
+@pytest.mark.parametrize("name", [name for name in SPECS if name not in TARGETS])
 def test_views_add_up(name):
     case = make(k=3, seed=5)
     loss, gradients = case.run(SPECS[name])[0], []
@@ -126,10 +123,10 @@ def test_views_add_up(name):
     close(total, (sum(parts) for parts in zip(*gradients, strict=True)))
 
 
-@pytest.mark.parametrize("mixture", MIXTURES)
-@pytest.mark.parametrize("name", [name for name in SPECS if name not in MIXTURES])
-def test_mixture(name, mixture):
-    spec = replace(SPECS[name], target=mixture)
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", [name for name in SPECS if name not in TARGETS])
+def test_one_target(name, target):
+    spec = replace(SPECS[name], target=target)
     check(make(k=3, seed=5, chunk_size=4), spec)
     # Of one view, it is the view
     case = make(k=1, seed=5)
@@ -138,9 +135,9 @@ def test_mixture(name, mixture):
     close(torch.autograd.grad(loss, case.leaves()), torch.autograd.grad(want, case.leaves()))
 
 
-@pytest.mark.parametrize("mixture", MIXTURES)
-def test_mixture_of_views_without_share(mixture):
-    case, spec = make(k=3, seed=5), replace(SPECS["reverse"], target=mixture)
+@pytest.mark.parametrize("target", TARGETS)
+def test_target_of_views_without_share(target):
+    case, spec = make(k=3, seed=5), replace(SPECS["reverse"], target=target)
     case.weights[:, 0] = torch.tensor([0.0, 0.3, 0.0])
     case.weights[:, 3] = torch.tensor([0.2, 0.0, 0.6])
     check(case, spec)
@@ -182,7 +179,7 @@ def test_zero_weight_against_an_infinite_divergence():
     close(torch.autograd.grad(loss, case.leaves()), wants)
 
 
-@pytest.mark.parametrize("name", [name for name in SPECS if name not in MIXTURES])
+@pytest.mark.parametrize("name", [name for name in SPECS if name not in TARGETS])
 def test_agreement_gives_exact_zeros(name, monkeypatch):
     seen = tiles_of(monkeypatch, 3, 500)
     for dtype in (torch.float32, torch.bfloat16):

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from kernel_cases import SPECS, Case, H, every_spec, make, tiles_of
+from pairwise import pairwise
 from trl_opsd.kernels import Head, PolicyTerm, chunks, label_scores
 
 
@@ -114,7 +115,7 @@ def test_nothing_is_kept_for_backward_but_gradients(grad, monkeypatch):
     case = large(monkeypatch)
     with torch.set_grad_enabled(grad), Watch([case.teacher_hidden, *case.leaves()]) as watch:
         result = case.run(SPECS["union-tail"])
-    statistics = 7 * 3 * N + 2 * N
+    statistics = 7 * 3 * N + 2 * N  # of "union-tail", which has all
     inputs = sum(x.numel() for x in (case.teacher_weight, case.teacher_bias, case.labels, case.weights, case.old_logps))
     gradients = sum(leaf.numel() for leaf in case.leaves()) if grad else 0
     assert result and watch.total() <= statistics + gradients + inputs + 10
@@ -129,9 +130,10 @@ def test_label_scores_hold_a_chunk(monkeypatch):
     assert not watch.syncs()
 
 
-@every_spec
-@pytest.mark.parametrize("policy", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    ("name", "policy", "dtype"),
+    pairwise(name=list(SPECS), policy=[False, True], dtype=[torch.float32, torch.float16]),
+)
 def test_no_wait_for_the_device(name, policy, dtype, monkeypatch):
     case = large(monkeypatch, k=2, m=N - 3, policy=policy, tile=60, dtype=dtype, chunk_size=100)
     for method in ("tolist", "numpy", "cpu"):  # which Watch cannot see
@@ -168,10 +170,10 @@ def test_the_same_digits_every_time(name, policy, monkeypatch):
     assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize("blocks", [1, 2, 4])
-@pytest.mark.parametrize("v", [2, 300, 151_936])
-@pytest.mark.parametrize("n", [0, 1, 7, 255, 256, 257, 3000])
+@pytest.mark.parametrize(
+    ("n", "v", "blocks", "device"),
+    pairwise(n=[0, 1, 7, 255, 256, 257, 3000], v=[2, 300, 151_936], blocks=[1, 2, 4], device=["cpu", "cuda"]),
+)
 def test_chunks_cover_every_token_once_within_the_budget(n, v, blocks, device, monkeypatch):
     for budget in (None, 100_000, 1):
         if budget is not None:

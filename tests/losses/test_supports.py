@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from loss_cases import (
+    ENTRY_CLIPS,
+    KINDS,
     TOKEN_CLIPS,
     check,
-    every_entry_clip,
     every_kind,
     every_support,
     library,
@@ -19,10 +20,14 @@ from loss_cases import (
     random_logits,
     tolerance_of,
 )
-from trl_opsd.losses import Pair, token_loss
+from pairwise import pairwise
+from trl_opsd.losses import DivergenceSpec, Pair, token_loss
+from trl_opsd.losses.support import top_k_support
 
 
-every_source = pytest.mark.parametrize("source", ["student", "teacher", "union"])
+SOURCES, DTYPES = ["student", "teacher", "union"], [torch.float32, torch.float64]
+
+every_source = pytest.mark.parametrize("source", SOURCES)
 
 
 def set_of(student: torch.Tensor, teacher: torch.Tensor, source: str, k: int) -> torch.Tensor:
@@ -34,9 +39,7 @@ def set_of(student: torch.Tensor, teacher: torch.Tensor, source: str, k: int) ->
     return {"student": masks[0], "teacher": masks[1], "union": masks[0] | masks[1]}[source]
 
 
-@every_kind
-@every_source
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("kind", "source", "dtype"), pairwise(kind=list(KINDS), source=SOURCES, dtype=DTYPES))
 def test_thin_tail(kind, source, dtype):
     # The set holds all but 1e-4 ... 1e-30 of the one and another such part of the other: 1 - mass would cancel
     thin = torch.logspace(-4, -30, 8, dtype=torch.float64)
@@ -50,18 +53,21 @@ def test_thin_tail(kind, source, dtype):
     check(student, teacher, spec, **tolerance)
 
 
-@every_kind
-@every_entry_clip
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("add_tail", [False, True], ids=["", "tail"])
+@pytest.mark.parametrize(
+    ("kind", "entry_clip", "dtype", "add_tail"),
+    pairwise(kind=list(KINDS), entry_clip=list(ENTRY_CLIPS), dtype=DTYPES, add_tail=[False, True]),
+)
 def test_whole_vocabulary_as_set(kind, entry_clip, dtype, add_tail):
     student, teacher = (logits.to(dtype) for logits in random_logits(n=30, seed=8))
     full = make_spec(kind, "full", entry_clip)
     want = library(student, teacher, full)
     for source in ("student", "teacher", "union"):
         got = library(student, teacher, replace(full, topk=9, topk_source=source, add_tail=add_tail))
-        for name in ("loss", "divergence", "gradient", "clipped", "mass_p", "mass_q"):
-            torch.testing.assert_close(getattr(got, name), getattr(want, name), **tolerance_of(dtype), msg=named(name))
+        whole = torch.ones_like(want.loss)  # what the set holds of each side
+        wants = {**want.stats, "gradient": want.gradient, "mass_p": whole, "mass_q": whole}
+        for name, value in {**got.stats, "gradient": got.gradient}.items():
+            torch.testing.assert_close(value, wants.pop(name), **tolerance_of(dtype), msg=named(name))
+        assert not wants
 
 
 @every_kind
@@ -73,14 +79,17 @@ def test_top_1_with_tail_is_a_divergence_of_two_classes(kind):
         pair = [d.softmax(-1).gather(1, top) for d in (student, teacher)]
         log_p, log_q = (torch.cat([x, 1 - x], 1).log() for x in pair)
         torch.testing.assert_close(got.loss, token_loss(Pair.of(log_p, log_q), make_spec(kind)).loss)
-        torch.testing.assert_close(got.mass_p, pair[0].squeeze(1))
-        torch.testing.assert_close(got.mass_q, pair[1].squeeze(1))
+        torch.testing.assert_close(got.stats["mass_p"], pair[0].squeeze(1))
+        torch.testing.assert_close(got.stats["mass_q"], pair[1].squeeze(1))
 
 
-@every_kind
-def test_top_1_without_tail_says_nothing(kind):
-    got = library(*random_logits(seed=9), make_spec(kind, topk=1))
-    assert (got.loss == 0).all() and (got.gradient == 0).all()
+def test_top_1_without_tail_says_nothing_and_is_refused():
+    pair = Pair.of(*(logits.log_softmax(-1) for logits in random_logits(seed=9)))
+    support = top_k_support(pair, DivergenceSpec(topk=1, add_tail=True))
+    alone = support.pair.log_p[:, :1].log_softmax(-1), support.pair.log_q[:, :1].log_softmax(-1)
+    assert (token_loss(Pair.of(*alone), DivergenceSpec()).loss == 0).all()
+    with pytest.raises(ValueError, match="`topk=1` renormalised"):
+        DivergenceSpec(topk=1)
 
 
 @every_kind
@@ -111,12 +120,13 @@ def test_union(kind, add_tail):
     assert inside.sum(-1).tolist() == [2, 3, 4]
     check(student, teacher, spec)
     got = library(student, teacher, spec)
-    torch.testing.assert_close(got.mass_p, (student.softmax(-1) * inside).sum(-1))
-    torch.testing.assert_close(got.mass_q, (teacher.softmax(-1) * inside).sum(-1))
+    torch.testing.assert_close(got.stats["mass_p"], (student.softmax(-1) * inside).sum(-1))
+    torch.testing.assert_close(got.stats["mass_q"], (teacher.softmax(-1) * inside).sum(-1))
     # Where both have the same set, it is the set of either
     one = library(student[:1], teacher[:1], replace(spec, topk_source="student"))
-    for name in ("loss", "gradient", "mass_p", "mass_q"):
-        torch.testing.assert_close(getattr(got, name)[:1], getattr(one, name), msg=named(name))
+    torch.testing.assert_close(got.gradient[:1], one.gradient)
+    for name in ("loss", "mass_p", "mass_q"):
+        torch.testing.assert_close(got.stats[name][:1], one.stats[name], msg=named(name))
 
 
 @every_source
@@ -153,7 +163,7 @@ def test_stop_gradient_in_words(source):
     torch.testing.assert_close(got.loss, (p * ratio).sum(-1))
     torch.testing.assert_close(got.gradient, p * (ratio - (p * ratio).sum(-1, keepdim=True)))
     assert (got.gradient[~inside] != 0).all()
-    torch.testing.assert_close(got.mass_p, (p * inside).sum(-1))
+    torch.testing.assert_close(got.stats["mass_p"], (p * inside).sum(-1))
     # Over the whole vocabulary, its gradient is that of the reverse KL
     whole = library(student, teacher, make_spec("reverse_kl", topk=9, topk_source=source, stop_gradient=True))
     plain = library(student, teacher, make_spec("reverse_kl"))

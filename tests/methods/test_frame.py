@@ -215,10 +215,12 @@ def test_the_card_cites_it(name):
     assert key.isascii() and not any(f"{{{key}," in text for text in others.values())
 
 
-def test_a_parser_that_knows_no_methods_is_refused(tmp_path):
+def test_a_parser_that_knows_no_methods_leaves_it_no_option(tmp_path):
+    """It gives a config every option, so the package's values stand: see config/method_defaults.py."""
     from trl import TrlParser
 
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump({"method": "rlsd", "num_generations": 2, "bf16": False, "output_dir": "unused"}))
-    with pytest.raises(ValueError, match=r"Parse with `trl_opsd\.OPSDParser`"):
-        TrlParser((OPSDConfig,)).parse_args_and_config(["--config", str(recipe)])
+    recipe.write_text(yaml.safe_dump({"method": "sdft", "bf16": False, "output_dir": "unused"}))
+    (parsed,) = TrlParser((OPSDConfig,)).parse_args_and_config(["--config", str(recipe)])
+    (known,) = OPSDParser((OPSDConfig,)).parse_args_and_config(["--config", str(recipe)])
+    assert (parsed.teacher_model_kind, known.teacher_model_kind) == ("base", "ema")

@@ -12,7 +12,6 @@ from scripted import right, sums, writing
 from trl_opsd import OPSDConfig
 from trl_opsd.kernels import Head, LinearDivergenceInputs, linear_divergence
 from trl_opsd.methods.runtime import MethodRun
-from trl_opsd.trainer.objective import divergence_spec
 
 
 def jsd_with_tail(log_p, log_q, k, alpha=0.5):
@@ -56,7 +55,7 @@ def test_a_token_that_grew_too_likely_counts_twice_at_most():
     def loss(old):
         task = LinearDivergenceInputs(
             head=head, teacher_hidden=torch.randn(1, n, 4, generator=random(1)).double(), teacher_heads=[head],
-            labels=labels, weights=torch.ones(1, n).double(), spec=divergence_spec(config), old_logps=old,
+            labels=labels, weights=torch.ones(1, n).double(), spec=config.divergence_spec, old_logps=old,
         )  # fmt: skip
         total, stats = linear_divergence(hidden, task)
         return total, stats["loss"][0]
@@ -83,7 +82,7 @@ def test_identical_contexts_and_no_reward_in_the_loss(name):
     options = {"method": name, "bf16": False, "num_generations": 2}
     config = OPSDConfig("unused", **options)
     assert config.policy_weight == 0.0 and config.distillation_is_clip == 2.0
-    spec = MethodRun(name, None).spec(divergence_spec(config), ["privileged"])
+    spec = MethodRun(name, None).spec(config.divergence_spec, ["privileged"])
     draw = random(2)
     hidden = torch.randn(4, 3, generator=draw, dtype=torch.float64).requires_grad_()
     head = Head(torch.randn(150, 3, generator=draw, dtype=torch.float64))

@@ -48,7 +48,7 @@ def pair():
 
 def ours(logits, log_q, **options):
     pair = Pair.of(logits.log_softmax(-1), log_q)
-    return token_loss(pair, DivergenceSpec(kind="reverse_kl", topk=K, **options)).gradient
+    return token_loss(pair, DivergenceSpec(divergence="reverse_kl", topk=K, **options)).gradient
 
 
 def test_the_stopped_term_pushes_mass_out_of_the_set(pair):

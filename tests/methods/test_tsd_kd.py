@@ -13,7 +13,6 @@ from trl_opsd import OPSDConfig
 from trl_opsd.kernels import Head, LinearDivergenceInputs, linear_divergence
 from trl_opsd.methods.papers.tsd_kd import entropy, plackett_luce, spent_before
 from trl_opsd.methods.runtime import MethodRun
-from trl_opsd.trainer.objective import divergence_spec
 
 
 def entropy_of(log_p):
@@ -107,7 +106,7 @@ def test_shares_before_a_token():
 def test_identical_contexts_leave_the_entropy_term():
     """The divergence is 0, and the student is sharpened all the same: this is more than distillation."""
     config = OPSDConfig("unused", method="tsd_kd", bf16=False, num_generations=2)
-    spec = MethodRun("tsd_kd", {"ranking": 0.0, "least": 0.0}).spec(divergence_spec(config), ["privileged"])
+    spec = MethodRun("tsd_kd", {"ranking": 0.0, "least": 0.0}).spec(config.divergence_spec, ["privileged"])
     hidden = torch.randn(6, 3, generator=random(2), dtype=torch.float64)
     head = Head(torch.randn(9, 3, generator=random(3), dtype=torch.float64))
     task = LinearDivergenceInputs(

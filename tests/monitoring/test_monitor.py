@@ -140,7 +140,7 @@ def test_what_to_do_is_in_every_text(observe, caplog):
     ways_out = {
         "no_views": "`privileged_column`",
         "zero_divergence": "`log_completions=True`",
-        "all_clipped": "`distillation_token_clip_mode='scale'`",
+        "all_clipped": "`distillation_token_clip`",
         "inverted_clip": "`distillation_entry_clip_mode='non_negative'`",
         "collapse_repetition": "`teacher_model_kind='base'`",
     }

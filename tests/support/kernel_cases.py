@@ -18,31 +18,30 @@ from trl_opsd.losses import DivergenceSpec
 
 H, TEACHER_H, V = 6, 4, 11
 SPECS = {
-    "forward": DivergenceSpec(kind="forward_kl"),
-    "reverse": DivergenceSpec(kind="reverse_kl", temperature=0.7),
-    "jsd": DivergenceSpec(kind="jsd", beta=0.3, temperature=1.6),
-    "skew": DivergenceSpec(kind="skew_kl", beta=0.1, temperature=0.9),
-    "topk": DivergenceSpec(kind="jsd", topk=4, topk_source="teacher"),
-    "tail": DivergenceSpec(kind="reverse_kl", topk=3, add_tail=True, temperature=1.3),
-    "union": DivergenceSpec(kind="forward_kl", topk=3, topk_source="union"),
-    "union-tail": DivergenceSpec(kind="skew_kl", topk=2, topk_source="union", add_tail=True, temperature=1.2),
-    "stop-gradient": DivergenceSpec(kind="reverse_kl", topk=3, stop_gradient=True, temperature=0.9),
-    "entry-clip": DivergenceSpec(kind="forward_kl", entry_clip=0.05, temperature=0.8),
-    "non-negative": DivergenceSpec(kind="reverse_kl", entry_clip=0.05, entry_clip_mode="non_negative"),
-    "hard": DivergenceSpec(kind="forward_kl", token_clip=2.5, temperature=0.9),
-    "scale": DivergenceSpec(kind="jsd", beta=0.3, token_clip=0.3, token_clip_mode="scale"),
-    "is-clip": DivergenceSpec(kind="forward_kl", is_clip=1.2, temperature=0.9),
-    "arithmetic": DivergenceSpec(kind="reverse_kl", target="arithmetic", temperature=1.4),
-    "geometric": DivergenceSpec(kind="jsd", beta=0.3, target="geometric", temperature=0.8, is_clip=1.2),
+    "forward": DivergenceSpec("forward_kl"),
+    "reverse": DivergenceSpec("reverse_kl", temperature=0.7),
+    "jsd": DivergenceSpec("jsd", alpha=0.3, temperature=1.6),
+    "skew": DivergenceSpec("skew_kl", alpha=0.1, temperature=0.9),
+    "topk": DivergenceSpec("jsd", alpha=0.5, topk=4, topk_source="teacher"),
+    "tail": DivergenceSpec("reverse_kl", topk=3, add_tail=True, temperature=1.3),
+    "union": DivergenceSpec("forward_kl", topk=3, topk_source="union"),
+    "union-tail": DivergenceSpec("skew_kl", alpha=0.5, topk=2, topk_source="union", add_tail=True, temperature=1.2),
+    "stop-gradient": DivergenceSpec("reverse_kl", topk=3, stop_gradient=True, temperature=0.9),
+    "entry-clip": DivergenceSpec("forward_kl", entry_clip=0.05, temperature=0.8),
+    "non-negative": DivergenceSpec("reverse_kl", entry_clip=0.05, entry_clip_mode="non_negative"),
+    "hard": DivergenceSpec("forward_kl", token_clip=2.5, temperature=0.9),
+    "clipped-jsd": DivergenceSpec("jsd", alpha=0.3, token_clip=0.3),
+    "is-clip": DivergenceSpec("forward_kl", is_clip=1.2, temperature=0.9),
+    "arithmetic": DivergenceSpec("reverse_kl", target="arithmetic", temperature=1.4),
+    "geometric": DivergenceSpec("jsd", alpha=0.3, target="geometric", temperature=0.8, is_clip=1.2),
 }
-MIXTURES = ("arithmetic", "geometric")
+TARGETS = ("arithmetic", "geometric")
+TRANSFORMS = [{}, {"scale": 0.4}, {"softcap": 1.5}, {"scale": 2.5, "softcap": 2.0}]
 DOUBLE = {"rtol": 1e-9, "atol": 1e-11}
 SINGLE = {"rtol": 5e-5, "atol": 5e-6}
 
 every_spec = pytest.mark.parametrize("name", SPECS)
-every_transform = pytest.mark.parametrize(
-    "transform", [{}, {"scale": 0.4}, {"softcap": 1.5}, {"scale": 2.5, "softcap": 2.0}], ids=str
-)
+every_transform = pytest.mark.parametrize("transform", TRANSFORMS, ids=str)
 
 
 @dataclass

@@ -15,7 +15,6 @@ from trl_opsd import OPSDConfig
 from trl_opsd.kernels import Head, LinearDivergenceInputs, linear_divergence
 from trl_opsd.methods import StepContext, TokenSignals
 from trl_opsd.methods.runtime import MethodRun
-from trl_opsd.trainer.objective import divergence_spec
 
 
 B, C, N, H, V = 4, 6, 9, 6, 11
@@ -108,7 +107,7 @@ def check_loss(
     config = OPSDConfig("unused", method=name, bf16=False, **{"num_generations": 2, **options})
     run = MethodRun(name, config.method_options)
     run.step, run.progress, run.schedule_state = step, step / 100, live_state or run.schedule_state
-    spec = run.spec(divergence_spec(config), views)
+    spec = run.spec(config.divergence_spec, views)
     task = LinearDivergenceInputs(
         head=Head(weight), teacher_hidden=teachers, teacher_heads=[Head(teacher_weight)] * len(views), labels=labels,
         weights=weights, spec=spec, relative_positions=relative_positions, rows=torch.arange(N) // 3, chunk_size=4,

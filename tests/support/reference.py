@@ -27,23 +27,23 @@ def _weighted_log(weight: torch.Tensor, log_a: torch.Tensor, log_b: torch.Tensor
 
 def entries(log_p: torch.Tensor, log_q: torch.Tensor, spec, mode: str = "signed") -> torch.Tensor:
     """What each class adds to the divergence, `(N, C)`."""
-    p, q, beta = log_p.exp(), log_q.exp(), spec.beta
-    if spec.kind == "forward_kl":
+    p, q, alpha = log_p.exp(), log_q.exp(), spec.alpha
+    if spec.divergence == "forward_kl":
         correction = p - q if mode == "non_negative" else 0.0
         return _weighted_log(q, log_q, log_p) + correction
-    if spec.kind == "reverse_kl":
+    if spec.divergence == "reverse_kl":
         correction = q - p if mode == "non_negative" else 0.0
         # The stop-gradient form differentiates the first factor alone
         ratio = (log_p.detach(), log_q.detach()) if spec.stop_gradient else (log_p, log_q)
         return _weighted_log(p, *ratio) + correction
-    # log m with m = (1 - beta) p + beta q, where both may be absent
-    both = torch.stack([log_p + math.log(1 - beta), log_q + math.log(beta)])
+    # log m with m = (1 - alpha) p + alpha q, where both may be absent
+    both = torch.stack([log_p + math.log(1 - alpha), log_q + math.log(alpha)])
     nowhere = (both == -torch.inf).all(0)
     log_m = torch.logsumexp(both.masked_fill(nowhere, 0.0), 0).masked_fill(nowhere, -torch.inf)
-    if spec.kind == "skew_kl":
-        correction = (1 - beta) * (p - q) if mode == "non_negative" else 0.0
+    if spec.divergence == "skew_kl":
+        correction = (1 - alpha) * (p - q) if mode == "non_negative" else 0.0
         return _weighted_log(q, log_q, log_m) + correction
-    return beta * _weighted_log(q, log_q, log_m) + (1 - beta) * _weighted_log(p, log_p, log_m)
+    return alpha * _weighted_log(q, log_q, log_m) + (1 - alpha) * _weighted_log(p, log_p, log_m)
 
 
 def classes(log_p: torch.Tensor, log_q: torch.Tensor, spec) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -89,11 +89,7 @@ def token_losses(logits: torch.Tensor, teacher_logits: torch.Tensor, spec) -> di
         loss = terms.clamp(max=spec.entry_clip).sum(-1)
     if spec.token_clip is not None:
         over = loss.detach() > spec.token_clip
-        if spec.token_clip_mode == "hard":
-            loss = loss.clamp(max=spec.token_clip)
-        else:
-            scaled = loss * torch.where(over, spec.token_clip / loss.detach(), 1.0)
-            loss = torch.where(loss.detach() == torch.inf, spec.token_clip, scaled)
+        loss = loss.clamp(max=spec.token_clip)
         clipped = torch.where(over, 1.0, clipped)
     return {
         "loss": loss,
@@ -178,7 +174,7 @@ def dense_loss(
     total = sum((view["loss"] * weights[k].double() * importance).sum() for k, view in enumerate(views))
     stats = {
         name: torch.stack([view[name].detach() for view in views])
-        for name in ("loss", "divergence", "clipped", "mass_p", "mass_q")
+        for name in ("loss", "divergence", "clipped", *(() if spec.topk is None else ("mass_p", "mass_q")))
     }
     stats["teacher_logps"] = torch.stack([log_q[picked] for log_q in own])
     stats["teacher_entropy"] = torch.stack([_entropy(log_q) for log_q in own])

@@ -191,7 +191,8 @@ MODES = [
     {"distillation_mode": "topk_logits", "distillation_topk": 5, "distillation_topk_source": "union"},
     {"distillation_entry_clip": 0.05},
     {"distillation_entry_clip": 0.05, "distillation_entry_clip_mode": "non_negative", "distillation_alpha": 1.0},
-    {"distillation_token_clip": 0.1, "distillation_token_clip_mode": "scale"},
+    {"distillation_token_clip": 0.1},
+    {"distillation_divergence": "skew_kl", "distillation_alpha": 0.1},
     {"distillation_mode": "sampled_token", "distillation_alpha": 1.0},
     {"distillation_reduction": "sequence_mean"},
 ]

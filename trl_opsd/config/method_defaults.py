@@ -1,22 +1,22 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""A method's values stand where the user gives none: in Python, in a recipe and on the command line."""
+"""
+Defaults of a method: its values stand where the user gives none, in Python, in a recipe and on the command line.
+
+A parser gives a config every option, so a config cannot tell what the user wrote from what the parser filled in.
+[`OPSDParser`] therefore puts the method's values before the recipe's; after [`~trl.TrlParser`] a method changes none.
+"""
 
 import functools
 import sys
 from collections.abc import Sequence
-from contextvars import ContextVar
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from typing import Any
 
 import yaml
 from trl import TrlParser
 
 from trl_opsd.methods.registry import method_of
-
-
-# Whether the parser at work has put the method's values before what was given
-_KNOWS_METHODS: ContextVar[bool] = ContextVar("knows_methods", default=False)
 
 
 def takes_method_defaults(config: type) -> type:
@@ -28,26 +28,11 @@ def takes_method_defaults(config: type) -> type:
         names = [item.name for item in fields(config) if item.init]
         given = dict(zip(names, args, strict=False)) | kwargs
         if given.get("method") is not None:
-            defaults = method_of(given["method"]).defaults
-            if not _KNOWS_METHODS.get():
-                _check_parsed(config, given, defaults, len(names))
-            given = {**defaults, **given}
+            given = {**method_of(given["method"]).defaults, **given}
         plain(self, **given)
 
     config.__init__ = init
     return config
-
-
-def _check_parsed(config: type, given: dict[str, Any], defaults: dict[str, Any], count: int) -> None:
-    """A parser gives every option, so that a method would change none. `OPSDParser` puts the method's values before the
-    recipe's; after another parser the package's own stand where the method's should."""
-    plain = {item.name: item.default for item in fields(config) if item.default is not MISSING}
-    changed = [name for name in defaults if defaults[name] != plain.get(name)]
-    if changed and len(given) == count and all(given[name] == plain.get(name) for name in changed):
-        raise ValueError(
-            f"`method={given['method']!r}` came through a parser that gives every option and so leaves none to the "
-            "method. Parse with `trl_opsd.OPSDParser`, which knows methods."
-        )
 
 
 class OPSDParser(TrlParser):
@@ -63,11 +48,7 @@ class OPSDParser(TrlParser):
             name = recipe.get("method") if isinstance(recipe, dict) else None
         if name is not None:
             self.set_defaults_with_config(**method_of(name).defaults)
-        token = _KNOWS_METHODS.set(True)
-        try:
-            return super().parse_args_and_config(args, **how)
-        finally:
-            _KNOWS_METHODS.reset(token)
+        return super().parse_args_and_config(args, **how)
 
 
 def _named(args: list[str], option: str) -> str | None:

@@ -3,13 +3,23 @@
 """`OPSDConfig`: every option of on-policy self-distillation, checked when the config is built."""
 
 import copy
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from trl import GRPOConfig
 
 from trl_opsd.config.method_defaults import takes_method_defaults
-from trl_opsd.config.validation import CHOICES, check_combinations, check_method, check_policy_weight, check_values
+from trl_opsd.config.validation import (
+    CHOICES,
+    SPEC_CHOICES,
+    check_combinations,
+    check_method,
+    check_policy_weight,
+    check_values,
+)
+from trl_opsd.losses import DIVERGENCES, DivergenceSpec
+from trl_opsd.methods.registry import method_of
 from trl_opsd.privileged.named import outline
 from trl_opsd.rollouts.view import PLACEHOLDER
 
@@ -51,7 +61,8 @@ class OPSDConfig(GRPOConfig):
         method (`str`, *optional*):
             A published method: its values take the place of the defaults below, and of those of [`~trl.GRPOConfig`],
             where none is given, and its functions become part of the loss. `trl-opsd methods` lists them,
-            docs/methods.md describes them. Or the dotted path of a [`~trl_opsd.methods.Method`] of your own.
+            docs/methods.md describes them. Or the dotted path of a [`~trl_opsd.methods.Method`] of your own. Parse
+            recipes with [`OPSDParser`]: any other parser gives every option, and the method then changes none.
         method_options (`dict[str, Any]`, *optional*):
             The method's own options, where they differ from its defaults.
 
@@ -62,15 +73,20 @@ class OPSDConfig(GRPOConfig):
             reward) and `0.0` otherwise. `0.0` skips its work.
         distillation_weight (`float`, *optional*, defaults to `1.0`):
             Weight of the distillation loss. `0.0` skips its work: the trainer is then [`~trl.GRPOTrainer`].
+        distillation_divergence (`str`, *optional*):
+            Divergence between the teacher q and the student p: `"forward_kl"` KL(q||p), `"reverse_kl"` KL(p||q),
+            `"jsd"` the generalised Jensen-Shannon divergence, `"skew_kl"` KL(q||m) with m = (1 - alpha) p + alpha q.
+            The last two need their parameter alpha in `distillation_alpha`. `None` means that `distillation_alpha`
+            alone names the divergence.
         distillation_alpha (`float`, *optional*, defaults to `0.0`):
-            Divergence between the teacher q and the student p: `0.0` forward KL(q||p), `1.0` reverse KL(p||q), between
-            them the generalised Jensen-Shannon divergence. Its end points are not continuous: near `0.0` it behaves
-            like `alpha * KL(q||p)`, near `1.0` like `(1 - alpha) * KL(p||q)`.
+            Without `distillation_divergence`: `0.0` forward KL(q||p), `1.0` reverse KL(p||q), between them the
+            generalised Jensen-Shannon divergence. Its end points are not continuous: near `0.0` it behaves like `alpha
+            * KL(q||p)`, near `1.0` like `(1 - alpha) * KL(p||q)`. With it: the parameter of a divergence that has one.
         distillation_mode (`str`, *optional*, defaults to `"full_logits"`):
             `"full_logits"` compares the whole next-token distributions, `"topk_logits"` a top-k set of tokens, and
             `"sampled_token"` adds the gap log q(y_t) - log p(y_t) to the advantages of shape `(B, T)`, so that every
             `loss_type`, clip and importance weight of GRPO applies to it (its expected gradient is that of the reverse
-            KL; `distillation_alpha` must be `1.0`).
+            KL, which must be the divergence).
         distillation_topk (`int`, *optional*):
             Size k of the top-k set. Required by, and only for, `distillation_mode="topk_logits"`.
         distillation_topk_source (`str`, *optional*, defaults to `"student"`):
@@ -92,10 +108,8 @@ class OPSDConfig(GRPOConfig):
             `"signed"` clips q log(q/p) as the OPSD paper does; the clipped sum can be negative and can invert the
             objective. `"non_negative"` clips q log(q/p) - q + p, which sums to the same divergence and can't invert.
         distillation_token_clip (`float`, *optional*):
-            Upper bound on the divergence of each token, after the sum over the vocabulary.
-        distillation_token_clip_mode (`str`, *optional*, defaults to `"hard"`):
-            `"hard"` gives clipped tokens no gradient; `"scale"` multiplies a token's loss by min(1, clip/value), which
-            keeps the gradient's direction.
+            Upper bound on the divergence of each token, after the sum over the vocabulary. Tokens beyond it have no
+            gradient.
         distillation_is_clip (`float`, *optional*):
             Weigh each token by min(p/p_old, clip), with p_old the policy that sampled it. `None` applies no such
             weight. With vLLM, `vllm_importance_sampling_correction` multiplies the distillation loss by TRL's bounded
@@ -204,9 +218,19 @@ class OPSDConfig(GRPOConfig):
         default=1.0,
         metadata={"help": "Weight of the distillation loss. 0.0 makes the trainer a plain GRPOTrainer."},
     )
+    distillation_divergence: str | None = field(
+        default=None,
+        metadata={
+            "help": "Divergence of teacher and student. `None`: `distillation_alpha` names it.",
+            "choices": list(SPEC_CHOICES["distillation_divergence"]),
+        },
+    )
     distillation_alpha: float = field(
         default=0.0,
-        metadata={"help": "0.0: forward KL, 1.0: reverse KL, between: generalised Jensen-Shannon divergence."},
+        metadata={
+            "help": "0.0: forward KL, 1.0: reverse KL, between: generalised Jensen-Shannon; or the parameter of "
+            "`distillation_divergence`."
+        },
     )
     distillation_mode: str = field(
         default="full_logits",
@@ -219,7 +243,7 @@ class OPSDConfig(GRPOConfig):
         default="student",
         metadata={
             "help": "Whose most likely tokens form the top-k set.",
-            "choices": list(CHOICES["distillation_topk_source"]),
+            "choices": list(SPEC_CHOICES["distillation_topk_source"]),
         },
     )
     distillation_add_tail: bool = field(
@@ -232,7 +256,7 @@ class OPSDConfig(GRPOConfig):
         default=None,
         metadata={
             "help": "One target made of the views, instead of the mean of the divergences.",
-            "choices": list(CHOICES["distillation_target"][1:]),
+            "choices": list(SPEC_CHOICES["distillation_target"]),
         },
     )
     distillation_entry_clip: float | None = field(
@@ -242,18 +266,11 @@ class OPSDConfig(GRPOConfig):
         default="signed",
         metadata={
             "help": "Form of the clipped entries: the paper's, or one that can't be negative.",
-            "choices": list(CHOICES["distillation_entry_clip_mode"]),
+            "choices": list(SPEC_CHOICES["distillation_entry_clip_mode"]),
         },
     )
     distillation_token_clip: float | None = field(
         default=None, metadata={"help": "Upper bound on each token's divergence, after the sum."}
-    )
-    distillation_token_clip_mode: str = field(
-        default="hard",
-        metadata={
-            "help": "`hard`: no gradient beyond the bound; `scale`: scaled down to it.",
-            "choices": list(CHOICES["distillation_token_clip_mode"]),
-        },
     )
     distillation_is_clip: float | None = field(
         default=None, metadata={"help": "Upper bound of the importance weight p/p_old of each distilled token."}
@@ -368,6 +385,27 @@ class OPSDConfig(GRPOConfig):
         if self.policy_weight is not None:
             check_policy_weight(self, self.policy_weight)
 
+    @property
+    def divergence_spec(self) -> DivergenceSpec:
+        """Options of the token-level loss, each under its name without `distillation_`. A new value at every call."""
+        own = {item.name for item in fields(self)}
+        names = [item.name for item in fields(DivergenceSpec) if f"distillation_{item.name}" in own]
+        options = {name: getattr(self, f"distillation_{name}") for name in names}
+        if options["temperature"] is None:
+            options["temperature"] = self.temperature
+            names.remove("temperature")
+        # What a method sets for the divergence that it names is no parameter of another one that the user names
+        of_method = {} if self.method is None else method_of(self.method).defaults
+        chosen = DIVERGENCES.get(self.distillation_divergence)
+        if chosen and chosen.alpha_range is None and self.distillation_alpha == of_method.get("distillation_alpha"):
+            del options["alpha"]
+        try:
+            return DivergenceSpec(**options)
+        except ValueError as error:
+            # The error names the options as the spec calls them
+            message = re.sub(rf"`({'|'.join(names)})\b", r"`distillation_\1", str(error))
+            raise ValueError(message) from None
+
     def public(self) -> "OPSDConfig":
         """A copy for files and trackers that others read: it names the privileged source, without its texts, and shows
         `[...]` for those of `privileged_template` and of what the teacher alone is given."""
@@ -382,6 +420,6 @@ class OPSDConfig(GRPOConfig):
         return shown
 
     def to_dict(self) -> dict[str, Any]:
-        """Of what is public: see [`public`]."""
+        """Dict of [`public`], for trackers and JSON."""
         shown, names = self.public(), ("privileged_source", "privileged_template", *_OF_THE_TEACHER)
         return super().to_dict() | {name: getattr(shown, name) for name in names}

@@ -1,13 +1,17 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""What is refused when an [`OPSDConfig`] is built."""
+"""
+Validation of an [`OPSDConfig`]: values and combinations of options.
 
-import math
+The options of the loss itself are checked by [`~trl_opsd.losses.DivergenceSpec`], which the config builds.
+"""
+
 from typing import Any
 
 from transformers.trainer_utils import HubStrategy
 
-from trl_opsd.losses import TARGETS
+from trl_opsd.losses import DIVERGENCES, TARGETS
+from trl_opsd.losses.divergence_spec import ENTRY_CLIP_MODES, TOPK_SOURCES, check_count, check_number
 from trl_opsd.methods.registry import method_of, options_of
 from trl_opsd.monitoring.leaks import Phrases
 from trl_opsd.privileged.named import build_source
@@ -17,16 +21,19 @@ from trl_opsd.teacher.kinds import TEACHER_KINDS, dependent_options
 
 CHOICES = {
     "distillation_mode": ("full_logits", "topk_logits", "sampled_token"),
-    "distillation_topk_source": ("student", "teacher", "union"),
-    "distillation_entry_clip_mode": ("signed", "non_negative"),
-    "distillation_token_clip_mode": ("hard", "scale"),
     "distillation_reduction": ("token_mean", "sequence_mean", "joint_token_mean"),
-    "distillation_target": (None, *TARGETS),
     "teacher_model_kind": tuple(TEACHER_KINDS),
     "teacher_overlong": ("error", "drop_view", "shorten"),
     "teacher_generation_prompt": ("student", "own"),
     "privileged_place": PLACES_WITHOUT_POSITION,
     "privileged_on_error": ("error", "skip"),
+}
+# Those of the options that `DivergenceSpec` checks, for the command line
+SPEC_CHOICES = {
+    "distillation_divergence": tuple(DIVERGENCES),
+    "distillation_topk_source": TOPK_SOURCES,
+    "distillation_target": tuple(TARGETS),
+    "distillation_entry_clip_mode": ENTRY_CLIP_MODES,
 }
 
 # Options that only one other setting reads: (option, default, option that must have one of the values, values).
@@ -53,12 +60,12 @@ COLUMN_OPTIONS = (
 )
 
 
-# What a method adds to a divergence over the vocabulary
+# Functions of a method that change a divergence over the vocabulary
 VOCABULARY_PARTS = ("target", "token_weight", "auxiliary_loss", "hidden_state_loss")
 
 
 def check_method(config: Any) -> None:
-    """Refuse a method that the other options leave without its place."""
+    """Refuse a method beside options that it cannot work with."""
     if config.method is None:
         if config.method_options:
             raise ValueError("`method_options` belong to a `method`: name one, or leave them out.")
@@ -115,34 +122,19 @@ def check_policy_weight(config: Any, policy_weight: float) -> None:
 
 
 def check_values(config: Any) -> None:
+    """Refuse an impossible value of an option by itself."""
     for name, choices in CHOICES.items():
         if getattr(config, name) not in choices:
             raise ValueError(f"`{name}` must be one of {list(choices)}, got {getattr(config, name)!r}.")
-    at_least_zero = ("policy_weight", "distillation_weight", "num_loss_tokens_to_skip", "leak_ngram_size")
-    counts = ("distillation_topk", "distillation_chunk_size", "teacher_sync_steps", "teacher_max_length")
-    above_zero = (
-        "distillation_entry_clip",
-        "distillation_token_clip",
-        "distillation_is_clip",
-        "distillation_temperature",
-        "privileged_timeout",
-        *counts,
-    )
-    for name in at_least_zero + above_zero:
-        value = getattr(config, name)
-        if value is None:
-            continue
-        low = 0 if name in at_least_zero else math.ulp(0.0)
-        if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= low):
-            bound = "at least 0" if name in at_least_zero else "above 0"
-            raise ValueError(f"`{name}` must be a finite number {bound}, got {value!r}.")
+    for name in ("policy_weight", "distillation_weight", "num_loss_tokens_to_skip", "leak_ngram_size"):
+        check_number(name, getattr(config, name), above_zero=False)
+    for name in ("distillation_chunk_size", "teacher_sync_steps", "teacher_max_length", "privileged_timeout"):
+        check_number(name, getattr(config, name), above_zero=True)
+    counts = ("distillation_chunk_size", "teacher_sync_steps", "teacher_max_length")
     for name in (*counts, "num_loss_tokens_to_skip", "leak_ngram_size"):
-        value = getattr(config, name)
-        if value is not None and value != int(value):
-            raise ValueError(f"`{name}` counts things, so it must be a whole number, got {value!r}.")
-    for name in ("distillation_alpha", "teacher_update_rate"):
-        if not 0.0 <= getattr(config, name) <= 1.0:
-            raise ValueError(f"`{name}` must lie between 0 and 1, got {getattr(config, name)!r}.")
+        check_count(name, getattr(config, name))
+    if not 0.0 <= config.teacher_update_rate <= 1.0:
+        raise ValueError(f"`teacher_update_rate` must lie between 0 and 1, got {config.teacher_update_rate!r}.")
     if config.leak_phrases is not None:
         if not isinstance(config.leak_phrases, list):
             raise ValueError(f"`leak_phrases` must be a list of texts, got {config.leak_phrases!r}.")
@@ -158,6 +150,7 @@ def check_values(config: Any) -> None:
 
 
 def check_combinations(config: Any) -> None:
+    """Refuse options that do nothing, or not what they say, beside others."""
     for name, default, owner, values in DEPENDENT:
         if getattr(config, name) != default and getattr(config, owner) not in values:
             expected = " or ".join(f"`{owner}={value!r}`" for value in values)
@@ -165,40 +158,39 @@ def check_combinations(config: Any) -> None:
                 f"`{name}={getattr(config, name)!r}` is only read with {expected}, but `{owner}` is "
                 f"{getattr(config, owner)!r}. Set `{owner}` to that, or leave `{name}` out."
             )
+    check_divergence(config)
+    check_teacher(config)
+    check_hub(config)
+    check_source(config)
+
+
+def check_divergence(config: Any) -> None:
+    """Build the spec of the loss, which checks its options, and refuse what does not fit the mode."""
+    spec = config.divergence_spec
     if config.distillation_mode == "topk_logits" and config.distillation_topk is None:
         raise ValueError("`distillation_mode='topk_logits'` needs `distillation_topk`, the size of the set.")
-    synced = config.method is not None and method_of(config.method).should_sync_teacher is not None
-    TEACHER_KINDS[config.teacher_model_kind].check(config, synced_by_method=synced)
+    if config.distillation_mode == "sampled_token" and spec.divergence != "reverse_kl":
+        raise ValueError(
+            "`distillation_mode='sampled_token'` estimates the gradient of the reverse KL and of no other divergence, "
+            "so it needs `distillation_alpha=1.0` or `distillation_divergence='reverse_kl'` (got "
+            f"{config.distillation_alpha} and {config.distillation_divergence!r})."
+        )
     temperature = config.distillation_temperature
     if config.distillation_is_clip is not None and temperature not in (None, config.temperature):
         raise ValueError(
             f"`distillation_is_clip` compares probabilities at the sampling `temperature` ({config.temperature}), so "
             f"it can't be combined with `distillation_temperature={temperature}`. Leave one of them out."
         )
-    stops = config.distillation_stop_gradient
-    if stops and (config.distillation_alpha != 1.0 or config.distillation_add_tail or config.distillation_entry_clip):
-        raise ValueError(
-            "`distillation_stop_gradient` is a form of the reverse KL on a top-k set: it needs "
-            "`distillation_alpha=1.0` and allows neither `distillation_add_tail` nor `distillation_entry_clip`."
-        )
-    if (
-        config.distillation_topk == 1
-        and not config.distillation_add_tail
-        and not stops
-        and config.distillation_topk_source != "union"
-    ):
-        raise ValueError(
-            "`distillation_topk=1` renormalised over one token is the same on both sides, so its divergence is "
-            "always 0. Set `distillation_add_tail=True` or a larger `distillation_topk`."
-        )
-    if config.distillation_mode == "sampled_token" and config.distillation_alpha != 1.0:
-        raise ValueError(
-            "`distillation_mode='sampled_token'` estimates the gradient of the reverse KL and of no other "
-            f"divergence, so it needs `distillation_alpha=1.0` (got {config.distillation_alpha})."
-        )
-    for clip, default in (("distillation_entry_clip", "signed"), ("distillation_token_clip", "hard")):
-        if getattr(config, clip) is None and getattr(config, f"{clip}_mode") != default:
-            raise ValueError(f"`{clip}_mode` is set, but `{clip}` is None: set both.")
+
+
+def check_teacher(config: Any) -> None:
+    """Refuse a kind of teacher without what makes it one."""
+    synced = config.method is not None and method_of(config.method).should_sync_teacher is not None
+    TEACHER_KINDS[config.teacher_model_kind].check(config, synced_by_method=synced)
+
+
+def check_hub(config: Any) -> None:
+    """Refuse to push privileged contexts to a public repository."""
     whole = config.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
     if config.push_to_hub and whole and not config.hub_private_repo and config.distillation_weight != 0:
         raise ValueError(
@@ -206,11 +198,16 @@ def check_combinations(config: Any) -> None:
             "`_parts_*.json` hold what the teacher reads. Use `hub_strategy='every_save'`, or set "
             "`hub_private_repo=True` if the repository is a private one."
         )
-    if config.privileged_source is not None:
-        build_source(config.privileged_source)
-        for name, default in COLUMN_OPTIONS:
-            if getattr(config, name) != default:
-                raise ValueError(
-                    f"`{name}` belongs to the dataset column and `privileged_source` replaces it. Put the option into "
-                    "the source, without `privileged_`, or leave it out."
-                )
+
+
+def check_source(config: Any) -> None:
+    """Refuse a source that cannot be built, or options of the column beside it."""
+    if config.privileged_source is None:
+        return
+    build_source(config.privileged_source)
+    for name, default in COLUMN_OPTIONS:
+        if getattr(config, name) != default:
+            raise ValueError(
+                f"`{name}` belongs to the dataset column and `privileged_source` replaces it. Put the option into "
+                "the source, without `privileged_`, or leave it out."
+            )

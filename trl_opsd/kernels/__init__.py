@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Fused losses on hidden states. They know only torch and `trl_opsd.losses`."""
+"""Fused linear divergence: losses from hidden states. They know only torch and `trl_opsd.losses`."""
 
 from trl_opsd.kernels.forward_pass import TOKEN_STATS
 from trl_opsd.kernels.fused import DivergenceStats, fused_linear_divergence

@@ -1,10 +1,10 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-How many tokens are worked on at once.
+Blocking of the tokens: chunks for the matrix products, tiles for the elementwise work.
 
-Two sizes. A *chunk* goes through the matrix products: large, so that they run at full speed and the sum in the head's
-gradient is read and written rarely. A *tile* of it goes through the elementwise passes: on a CPU it fits the cache,
+A *chunk* goes through the matrix products: large, so that they run at full speed and the sum in the head's
+gradient is read and written rarely. A *tile* of it goes through the elementwise work: on a CPU it fits the cache,
 where they cost a third of what they cost in memory; on a GPU it bounds the temporary arrays.
 
 Legend: N tokens, V vocabulary.

@@ -1,7 +1,8 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-The pass over the tokens: chunks through the matrix products, tiles of them through the elementwise work.
+Forward pass of the fused linear divergence, which forms the gradient too: chunks of tokens go through the matrix
+products, tiles of them through the elementwise work.
 
 Legend: N tokens, the first M <= N of them distilled, V vocabulary, K views, c tokens of a chunk, t of a tile; p
 student, q teacher.
@@ -13,17 +14,25 @@ from trl_opsd.kernels.chunks import chunks, tiles
 from trl_opsd.kernels.grad_accumulator import GradAccumulator
 from trl_opsd.kernels.inputs import LinearDivergenceInputs
 from trl_opsd.kernels.policy import Scored, label_scores, logit_gradient, score
-from trl_opsd.losses import DivergenceSpec, Pair, Target, Tile, TokenLoss, TokenStats, one_target, token_loss
+from trl_opsd.losses import DivergenceSpec, Pair, Target, Tile, TokenStats, one_target, token_loss
+from trl_opsd.losses import stat_names as token_loss_stats
 from trl_opsd.losses.divergences import LOG_ZERO, reported
 
 
-VIEW_STATS = ("loss", "divergence", "teacher_logps", "teacher_entropy", "clipped", "mass_p", "mass_q")
+TEACHER_STATS = ("teacher_logps", "teacher_entropy")
 STUDENT_STATS = ("student_logps", "student_entropy")
-TOKEN_STATS = ("teacher_logps", "teacher_entropy", *STUDENT_STATS)
+TOKEN_STATS = TEACHER_STATS + STUDENT_STATS
+
+
+def stat_names(spec: DivergenceSpec) -> tuple[str, ...]:
+    """Names of the statistics, in the order in which they are stored."""
+    return (*token_loss_stats(spec), *TOKEN_STATS)
 
 
 class LinearDivergenceForward:
     """
+    Loss, statistics and gradients of one call.
+
     Args:
         hidden (`torch.Tensor` of shape `(N, H)`): Student hidden states.
         task ([`~trl_opsd.kernels.inputs.LinearDivergenceInputs`]): What to compute.
@@ -40,33 +49,30 @@ class LinearDivergenceForward:
                 prepared[id(one)] = one.prepared(hidden)
         self.teachers = [prepared[id(one)] for one in task.teacher_heads]
         new, (k, m) = task.weights.new_zeros, task.weights.shape
-        # Whole from the start: small tensors that outlive a tile, made between large ones that do not, would fragment
-        # the heap, and every tile would land on new pages
-        self.stats = {name: new(k, m) for name in VIEW_STATS} | {name: new(m) for name in STUDENT_STATS}
+        # Pre-allocated: small tensors allocated between large short-lived ones fragment the heap and fault in new pages
+        # for every tile
+        self.stats = {name: new(*(() if name in STUDENT_STATS else (k,)), m) for name in stat_names(task.spec)}
         self.total = new(())
         self.scored: Scored | None = None
-        self.unit = torch.ones_like(self.total)
-
-    def run(self) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss and the statistics."""
-        task, grad = self.task, self.sums.wanted()
-        (k, m), n = task.weights.shape, len(self.hidden)
         if task.policy is not None:
-            self.scored = score(task.policy, self.student, self.hidden, task.labels, task.chunk_size, grad)
+            self.scored = score(task.policy, self.student, hidden, task.labels, task.chunk_size, sums.wanted())
             self.total += self.scored.loss
         self.unit = self._unit()
-        spec = task.spec
-        self.all_tokens = self._all_scores() if spec.needs_all_tokens else None
-        self.factors = (
-            spec.token_weight(self.all_tokens) if spec.token_weight is not None and spec.needs_all_tokens else None
-        )
+        # What a method reads of all tokens at once, before the first tile
+        self.all_tokens = self._all_scores() if task.spec.needs_all_tokens else None
+        weighs_all = task.spec.token_weight is not None and self.all_tokens is not None
+        self.factors = task.spec.token_weight(self.all_tokens) if weighs_all else None
+
+    def run(self) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Go through all chunks; returns the loss and the statistics."""
+        (k, m), n = self.task.weights.shape, len(self.hidden)
         cut = self._chunks(m, k + 1)
-        # Made once: on the CPU, new memory of this size costs a tenth of the products
+        # Allocated once: on the CPU, new memory of this size costs a tenth of the products
         block = self._block(cut)
         blocks = [teacher.empty(cut[0].stop) for teacher in self.teachers] if cut else []
         for rows in cut:
             self._distilled_chunk(rows, block, blocks)
-        if self.scored is not None and grad:
+        if self.scored is not None and self.sums.wanted():
             cut = self._chunks(n - m, 1)
             block = self._block(cut)
             for rows in cut:
@@ -78,19 +84,18 @@ class LinearDivergenceForward:
         return chunks(tokens, len(weight), blocks, weight.dtype, weight.device, self.task.chunk_size)
 
     def _unit(self) -> torch.Tensor:
-        """Largest factor on any token, for the type that needs it; else 1."""
+        """Largest factor on any token under float16, which needs it; 1 under other types."""
+        one = torch.ones_like(self.total)
         if self.student.weight.dtype != torch.float16:
-            return self.unit
+            return one
         factors = [self.task.weights]
         if self.scored is not None:
             factors += [self.scored.on_logps, self.scored.on_entropy]
         sizes = [factor.abs().max() for factor in factors if factor.numel()]
-        if not sizes:
-            return self.unit
-        return torch.stack(sizes).max().clamp(min=torch.finfo(self.total.dtype).tiny)
+        return torch.stack(sizes).max().clamp(min=torch.finfo(self.total.dtype).tiny) if sizes else one
 
     def _kept(self) -> torch.Tensor | None:
-        """Raw logits of all tokens, `(N, V)`, where the policy's pass left them."""
+        """Raw logits of all tokens, `(N, V)`, where scoring the policy left them."""
         return None if self.scored is None else self.scored.raw
 
     def _block(self, cut: list[slice]) -> torch.Tensor | None:
@@ -106,22 +111,22 @@ class LinearDivergenceForward:
         views = zip(self.teachers, self.task.teacher_hidden, blocks, strict=True)
         teachers = [head.project(view[rows], block) for head, view, block in views]
         for tile in tiles(*raw.shape, raw.device):
-            place = slice(rows.start + tile.start, rows.start + tile.stop)
-            gradient = self._tile(raw[tile], [teacher[tile] for teacher in teachers], place)
+            token_slice = slice(rows.start + tile.start, rows.start + tile.stop)
+            gradient = self._tile(raw[tile], [teacher[tile] for teacher in teachers], token_slice)
             if gradient is not None:
-                raw[tile] = gradient  # in place of the logits, which nobody needs any more
+                raw[tile] = gradient  # over the logits, which are not needed any more
         if self.sums.wanted():
             self.sums.add(raw, self.hidden, rows, self.student)
 
     def _policy_chunk(self, rows: slice, block: torch.Tensor | None) -> None:
         raw = self._raw(rows, block)
         for tile in tiles(*raw.shape, raw.device):
-            place = slice(rows.start + tile.start, rows.start + tile.stop)
-            raw[tile] = self._to_raw(self._policy_gradient(raw[tile], place), raw[tile])
+            token_slice = slice(rows.start + tile.start, rows.start + tile.stop)
+            raw[tile] = self._to_raw(self._policy_gradient(raw[tile], token_slice), raw[tile])
         self.sums.add(raw, self.hidden, rows, self.student)
 
     def _tile(self, raw: torch.Tensor, teachers: list[torch.Tensor], rows: slice) -> torch.Tensor | None:
-        """Loss and statistics of a tile; its gradient on the raw logits, `(t, V)`, if anybody asks for one."""
+        """Add loss and statistics of a tile; returns its gradient on the raw logits, `(t, V)`, if one is asked for."""
         spec, labels = self.task.spec, self.task.labels[rows].unsqueeze(-1)
         log_p, p = _distribution(self.student.transform(raw), spec)
         student_logps = log_p.gather(-1, labels).squeeze(-1)
@@ -142,8 +147,9 @@ class LinearDivergenceForward:
         gradient = None
         for view, (log_q, q) in enumerate(targets):
             result = token_loss(Pair(log_p, log_q, p, q), spec)
-            # Of one target there is one loss, and each view's statistics show it
-            self._record(slice(None) if spec.target else view, rows, result)
+            for name, value in result.stats.items():
+                # One target has one loss, which the statistics of every view show
+                self.stats[name][slice(None) if spec.target else view, rows] = value
             # Selected, not multiplied: a loss may be infinite where its weight is 0
             self.total += torch.where(weights[view] != 0, result.loss * weights[view], 0.0).sum()
             if self.sums.wanted():
@@ -151,7 +157,9 @@ class LinearDivergenceForward:
                 gradient = part if gradient is None else gradient.add_(part)
         if spec.auxiliary_loss is not None:
             known = *self._of(rows), rows, self.all_tokens
-            gradient = self._extra(Tile(log_p, p, log_qs, labels.squeeze(-1), *known), plain.sum(0), gradient)
+            gradient = self._add_auxiliary_loss(
+                Tile(log_p, p, log_qs, labels.squeeze(-1), *known), plain.sum(0), gradient
+            )
         if gradient is None:
             return None
         if self.scored is not None:
@@ -159,12 +167,14 @@ class LinearDivergenceForward:
         return self._to_raw(gradient, raw)
 
     def _of(self, rows: slice) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """Log-probabilities at sampling time, `(t,)`, and which views teach, `(K, t)`."""
+        """Log-probabilities at sampling time, `(t,)`, and the mask of views that teach, `(K, t)`."""
         old = self.task.old_logps
         return None if old is None else old[rows], self.task.weights[:, rows] != 0
 
-    def _extra(self, tile: Tile, weights: torch.Tensor, gradient: torch.Tensor | None) -> torch.Tensor | None:
-        """Add the loss beside the divergence; returns the gradient with its own."""
+    def _add_auxiliary_loss(
+        self, tile: Tile, weights: torch.Tensor, gradient: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """Add the auxiliary loss; returns the gradient with its own."""
         loss, part = self.task.spec.auxiliary_loss(tile)
         self.total += torch.where(weights != 0, loss * weights, 0.0).sum()
         if not self.sums.wanted():
@@ -188,7 +198,7 @@ class LinearDivergenceForward:
         )
 
     def _all_scores(self) -> TokenStats:
-        """Of all distilled tokens at once, before the pass."""
+        """Statistics of all distilled tokens, from a pass over them that comes first."""
         task, m = self.task, self.task.weights.shape[1]
         labels, temperature = task.labels[:m], task.spec.temperature
         student = label_scores(self.student, self.hidden[:m], labels, temperature)
@@ -205,15 +215,11 @@ class LinearDivergenceForward:
         return self.student.back_through_transform(gradient, raw)
 
     def _importance(self, logps: torch.Tensor, rows: slice) -> torch.Tensor | float:
-        """Clipped weight p/p_old of each token; a token whose p_old the sampler could not give (`nan`) has none."""
+        """Clipped importance weight p/p_old of each token, 1 where the sampler could not give p_old (`nan`)."""
         clip, old = self.task.spec.is_clip, self.task.old_logps
         if clip is None or old is None:
             return 1.0
         return (logps - old[rows]).nan_to_num(0.0).clamp(-20.0, 20.0).exp().clamp(max=clip)
-
-    def _record(self, views: int | slice, rows: slice, result: TokenLoss) -> None:
-        for name in ("loss", "divergence", "clipped", "mass_p", "mass_q"):
-            self.stats[name][views, rows] = getattr(result, name)
 
 
 def _distribution(logits: torch.Tensor, spec: DivergenceSpec) -> tuple[torch.Tensor, torch.Tensor]:

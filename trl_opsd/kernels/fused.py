@@ -1,42 +1,36 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""The fused loss for whoever wants only the loss. Legend: N tokens, H hidden size, V vocabulary, K views."""
+"""
+Public entry point of the fused linear divergence.
 
-from dataclasses import dataclass
+Legend: N tokens, H hidden size, V vocabulary, K views.
+"""
+
+import warnings
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 
 from trl_opsd.kernels.head import Head
 from trl_opsd.kernels.inputs import LinearDivergenceInputs
 from trl_opsd.kernels.linear_divergence import linear_divergence
-from trl_opsd.losses import KINDS, TARGETS, DivergenceSpec
+from trl_opsd.losses import DIVERGENCES, DivergenceSpec
 
 
-@dataclass(frozen=True)
-class DivergenceStats:
+class DivergenceStats(SimpleNamespace):
     """
-    What [`fused_linear_divergence`] saw of each token, without gradient, in nats at the temperature. Those that depend
-    on the teacher have the shape `(N,)`, or `(K, N)` where the teacher's hidden states have three dimensions.
+    Statistics of each token from [`fused_linear_divergence`], without gradient, in nats at the temperature. Those that
+    depend on the teacher have the shape `(N,)`, or `(K, N)` where the teacher's hidden states have three dimensions.
+
+    Those of the loss (`loss`, `divergence`, `clipped`, and `mass_p` and `mass_q` with a top-k set) are described in
+    [`~trl_opsd.losses.TokenLoss`].
 
     Args:
-        divergence (`torch.Tensor`): Divergence before any clip.
-        loss (`torch.Tensor`): Divergence after all clips.
         student_logps, teacher_logps (`torch.Tensor`): Log-probability of the label; the student's is `(N,)`. `None`
             without labels.
         student_entropy, teacher_entropy (`torch.Tensor`): Entropies; the student's is `(N,)`.
-        clipped (`torch.Tensor`): Teacher probability of the clipped entries, or 1 beyond the token clip.
-        mass_p, mass_q (`torch.Tensor`): Student and teacher probability of the top-k set, 1 without one.
     """
-
-    divergence: torch.Tensor
-    loss: torch.Tensor
-    student_logps: torch.Tensor | None
-    teacher_logps: torch.Tensor | None
-    student_entropy: torch.Tensor
-    teacher_entropy: torch.Tensor
-    clipped: torch.Tensor
-    mass_p: torch.Tensor
-    mass_q: torch.Tensor
 
 
 def fused_linear_divergence(
@@ -45,26 +39,16 @@ def fused_linear_divergence(
     teacher_hidden: torch.Tensor,
     teacher_weight: torch.Tensor | None = None,
     *,
+    spec: DivergenceSpec | None = None,
     labels: torch.Tensor | None = None,
     token_weight: torch.Tensor | None = None,
     view_weight: torch.Tensor | None = None,
-    kind: str = "forward_kl",
-    beta: float = 0.5,
-    temperature: float = 1.0,
     student_bias: torch.Tensor | None = None,
     teacher_bias: torch.Tensor | None = None,
     logit_scale: float = 1.0,
     logit_softcap: float | None = None,
-    entry_clip: float | None = None,
-    entry_clip_mode: str = "signed",
-    token_clip: float | None = None,
-    token_clip_mode: str = "hard",
-    topk: int | None = None,
-    topk_source: str = "student",
-    add_tail: bool = False,
-    stop_gradient: bool = False,
-    mixture: str | None = None,
     chunk_size: int | None = None,
+    **options: Any,
 ) -> tuple[torch.Tensor, DivergenceStats]:
     """
     Weighted sum over tokens of a divergence between teacher and student, from hidden states, without an (N, V) tensor.
@@ -78,29 +62,19 @@ def fused_linear_divergence(
         teacher_hidden (`torch.Tensor` of shape `(N, H')` or `(K, N, H')`): Teacher hidden states, of one or K views.
         teacher_weight (`torch.Tensor` of shape `(V, H')`, *optional*): Teacher head, by default the student's with
             its bias.
+        spec ([`~trl_opsd.losses.DivergenceSpec`], *optional*): Divergence, support, clips and target; by default the
+            forward KL on the whole vocabulary.
         labels (`torch.Tensor` of shape `(N,)`, *optional*): Tokens whose log-probabilities are to be in the
             statistics.
         token_weight (`torch.Tensor` of shape `(N,)`, *optional*): Mask, weight and normaliser in one; by default 1 / N.
         view_weight (`torch.Tensor` of shape `(K,)` or `(K, N)`, *optional*): Share of each view; by default 1 / K.
-        kind (`str`, *optional*, defaults to `"forward_kl"`): `"forward_kl"` KL(q||p), `"reverse_kl"` KL(p||q), `"jsd"`
-            beta KL(q||m) + (1 - beta) KL(p||m), or `"skew_kl"` KL(q||m), of student p, teacher q and m = (1 - beta) p +
-            beta q.
-        beta (`float`, *optional*, defaults to `0.5`): Of `"jsd"` and `"skew_kl"`, between 0 and 1.
-        temperature (`float`, *optional*, defaults to `1.0`): Of both distributions.
         student_bias, teacher_bias (`torch.Tensor` of shape `(V,)`, *optional*): Biases of the heads; -inf rules a token
             out.
         logit_scale (`float`, *optional*, defaults to `1.0`): Factor on both logits.
         logit_softcap (`float`, *optional*): Both logits become softcap * tanh(logits / softcap).
-        entry_clip (`float`, *optional*): Upper bound on what each vocabulary entry adds, in the form of
-            `entry_clip_mode`: `"signed"` as in the formulas, or `"non_negative"`.
-        token_clip (`float`, *optional*): Upper bound on the loss of a token: `"hard"`, without gradient beyond it, or
-            `"scale"`, with the gradient scaled down, by `token_clip_mode`.
-        topk (`int`, *optional*): Compare only a set of the k most likely tokens of `topk_source`: `"student"`,
-            `"teacher"` or `"union"`. Both sides are renormalised over it, or the rest is one more class (`add_tail`),
-            or neither, and log(p/q) is held constant (`stop_gradient`, with `"reverse_kl"`).
-        mixture (`str`, *optional*): Compare with one target, the `"arithmetic"` or `"geometric"` mean of the views. By
-            default the divergences to the views are averaged.
         chunk_size (`int`, *optional*): Tokens whose logits are in memory at once; by default from a memory budget.
+        **options: Deprecated: the fields of `spec` one by one, with `kind`, `beta` and `mixture` for `divergence`,
+            `alpha` and `target`.
 
     Returns:
         The loss, a 0-d tensor, and [`DivergenceStats`].
@@ -111,32 +85,22 @@ def fused_linear_divergence(
     Example:
 
     ```python
-    loss, stats = fused_linear_divergence(student_hidden, model.lm_head.weight, teacher_hidden, kind="reverse_kl")
+    spec = DivergenceSpec("reverse_kl", token_clip=5.0)
+    loss, stats = fused_linear_divergence(student_hidden, model.lm_head.weight, teacher_hidden, spec=spec)
     loss.backward()
     ```
     """
+    if options:
+        spec = _spec_of_options(spec, options)
+    spec = DivergenceSpec() if spec is None else spec
     one_view = teacher_hidden.ndim == 2
     views = teacher_hidden.unsqueeze(0) if one_view else teacher_hidden
-    spec = DivergenceSpec(
-        kind=kind,
-        beta=beta,
-        temperature=temperature,
-        topk=topk,
-        topk_source=topk_source,
-        add_tail=add_tail,
-        stop_gradient=stop_gradient,
-        entry_clip=entry_clip,
-        entry_clip_mode=entry_clip_mode,
-        token_clip=token_clip,
-        token_clip_mode=token_clip_mode,
-        target=mixture,
-    )
     head = Head(student_weight, student_bias, logit_scale, logit_softcap)
     teacher = head if teacher_weight is None else Head(teacher_weight, teacher_bias, logit_scale, logit_softcap)
     if teacher_weight is None and teacher_bias is not None:
         raise ValueError("`teacher_bias` needs `teacher_weight`: without one, the teacher has the student's head.")
     _check_shapes(student_hidden, views, head, teacher, labels)
-    _check_options(spec, len(student_weight), chunk_size)
+    _check_call(spec, len(student_weight), chunk_size)
     loss, stats = linear_divergence(
         student_hidden,
         LinearDivergenceInputs(
@@ -149,12 +113,26 @@ def fused_linear_divergence(
             chunk_size=chunk_size,
         ),
     )
+    stats = {name: value[0] if one_view and value.ndim == 2 else value for name, value in stats.items()}
     if labels is None:
-        stats = stats | {"student_logps": None, "teacher_logps": None}
-    shaped = {
-        name: value[0] if one_view and value is not None and value.ndim == 2 else value for name, value in stats.items()
-    }
-    return loss, DivergenceStats(**shaped)
+        stats |= {"student_logps": None, "teacher_logps": None}
+    return loss, DivergenceStats(**stats)
+
+
+def _spec_of_options(spec: DivergenceSpec | None, options: dict[str, Any]) -> DivergenceSpec:
+    """The spec that deprecated keyword arguments describe."""
+    if spec is not None:
+        raise TypeError(f"Put {list(options)} into `spec`: options beside it are not read.")
+    warnings.warn(
+        f"The options {list(options)} of `fused_linear_divergence` are deprecated: pass `spec=DivergenceSpec(...)`.",
+        FutureWarning,
+        stacklevel=3,
+    )
+    renamed = {"kind": "divergence", "beta": "alpha", "mixture": "target"}
+    given = {"divergence": "forward_kl", "alpha": 0.5} | {renamed.get(name, name): options[name] for name in options}
+    if given["divergence"] in DIVERGENCES and DIVERGENCES[given["divergence"]].alpha_range is None:
+        del given["alpha"]  # `beta` beside a KL was ignored
+    return DivergenceSpec(**given)
 
 
 def _weights(
@@ -193,28 +171,11 @@ def _check_shapes(
         raise ValueError(f"`labels` must have the shape ({len(hidden)},), got {tuple(labels.shape)}.")
 
 
-def _check_options(spec: DivergenceSpec, vocabulary: int, chunk_size: int | None) -> None:
-    choices = {
-        "kind": tuple(KINDS),
-        "topk_source": ("student", "teacher", "union"),
-        "entry_clip_mode": ("signed", "non_negative"),
-        "token_clip_mode": ("hard", "scale"),
-        "target": (None, *TARGETS),
-    }
-    for name, values in choices.items():
-        if getattr(spec, name) not in values:
-            called = "mixture" if name == "target" else name
-            raise ValueError(f"`{called}` must be one of {list(values)}, got {getattr(spec, name)!r}.")
-    if spec.kind in ("jsd", "skew_kl") and not 0 < spec.beta < 1:
-        raise ValueError(f"`beta` must lie between 0 and 1 for {spec.kind!r}, got {spec.beta}.")
-    for name, value in (("temperature", spec.temperature), ("chunk_size", chunk_size)):
-        if value is not None and not value > 0:
-            raise ValueError(f"`{name}` must be positive, got {value}.")
-    if spec.topk is not None and not 0 < spec.topk <= vocabulary:
+def _check_call(spec: DivergenceSpec, vocabulary: int, chunk_size: int | None) -> None:
+    if chunk_size is not None and not chunk_size > 0:
+        raise ValueError(f"`chunk_size` must be above 0, got {chunk_size}.")
+    if spec.topk is not None and spec.topk > vocabulary:
         raise ValueError(f"`topk` must lie between 1 and the vocabulary, {vocabulary}, got {spec.topk}.")
-    elsewhere = spec.kind != "reverse_kl" or spec.topk is None
-    if spec.stop_gradient and (elsewhere or spec.add_tail or spec.entry_clip is not None):
-        raise ValueError(
-            "`stop_gradient` is a form of the reverse KL on a top-k set: it needs `kind='reverse_kl'` and `topk`, and "
-            "allows neither `add_tail` nor `entry_clip`."
-        )
+    for name in ("is_clip", "token_weight", "auxiliary_loss"):
+        if getattr(spec, name) is not None:
+            raise ValueError(f"`{name}` of `spec` needs what only `OPSDTrainer` knows of a token: leave it out.")

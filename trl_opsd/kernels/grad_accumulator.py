@@ -1,6 +1,10 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""The gradients of hidden states and head while they grow, chunk by chunk. Legend: N tokens, c tokens of a chunk."""
+"""
+Accumulator of the gradients on hidden states and head, chunk by chunk.
+
+Legend: N tokens, H hidden size, V vocabulary, c tokens of a chunk.
+"""
 
 import torch
 
@@ -9,7 +13,7 @@ from trl_opsd.kernels.head import Head
 
 class GradAccumulator:
     """
-    They are float32 at least: half precision would round sums over chunks.
+    Sums of the gradients over chunks, in float32 at least: half precision would round them.
 
     Args:
         leaves (`tuple[torch.Tensor or None]`): Hidden states `(N, H)`, head weight and head bias.
@@ -25,18 +29,18 @@ class GradAccumulator:
         self.bias = torch.zeros_like(leaves[2], dtype=self.dtype) if needed[2] else None
 
     def wanted(self) -> bool:
-        """Whether anybody asks for a gradient."""
+        """Whether any gradient is asked for."""
         return any(self.needed)
 
     def tensors(self) -> tuple[torch.Tensor | None, ...]:
-        """The gradients, `None` where nobody asks for one."""
+        """The gradients, `None` where none is asked for."""
         if self.needed[1] and self.weight is None:
             self.weight = torch.zeros_like(self.leaves[1], dtype=self.dtype)
         return self.hidden, self.weight, self.bias
 
     def add(self, gradient: torch.Tensor, hidden: torch.Tensor, rows: slice, head: Head) -> None:
         """
-        Add what one chunk contributes.
+        Add the gradients of one chunk.
 
         Args:
             gradient (`torch.Tensor` of shape `(c, V)`): On the raw logits, in the type of the matrix products.

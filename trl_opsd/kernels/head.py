@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-The language-model head as plain data: hidden states in, logits out, and the way back.
+Language-model head as plain data: logits from hidden states, and the gradient back through scale and soft-cap.
 
 Legend: N tokens, H hidden size, V vocabulary.
 """
@@ -14,6 +14,8 @@ import torch
 @dataclass
 class Head:
     """
+    Projection from hidden states to logits, with its bias, scale and soft-cap.
+
     Args:
         weight (`torch.Tensor` of shape `(V, H)`): Projection.
         bias (`torch.Tensor` of shape `(V,)`, *optional*): Its bias.

@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-What the fused loss is asked for.
+Inputs of the fused linear divergence.
 
 Legend: N tokens, the first M <= N of them distilled, H hidden size, V vocabulary, K views.
 """
@@ -19,7 +19,7 @@ from trl_opsd.losses import DivergenceSpec
 @dataclass
 class LinearDivergenceInputs:
     """
-    What to compute from the student's hidden states `(N, H)`.
+    Everything but the student's hidden states `(N, H)`.
 
     Args:
         head ([`Head`]): Student head; gradient flows to its weight and bias where they require it.
@@ -27,7 +27,7 @@ class LinearDivergenceInputs:
         teacher_heads (`Sequence[Head]` of length K): Teacher head of each view, constant.
         labels (`torch.Tensor` of shape `(N,)`): Sampled tokens.
         weights (`torch.Tensor` of shape `(K, M)`): Factor on the loss of each token under each view.
-        spec ([`DivergenceSpec`]): What is compared and how.
+        spec ([`DivergenceSpec`]): Divergence, support and clips, and what a method adds.
         old_logps (`torch.Tensor` of shape `(M,)`, *optional*): Log-probabilities of `labels` when they were sampled,
             for `spec.is_clip`; `nan` where the sampler could not give one.
         relative_positions, rows (`torch.Tensor` of shape `(M,)`, *optional*): As in [`~trl_opsd.losses.TokenStats`],

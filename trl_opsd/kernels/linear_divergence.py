@@ -1,11 +1,11 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-The distillation loss from hidden states, without an (N, V) tensor.
+Fused linear divergence: the distillation loss from hidden states, without an (N, V) tensor.
 
-Tokens pass in chunks. As the weight of each token (mask, normaliser, view) is known before the pass, the gradient is
-formed in the forward pass, chunk by chunk, from the closed forms in `trl_opsd.losses`; backward only scales it. That
-is 8 NHV floating-point operations for one view, and no product is computed twice.
+Tokens go through the head in chunks. As the weight of each token (mask, normaliser, view) is known beforehand, the
+gradient is formed in the forward pass, chunk by chunk, from the closed forms in `trl_opsd.losses`; backward only scales
+it. That is 8 NHV floating-point operations for one view, and no product is computed twice.
 
 Legend: N tokens, the first M <= N of them distilled, H hidden size, V vocabulary, K views.
 """
@@ -14,12 +14,9 @@ from typing import Any
 
 import torch
 
-from trl_opsd.kernels.forward_pass import STUDENT_STATS, VIEW_STATS, LinearDivergenceForward
+from trl_opsd.kernels.forward_pass import LinearDivergenceForward, stat_names
 from trl_opsd.kernels.grad_accumulator import GradAccumulator
 from trl_opsd.kernels.inputs import LinearDivergenceInputs
-
-
-STATS = VIEW_STATS + STUDENT_STATS
 
 
 def linear_divergence(
@@ -34,12 +31,12 @@ def linear_divergence(
         task ([`LinearDivergenceInputs`]): The rest.
 
     Returns:
-        The loss, a 0-d tensor, and statistics without gradient: `loss`, `divergence`, `teacher_logps`,
-        `teacher_entropy`, `clipped`, `mass_p`, `mass_q` of shape `(K, M)`, and `student_logps`, `student_entropy` of
-        shape `(M,)`, in nats at the temperature of `spec`.
+        The loss, a 0-d tensor, and statistics without gradient: those of [`~trl_opsd.losses.TokenLoss`],
+        `teacher_logps` and `teacher_entropy` of shape `(K, M)`, `student_logps` and `student_entropy` of shape `(M,)`,
+        in nats at the temperature of `spec`.
     """
     outputs = _LinearDivergence.apply(hidden, task.head.weight, task.head.bias, task, torch.is_grad_enabled())
-    return outputs[0], dict(zip(STATS, outputs[1:], strict=True))
+    return outputs[0], dict(zip(stat_names(task.spec), outputs[1:], strict=True))
 
 
 class _LinearDivergence(torch.autograd.Function):
@@ -58,7 +55,7 @@ class _LinearDivergence(torch.autograd.Function):
         total, stats = work.run()
         ctx.save_for_backward(*sums.tensors(), work.unit)
         ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
-        outputs = tuple(stats[name] for name in STATS)
+        outputs = tuple(stats[name] for name in stat_names(task.spec))
         ctx.mark_non_differentiable(*outputs)
         return total, *outputs
 

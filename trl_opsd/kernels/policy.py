@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-A policy loss trained in the same pass over the head as the distillation loss.
+Policy loss that is trained in the same pass over the head as the distillation loss.
 
 The gradient of any loss of the log-probabilities and entropies of the tokens is a factor for each token times a closed
 form on its logits. The factors are known once the loss has been computed from log-probabilities alone, so one more
@@ -23,6 +23,8 @@ from trl_opsd.losses.divergences import LOG_ZERO, reported
 @dataclass
 class PolicyTerm:
     """
+    Policy loss of the log-probabilities and entropies of all tokens.
+
     Args:
         loss (`Callable[[torch.Tensor, torch.Tensor], torch.Tensor]`): From the log-probabilities of the labels and the
             entropies, both of shape `(N,)`, to the loss, a 0-d tensor.
@@ -36,7 +38,7 @@ class PolicyTerm:
 @dataclass
 class Scored:
     """
-    A policy loss and the factors of its gradient.
+    Value of a policy loss and its derivatives by the log-probability and entropy of each token.
 
     Args:
         loss (`torch.Tensor`, 0-d): The loss.
@@ -85,10 +87,10 @@ def _scores(
     for rows in cut:
         raw = head.project(hidden[rows], raw)
         for tile in tiles(*raw.shape, raw.device):
-            place = slice(rows.start + tile.start, rows.start + tile.stop)
+            token_slice = slice(rows.start + tile.start, rows.start + tile.stop)
             log_p, _, entropy = _tempered(head, raw[tile], temperature)
-            values[0, place] = reported(log_p.gather(-1, labels[place].unsqueeze(-1)).squeeze(-1))
-            values[1, place] = entropy
+            values[0, token_slice] = reported(log_p.gather(-1, labels[token_slice].unsqueeze(-1)).squeeze(-1))
+            values[1, token_slice] = entropy
     return values[0], values[1], raw if len(cut) == 1 else None
 
 

@@ -1,11 +1,12 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Pure functions on tensors: divergences, supports, clips and reductions. They know only torch."""
+"""Losses as pure functions on tensors: divergences, supports, clips and reductions. They know only torch."""
 
 from trl_opsd.deprecated import deprecated_names
+from trl_opsd.losses.divergence_spec import DivergenceSpec
 from trl_opsd.losses.divergences import (
-    KINDS,
-    DivergenceSpec,
+    DIVERGENCES,
+    Divergence,
     Pair,
     Terms,
     forward_kl,
@@ -16,14 +17,15 @@ from trl_opsd.losses.divergences import (
 from trl_opsd.losses.method_types import AuxiliaryLoss, Tile, TokenStats, TokenWeight
 from trl_opsd.losses.reductions import distillation_mask, relative_positions, token_weights, view_shares
 from trl_opsd.losses.targets import TARGETS, Target, one_target
-from trl_opsd.losses.token_loss import TokenLoss, token_loss
+from trl_opsd.losses.token_loss import TokenLoss, stat_names, token_loss
 from trl_opsd.losses.token_signals import contrast, log_mean, mean_over, quantile, self_normalized
 
 
 __all__ = [
-    "KINDS",
+    "DIVERGENCES",
     "TARGETS",
     "AuxiliaryLoss",
+    "Divergence",
     "DivergenceSpec",
     "Pair",
     "Target",
@@ -44,6 +46,7 @@ __all__ = [
     "reverse_kl",
     "self_normalized",
     "skew_kl",
+    "stat_names",
     "token_loss",
     "token_weights",
     "view_shares",
@@ -54,8 +57,6 @@ __getattr__ = deprecated_names(
     {
         "Extra": "trl_opsd.losses.AuxiliaryLoss",
         "Weigh": "trl_opsd.losses.TokenWeight",
-        "keep_sign": "trl_opsd.methods.papers.rlcsd.keep_sign",
         "places": "trl_opsd.losses.relative_positions",
-        "top_share": "trl_opsd.methods.papers.reopold.top_share",
     },
 )

@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-What a method may add to the loss of a token: a factor on it, and terms beside it.
+Types of what a method adds to the loss: token weights, auxiliary losses and losses of hidden states.
 
 Legend: t tokens, V vocabulary, K views; p student, q teacher; y the sampled token.
 """
@@ -15,12 +15,12 @@ import torch
 @dataclass(frozen=True)
 class TokenStats:
     """
-    What is known of some tokens, without gradient, in nats at the temperature of the distillation.
+    Statistics of some tokens, without gradient, in nats at the temperature of the distillation.
 
     Args:
         teacher_logps, teacher_entropy (`torch.Tensor` of shape `(K, t)`): log q(y) and entropy of q under each view.
         student_logps, student_entropy (`torch.Tensor` of shape `(t,)`): log p(y) and entropy of p.
-        relative_positions (`torch.Tensor` of shape `(t,)`): Where the token stands among the model tokens of its
+        relative_positions (`torch.Tensor` of shape `(t,)`): Relative position among the model tokens of the
             completion, in (0, 1): (i - 0.5) / n for the i-th of n.
         rows (`torch.Tensor` of shape `(t,)`): Row of the micro-batch that each token is of.
         taught (`torch.Tensor` of shape `(K, t)`): Whether a view teaches the token.
@@ -42,8 +42,8 @@ TokenWeight = Callable[[TokenStats], torch.Tensor]
 @dataclass(frozen=True)
 class Tile:
     """
-    Some tokens with their whole distributions, at the temperature of the distillation. Nothing of it has a gradient:
-    a term gives its own in closed form.
+    A few tokens with their whole distributions, at the temperature of the distillation. Nothing of it has a gradient:
+    an auxiliary loss gives its own in closed form.
 
     Args:
         log_p, p (`torch.Tensor` of shape `(t, V)`): Log-probabilities of the student, and probabilities.
@@ -51,7 +51,7 @@ class Tile:
         labels (`torch.Tensor` of shape `(t,)`): The sampled tokens.
         old_logps (`torch.Tensor` of shape `(t,)`, *optional*): log p(y) when they were sampled, `nan` where unknown.
         taught (`torch.Tensor` of shape `(K, t)`): Whether a view teaches the token.
-        place (`slice`): Where these tokens stand among all of the micro-batch.
+        token_slice (`slice`): These tokens among all distilled ones of the micro-batch.
         all_tokens ([`TokenStats`], *optional*): Of all tokens of the micro-batch, under `needs_all_tokens`.
     """
 
@@ -61,11 +61,11 @@ class Tile:
     labels: torch.Tensor
     old_logps: torch.Tensor | None
     taught: torch.Tensor
-    place: slice
+    token_slice: slice
     all_tokens: TokenStats | None = None
 
     def on_label(self, log_probs: torch.Tensor) -> torch.Tensor:
-        """Those of the sampled tokens, `(t,)`."""
+        """Log-probabilities of the sampled tokens, `(t,)`, from those of the vocabulary."""
         return log_probs.gather(-1, self.labels.unsqueeze(-1)).squeeze(-1)
 
     def label_gradient(self, factor: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-Which tokens count and how much: masks, normalisers and the share of each view.
+Reductions of the token losses: masks, normalisers and shares of views.
 
 Legend: B rows, C completion tokens, K views.
 """
@@ -11,7 +11,7 @@ import torch
 
 def distillation_mask(loss_mask: torch.Tensor, taught: torch.Tensor, tokens_to_skip: int) -> torch.Tensor:
     """
-    Tokens that are distilled: model tokens that a view teaches, but for the first `tokens_to_skip` of each row.
+    Mask of the distilled tokens: model tokens that a view teaches, but for the first `tokens_to_skip` of each row.
 
     Args:
         loss_mask (`torch.Tensor` of shape `(B, C)`): 1 at model tokens, 0 at padding and tool results.
@@ -40,7 +40,7 @@ def token_weights(mask: torch.Tensor, reduction: str, tokens: torch.Tensor, rows
 
 def relative_positions(loss_mask: torch.Tensor) -> torch.Tensor:
     """
-    Where each model token stands among those of its row, of shape `(B, C)`: (i - 0.5) / n for the i-th of n.
+    Relative position of each model token in its completion, of shape `(B, C)`: (i - 0.5) / n for the i-th of n.
 
     Args:
         loss_mask (`torch.Tensor` of shape `(B, C)`): 1 at model tokens.

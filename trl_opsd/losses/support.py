@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-Restricting a divergence to a top-k set of tokens.
+Top-k support of a divergence: the set of tokens that are compared, and the gradient on the whole vocabulary.
 
 Legend: N tokens, V vocabulary, S the set, K its slots, C classes: K, or K + 1 with a tail; p student, q teacher.
 """
@@ -10,20 +10,21 @@ from dataclasses import dataclass
 
 import torch
 
-from trl_opsd.losses.divergences import LOG_ZERO, DivergenceSpec, Pair, logit_gradient
+from trl_opsd.losses.divergence_spec import DivergenceSpec
+from trl_opsd.losses.divergences import LOG_ZERO, Pair, logit_gradient
 
 
 @dataclass(frozen=True)
 class Support:
     """
-    The classes that a divergence is computed on, and the way back to the vocabulary.
+    Classes of a top-k set, with student and teacher on them.
 
     Args:
         pair ([`Pair`]): Student and teacher on the classes, `(N, C)`.
         mass_p, mass_q (`torch.Tensor` of shape `(N,)`): Probability of S under student and teacher.
         ids (`torch.Tensor` of shape `(N, K)`): Tokens of S.
         full (`torch.Tensor` of shape `(N, V)`): The student's probabilities.
-        spec ([`DivergenceSpec`]): What happens to the rest of the vocabulary.
+        spec ([`DivergenceSpec`]): How the rest of the vocabulary is treated.
     """
 
     pair: Pair
@@ -57,7 +58,7 @@ class Support:
 
 
 def _set_ids(pair: Pair, spec: DivergenceSpec) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Tokens of S, `(N, K)`, and the mask of slots that hold a token for the second time (only the union has them)."""
+    """Token ids of S, `(N, K)`, and the mask of slots that repeat a token, which only the union has."""
     if spec.topk_source != "union":
         source = pair.log_p if spec.topk_source == "student" else pair.log_q
         return source.topk(spec.topk, dim=-1).indices, None

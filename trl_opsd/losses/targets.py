@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-One target from several views, or from a view and the student.
+Targets: one teacher distribution from several views, or from a view and the student.
 
 A target is a function from the student's log-probabilities, `(N, V)`, those of each view, K times `(N, V)`, and the
 shares of the views, `(K, N)`, to log-probabilities `(N, V)` that the student is pulled to. It is constant: no gradient
@@ -40,7 +40,7 @@ def one_target(
     log_p: torch.Tensor, log_qs: list[torch.Tensor], shares: torch.Tensor, target: str | Target
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    What a target makes of the views, as log-probabilities and probabilities of shape `(N, V)`.
+    Target distribution of the views, as log-probabilities and probabilities of shape `(N, V)`.
 
     Args:
         log_p (`torch.Tensor` of shape `(N, V)`): Log-probabilities of the student.

@@ -1,16 +1,20 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-The distillation loss of a token and its gradient on the student's logits.
+Token-level distillation loss and its gradient on the student's logits.
 
-Legend: N tokens, V vocabulary; p student, q teacher.
+A new statistic of a token is one entry in `TokenLoss.stats` and its name in [`stat_names`]: the kernel stores it, and
+the log has its mean, under `self_distillation/`.
+
+Legend: N tokens, V vocabulary, C classes (the vocabulary, or those of a top-k set); p student, q teacher.
 """
 
 from dataclasses import dataclass
 
 import torch
 
-from trl_opsd.losses.divergences import INFINITE, KINDS, DivergenceSpec, Pair, clip_entries, logit_gradient
+from trl_opsd.losses.divergence_spec import DivergenceSpec
+from trl_opsd.losses.divergences import DIVERGENCES, INFINITE, Pair, Terms, logit_gradient
 from trl_opsd.losses.support import top_k_support
 
 
@@ -21,32 +25,34 @@ class TokenLoss:
 
     Args:
         loss (`torch.Tensor` of shape `(N,)`): Loss after all clips, the value that is trained.
-        divergence (`torch.Tensor` of shape `(N,)`): Divergence without any clip, for the record.
         gradient (`torch.Tensor` of shape `(N, V)`): d loss / d (logits / temperature).
-        clipped (`torch.Tensor` of shape `(N,)`): Share of the token that a clip took away: teacher probability of the
-            clipped entries, or 1 for a token beyond the token clip.
-        mass_p, mass_q (`torch.Tensor` of shape `(N,)`): Student and teacher probability of the top-k set (1 without).
+        stats (`dict[str, torch.Tensor]`): Statistics of shape `(N,)`, with the names of [`stat_names`]: `loss`;
+            `divergence` without any clip; `clipped`, the share of the token that a clip took away (teacher probability
+            of the clipped entries, or 1 for a token beyond the token clip); with a top-k set `mass_p` and `mass_q`, its
+            probability under student and teacher.
     """
 
     loss: torch.Tensor
-    divergence: torch.Tensor
     gradient: torch.Tensor
-    clipped: torch.Tensor
-    mass_p: torch.Tensor
-    mass_q: torch.Tensor
+    stats: dict[str, torch.Tensor]
+
+
+def stat_names(spec: DivergenceSpec) -> tuple[str, ...]:
+    """Names of the statistics of [`token_loss`], for whoever has to make room for them before the first token."""
+    return ("loss", "divergence", "clipped", *(() if spec.topk is None else ("mass_p", "mass_q")))
 
 
 def token_loss(pair: Pair, spec: DivergenceSpec) -> TokenLoss:
     """
-    Compute the loss that `spec` describes, but for its importance weight.
+    Compute the loss that `spec` describes, without its importance weight.
 
     Args:
         pair ([`Pair`]): Student and teacher on the vocabulary at the temperature, `(N, V)`.
-        spec ([`DivergenceSpec`]): What is compared and how.
+        spec ([`DivergenceSpec`]): Divergence, support and clips.
     """
     support = None if spec.topk is None else top_k_support(pair, spec)
     classes = pair if support is None else support.pair
-    terms = KINDS[spec.kind](classes, spec.beta)
+    terms = DIVERGENCES[spec.divergence].terms(classes, spec.alpha)
     divergence = loss = _infinite(terms.entries.sum(-1))
     slopes, clipped = terms.slopes, torch.zeros_like(loss)
     if spec.entry_clip is not None:
@@ -55,16 +61,43 @@ def token_loss(pair: Pair, spec: DivergenceSpec) -> TokenLoss:
     gradient = logit_gradient(slopes, pair.p) if support is None else support.logit_gradient(slopes)
     if spec.token_clip is not None:
         over = loss > spec.token_clip
-        # "scale" multiplies by min(1, clip / loss) held constant: the value becomes the clip, the direction stays
-        keep = spec.token_clip / loss if spec.token_clip_mode == "scale" else torch.zeros_like(loss)
-        gradient = gradient * torch.where(over, keep, 1.0).unsqueeze(-1)
+        gradient = gradient.masked_fill(over.unsqueeze(-1), 0.0)
         loss = loss.clamp(max=spec.token_clip)
         clipped = torch.where(over, 1.0, clipped)
-    whole = torch.ones_like(loss)
-    masses = (whole, whole) if support is None else (support.mass_p, support.mass_q)
-    return TokenLoss(loss, divergence, gradient, clipped, *masses)
+    stats = {"loss": loss, "divergence": divergence, "clipped": clipped}
+    if support is not None:
+        stats |= {"mass_p": support.mass_p, "mass_q": support.mass_q}
+    return TokenLoss(loss, gradient, stats)
+
+
+def clip_entries(terms: Terms, pair: Pair, spec: DivergenceSpec) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """
+    Bound each entry from above by `spec.entry_clip`: clipped entries are constant and pass no gradient.
+
+    `"signed"` is the point-wise clip of OPSD (huggingface.co/papers/2601.18734): sum_v min(q_v log(q_v/p_v), c).
+
+    Args:
+        terms ([`Terms`]): The divergence.
+        pair ([`Pair`]): Student and teacher.
+        spec ([`DivergenceSpec`]): Bound and form.
+
+    Returns:
+        Clipped value of shape `(N,)`, slopes of shape `(N, V)`, and the mask of clipped entries of shape `(N, V)`.
+    """
+    if spec.entry_clip_mode == "non_negative":
+        entries = terms.entries + terms.shift * (pair.p - pair.q)
+        clipped = entries > spec.entry_clip
+        slopes = torch.where(clipped, 0.0, terms.slopes)
+    else:
+        entries = terms.entries
+        clipped = entries > spec.entry_clip
+        # The true slope of an entry is the one without its shift, which only cancels in the sum over all entries. Put
+        # back at every class it is a multiple of p_v again: exact zeros where q = p
+        shift = terms.shift * pair.p
+        slopes = torch.where(clipped, 0.0, terms.slopes - shift) + shift
+    return entries.clamp(max=spec.entry_clip).sum(-1), slopes, clipped
 
 
 def _infinite(value: torch.Tensor) -> torch.Tensor:
-    """A value that only `LOG_ZERO` can have made, as the infinity that it stands for."""
+    """A divergence with infinity in place of any value that only `LOG_ZERO` can have made."""
     return torch.where(value > INFINITE, torch.inf, value)

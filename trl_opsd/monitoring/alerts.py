@@ -99,8 +99,7 @@ def _all_clipped(history: list[dict[str, float]]) -> str | None:
     if values and min(values) > 0.95:
         return (
             "a clip takes away nearly the whole signal (`self_distillation/clipped_share` above 0.95). Raise or remove "
-            "`distillation_entry_clip` or `distillation_token_clip`; `distillation_token_clip_mode='scale'` keeps the "
-            "direction of clipped tokens."
+            "`distillation_entry_clip` or `distillation_token_clip`."
         )
     return None
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-Numbers for the log, under `self_distillation/`. Each function does one reduction over the ranks, on every rank.
+Metrics for the log, under `self_distillation/`. Each function does one reduction over the ranks, on every rank.
 
 Legend: B rows, C completion tokens, K views.
 """
@@ -16,16 +16,28 @@ from trl_opsd.monitoring.names import PREFIX
 
 TAIL_NATS = 2.0  # A gap beyond it means a token e^2 = 7.4 times more or less likely for the teacher
 
-_SUMS = (
-    "loss",
-    "divergence",
-    "gap/mean",
-    "gap/tail",
-    "teacher_entropy",
-    "clipped_share",
-    "topk_mass/student",
-    "topk_mass/teacher",
-)
+# Statistics that the log names otherwise than the loss does
+_LOGGED = {"clipped": "clipped_share", "mass_p": "topk_mass/student", "mass_q": "topk_mass/teacher"}
+# Statistics that are not means over views as they are: the log has the gap of the first two
+_NOT_OF_VIEWS = ("teacher_logps", "student_logps", "student_entropy")
+
+Number = float | torch.Tensor
+
+
+def reduce_means(accelerator: Accelerator, sums: dict[str, tuple[Number, Number | None]]) -> dict[str, float]:
+    """
+    Means over all ranks by name, from local sums and counts, in one reduction. A mean of nothing is left out.
+
+    Args:
+        accelerator (`Accelerator`): Reduces over ranks.
+        sums (`dict[str, tuple]`): Sum and count by name, numbers or 0-d tensors, the same names on every rank. With
+            the count `None` the value is the sum itself.
+    """
+    values = [value for pair in sums.values() for value in pair if value is not None]
+    flat = torch.cat([torch.as_tensor(value, device=accelerator.device).reshape(1) for value in values])
+    totals = iter(accelerator.reduce(flat, reduction="sum").tolist())
+    reduced = {name: (next(totals), 1 if count is None else next(totals)) for name, (_, count) in sums.items()}
+    return {f"{PREFIX}{name}": total / count for name, (total, count) in reduced.items() if count}
 
 
 def repetition(completion_ids: list[int], n: int = 3) -> float:
@@ -63,25 +75,25 @@ def generation_metrics(
         for ids, weight in zip(view.prompt_ids, view.weights, strict=True)
         if weight
     ]
-    dropped, shortened = (sum(getattr(v, name) for v in encoded.values()) for name in ("dropped", "shortened"))
-    loops = sum(repetition(ids) for ids in completion_ids)
-    counts = [rows, with_view, dropped, shortened, skipped, len(lengths), sum(lengths), loops, without_policy]
-    counts += [sum(leak.quote is not None for leak in leaks), sum(leak.phrase is not None for leak in leaks)]
-    sums = torch.tensor(counts, device=accelerator.device)
     longest = torch.tensor(max(lengths, default=0), device=accelerator.device)
-    sums = accelerator.reduce(sums, reduction="sum").tolist()
-    rows, with_view, dropped, shortened, skipped, views, length, loops, without_policy, quotes, phrases = sums
+    means = reduce_means(
+        accelerator,
+        {
+            "view_share": (with_view, rows),
+            "dropped_views": (sum(view.dropped for view in encoded.values()), None),
+            "shortened_views": (sum(view.shortened for view in encoded.values()), None),
+            "source_errors": (skipped, None),
+            "teacher_prompt_length/mean": (sum(lengths), len(lengths)),
+            "repetition": (sum(repetition(ids) for ids in completion_ids), rows),
+            "policy_off_share": (without_policy, rows),
+            "leak/quotes": (sum(leak.quote is not None for leak in leaks), rows),
+            "leak/phrases": (sum(leak.phrase is not None for leak in leaks), rows),
+        },
+    )
     return {
-        f"{PREFIX}view_share": with_view / rows,
-        f"{PREFIX}dropped_views": dropped,
-        f"{PREFIX}shortened_views": shortened,
-        f"{PREFIX}source_errors": skipped,
-        f"{PREFIX}teacher_prompt_length/mean": length / max(views, 1),
+        f"{PREFIX}teacher_prompt_length/mean": 0.0,  # without any view
+        **means,
         f"{PREFIX}teacher_prompt_length/max": float(accelerator.gather(longest).max()),
-        f"{PREFIX}repetition": loops / rows,
-        f"{PREFIX}policy_off_share": without_policy / rows,
-        f"{PREFIX}leak/quotes": quotes / rows,
-        f"{PREFIX}leak/phrases": phrases / rows,
     }
 
 
@@ -92,58 +104,29 @@ def mean_gaps(stats: dict[str, torch.Tensor], shares: torch.Tensor) -> torch.Ten
 
 
 def token_metrics(
-    accelerator: Accelerator, names: list[str], stats: dict[str, torch.Tensor], shares: torch.Tensor, topk: bool
+    accelerator: Accelerator, names: list[str], stats: dict[str, torch.Tensor], shares: torch.Tensor
 ) -> dict[str, float]:
     """
-    Metrics of a micro-batch, means over the distilled tokens of all ranks (and over views, by their shares).
+    Metrics of a micro-batch: means of all statistics over the distilled tokens of all ranks, and over views by their
+    shares. There are none where nothing was distilled on any rank.
 
     Args:
         accelerator (`Accelerator`): Reduces over ranks.
         names (`list[str]`): The K view names.
         stats (`dict[str, torch.Tensor]`): Statistics of shape `(K, B, C)`, those of the student `(B, C)`.
         shares (`torch.Tensor` of shape `(K, B, C)`): Share of each view at each token, 0 where it is not distilled.
-        topk (`bool`): Whether there is a top-k set, to report its mass.
     """
+    distilled = shares > 0
+    first = distilled & (distilled.cumsum(-1) == 1)  # first distilled token of each row
     gap = stats["teacher_logps"] - stats["student_logps"]
-    values = (
-        stats["loss"], stats["divergence"], gap, (gap.abs() > TAIL_NATS).float(), stats["teacher_entropy"],
-        stats["clipped"], stats["mass_p"], stats["mass_q"],
-    )  # fmt: skip
-    first = (shares > 0) & ((shares > 0).cumsum(-1) == 1)  # first distilled token of each row
+    values = {_LOGGED.get(name, name): stat for name, stat in stats.items() if name not in _NOT_OF_VIEWS}
+    values |= {"gap/mean": gap, "gap/tail": (gap.abs() > TAIL_NATS).float()}
     # Selected, not multiplied: what is not distilled may hold an infinite value, and 0 times that is nan
-    per_view = torch.stack(
-        [
-            *(torch.where(shares > 0, value * shares, 0.0).sum((1, 2)) for value in values),
-            (shares > 0).sum((1, 2)).float(),
-        ]
-    )
-    divergence_of_view = torch.where(shares > 0, stats["divergence"], 0.0).sum((1, 2))
-    flat = torch.cat(
-        [
-            per_view.sum(1),
-            shares.sum().reshape(1),
-            (stats["student_entropy"] * shares.sum(0)).sum().reshape(1),
-            torch.where(first, stats["divergence"], 0.0).sum().reshape(1),
-            first.sum().float().reshape(1),
-            divergence_of_view,
-            per_view[-1],
-        ]
-    )
-    totals = accelerator.reduce(flat, reduction="sum").tolist()
-    return _named(totals, names, topk)
-
-
-def _named(totals: list[float], names: list[str], topk: bool) -> dict[str, float]:
-    """Means by name from the reduced sums of [`token_metrics`]; none where nothing was distilled on any rank."""
-    sums, rest = totals[: len(_SUMS)], totals[len(_SUMS) + 1 :]
-    tokens, student_entropy, first_sum, first_count = rest[:4]
-    if tokens == 0:
-        return {}
-    metrics = {name: value / tokens for name, value in zip(_SUMS, sums, strict=True)}
-    if not topk:
-        del metrics["topk_mass/student"], metrics["topk_mass/teacher"]
-    metrics["student_entropy"] = student_entropy / tokens
-    metrics["first_token_divergence"] = first_sum / max(first_count, 1.0)
-    per_view = zip(names, rest[4 : 4 + len(names)], rest[4 + len(names) :], strict=True)
-    metrics |= {f"divergence/{name}": value / count for name, value, count in per_view if count}
-    return {f"{PREFIX}{name}": value for name, value in metrics.items()}
+    per_view = torch.stack([torch.where(distilled, value * shares, 0.0).sum((1, 2)) for value in values.values()])
+    tokens = shares.sum()
+    sums = {name: (total, tokens) for name, total in zip(values, per_view.sum(1), strict=True)}
+    sums["student_entropy"] = (stats["student_entropy"] * shares.sum(0)).sum(), tokens
+    sums["first_token_divergence"] = torch.where(first, stats["divergence"], 0.0).sum(), first.sum()
+    of_view = torch.where(distilled, stats["divergence"], 0.0).sum((1, 2)), distilled.sum((1, 2))
+    sums |= {f"divergence/{name}": pair for name, *pair in zip(names, *of_view, strict=True)}
+    return reduce_means(accelerator, sums)

@@ -18,7 +18,7 @@ from trl_opsd.batches.distillation_batch import DistillationBatch
 from trl_opsd.batches.teacher_batch import Outputs, TeacherBatch
 from trl_opsd.config.opsd_config import OPSDConfig
 from trl_opsd.kernels import TOKEN_STATS
-from trl_opsd.losses import DivergenceSpec, relative_positions
+from trl_opsd.losses import relative_positions
 from trl_opsd.methods.base import TokenSignals
 from trl_opsd.methods.runtime import MethodRun
 from trl_opsd.model.forward import StudentRequest, TeacherRequest
@@ -27,26 +27,6 @@ from trl_opsd.teacher.teacher import Teacher, live_forward
 
 # From TRL's output, and advantages of shape (B, C) in place of those of the batch, to the policy loss
 PolicyLoss = Callable[..., torch.Tensor]
-
-
-def divergence_spec(args: OPSDConfig) -> DivergenceSpec:
-    """The loss that the config describes."""
-    kinds = {0.0: "forward_kl", 1.0: "reverse_kl"}
-    return DivergenceSpec(
-        kind=kinds.get(args.distillation_alpha, "jsd"),
-        beta=args.distillation_alpha,
-        temperature=args.temperature if args.distillation_temperature is None else args.distillation_temperature,
-        topk=args.distillation_topk,
-        topk_source=args.distillation_topk_source,
-        add_tail=args.distillation_add_tail,
-        entry_clip=args.distillation_entry_clip,
-        entry_clip_mode=args.distillation_entry_clip_mode,
-        token_clip=args.distillation_token_clip,
-        token_clip_mode=args.distillation_token_clip_mode,
-        is_clip=args.distillation_is_clip,
-        stop_gradient=args.distillation_stop_gradient,
-        target=args.distillation_target,
-    )
 
 
 class DistillationObjective:
@@ -66,7 +46,7 @@ class DistillationObjective:
     ):
         self.args, self.teacher, self.accelerator, self.method = args, teacher, accelerator, method
         self.policy_weight = policy_weight
-        self.spec = divergence_spec(args)
+        self.spec = args.divergence_spec
         self.sampled_token = args.distillation_mode == "sampled_token"
 
     @property
@@ -120,9 +100,7 @@ class DistillationObjective:
         trainer to vLLM to all of its advantages, so it is not applied here.
         """
         logps, entropy = self._scores(model, batch)  # (K, B, C)
-        unused = torch.zeros_like(logps)
-        stats = {"teacher_logps": logps, "teacher_entropy": entropy}
-        stats |= {"clipped": unused, "mass_p": unused, "mass_q": unused}
+        stats = {"teacher_logps": logps, "teacher_entropy": entropy, "clipped": torch.zeros_like(logps)}
 
         def loss(output: FusedCausalLMOutput) -> torch.Tensor:
             stats["student_logps"], stats["student_entropy"] = output.log_probs.detach(), output.entropy.detach()

@@ -198,11 +198,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         self.add_callback(self.method)  # before the teacher, which may ask it
         self.add_callback(TeacherUpdateCallback(self.teacher, self.method.should_sync_teacher))
         self.objective = DistillationObjective(args, self.teacher, self.accelerator, self.method, self.policy_weight)
-        self.recorder = Recorder(
-            self.accelerator,
-            topk=args.distillation_mode == "topk_logits",
-            logs_entropy=not self.objective.policy_runs,
-        )
+        self.recorder = Recorder(self.accelerator, logs_entropy=not self.objective.policy_runs)
         self.monitor = SignalMonitor()
         self._may_share_prefix = args.teacher_share_prefix and can_share_prefix(self.teacher.model)
         is_processor = isinstance(self.processing_class, ProcessorMixin)

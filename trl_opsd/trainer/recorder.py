@@ -17,13 +17,12 @@ class Recorder:
 
     Args:
         accelerator (`Accelerator`): Reduces over processes.
-        topk (`bool`): Whether there is a top-k set, to report its mass.
         logs_entropy (`bool`): Whether the student's entropy is logged as TRL's `entropy` too, because TRL's policy
             loss, which logs it, does not run.
     """
 
-    def __init__(self, accelerator: Accelerator, topk: bool, logs_entropy: bool):
-        self.accelerator, self.topk, self.logs_entropy = accelerator, topk, logs_entropy
+    def __init__(self, accelerator: Accelerator, logs_entropy: bool):
+        self.accelerator, self.logs_entropy = accelerator, logs_entropy
 
     def token_values(self, batch: DistillationBatch, stats: dict[str, torch.Tensor]) -> dict[str, float]:
         """
@@ -33,7 +32,7 @@ class Recorder:
             batch ([`DistillationBatch`]): The micro-batch.
             stats (`dict[str, torch.Tensor]`): Statistics of shape `(K, B, C)`, those of the student `(B, C)`.
         """
-        values = token_metrics(self.accelerator, batch.view_names, stats, batch.shares, self.topk)
+        values = token_metrics(self.accelerator, batch.view_names, stats, batch.shares)
         if values and self.logs_entropy:
             values["entropy"] = values[f"{PREFIX}student_entropy"]
         return values

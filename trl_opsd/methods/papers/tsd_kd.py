@@ -88,7 +88,7 @@ def auxiliary_loss(step_context: StepContext) -> AuxiliaryLoss:
         return (self_normalized(chosen.to(stats.student_entropy), stats.taught.any(0)) for chosen in (unsure, early))
 
     def term(tile: Tile):
-        unsure, early = (factor[tile.place] for factor in factors(tile.all_tokens))
+        unsure, early = (factor[tile.token_slice] for factor in factors(tile.all_tokens))
         log_q = sum(one * taught for one, taught in zip(tile.log_qs, tile.taught.unsqueeze(-1), strict=True))
         rank = scaled(plackett_luce(tile.log_p, log_q, options["candidates"]), options["ranking"] * early)
         sharp = scaled(entropy(tile.log_p, tile.p), options["entropy"] * unsure)
