@@ -13,7 +13,7 @@ from test_trainer_loss import batch_of
 
 from endpoint_server import asked, says, sends, serving, slow
 from scripted import right, sums, writing
-from trl_opsd.privileged import AllOf, Cached, Critic, DatasetColumn, FirstOf, When, build_source, conditions
+from trl_opsd.privileged import AllOf, Critic, DatasetColumn, FirstOf, When, build_source, conditions
 from trl_opsd.privileged.sources.critic import ANSWERS, EXAMPLE, aligned
 
 
@@ -296,7 +296,7 @@ def test_others_are_written_by_an_endpoint_too(make_trainer, endpoint):
 def test_parts_sum_their_counts(make_trainer):
     """Two critics in all kinds of composites: what is counted is of one batch, and zero where nobody was asked."""
     says = [Critic(author=Says(text), name=name) for text, name in (("", "a"), ("Yes.", "b"))]
-    source = AllOf(Cached(says[0]), When(conditions.failed(), FirstOf(says[1])))
+    source = AllOf(When(lambda one, _: one.step == 0, says[0]), When(conditions.failed(), FirstOf(says[1])))
     trainer = make_trainer(dataset=sums(), privileged=source, **OPTIONS, rollout_func=writing(*TEXTS))
     trainer.train()
     first, second = trainer.state.log_history[:2]

@@ -430,7 +430,9 @@ def test_image_view_refuses(options, problem):
 
 
 def test_image_view_names_a_missing_column(make):
-    with pytest.raises(ValueError, match=r"reads the column `crop`, and `train_dataset` has \['prompt', 'images'\]"):
+    with pytest.raises(
+        ValueError, match=r"`train_dataset` has no column `crop`, .*`image_column`.* it has \['prompt', 'images'\]"
+    ):
         make("qwen", privileged=ImageView(image_column="crop"))
 
 

@@ -32,7 +32,7 @@ def preserve_trainer_state(trainer: "OPSDTrainer") -> Iterator[None]:
         trainer ([`OPSDTrainer`]): Not in the middle of a step.
     """
     attributes, source = dict(vars(trainer)), trainer.privileged
-    kept = copy.deepcopy(source.state_dict()) if hasattr(source, "state_dict") else None
+    kept = copy.deepcopy(source.state_dict())
     method = {name: copy.deepcopy(getattr(trainer.method, name)) for name in _OF_METHODS}
     modes = [(module, module.training) for module in trainer.model.modules()]
     python, numpy = random.getstate(), np.random.get_state()

@@ -12,9 +12,10 @@ from trl_opsd.checkpoints.trainer import CrashSafeGRPOTrainer
 from trl_opsd.engines.distributed import raise_on_all_ranks
 from trl_opsd.methods.runtime import MethodRun
 from trl_opsd.monitoring.metrics import generation_metrics
+from trl_opsd.privileged import Source
 from trl_opsd.rollouts.message_images import with_empty_lists
 from trl_opsd.rollouts.rollout import Rollout, rows_of_columns, total_reward, turns_of
-from trl_opsd.rollouts.view import PrivilegedSource, shown_context
+from trl_opsd.rollouts.view import shown_context
 from trl_opsd.trainer.objective import batch_keys
 from trl_opsd.trainer.view_collector import ViewCollector, alignment_error
 
@@ -22,7 +23,7 @@ from trl_opsd.trainer.view_collector import ViewCollector, alignment_error
 class SamplingTrainer(CrashSafeGRPOTrainer):
     """Rollouts as TRL samples and scores them, their views, and the keys that these add to the batch."""
 
-    privileged: PrivilegedSource
+    privileged: Source
     collector: ViewCollector
     method: MethodRun
     _has_reward: bool
@@ -31,8 +32,7 @@ class SamplingTrainer(CrashSafeGRPOTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         if not self._is_plain_grpo:
-            columns = getattr(self.privileged, "columns", [])
-            self._signature_columns = list(dict.fromkeys([*self._signature_columns, *columns]))
+            self._signature_columns = list(dict.fromkeys([*self._signature_columns, *self.privileged.columns]))
 
     def _generate(self, prompts: list) -> tuple:
         sampled = super()._generate(prompts)

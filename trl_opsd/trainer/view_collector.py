@@ -16,7 +16,7 @@ from trl_opsd.config.opsd_config import OPSDConfig
 from trl_opsd.engines.distributed import raise_on_all_ranks
 from trl_opsd.monitoring.leaks import LEAK_PHRASES, Leak, Phrases, find_leaks
 from trl_opsd.monitoring.names import PREFIX
-from trl_opsd.privileged import Asker, DatasetColumn, Run, build_source
+from trl_opsd.privileged import Asker, DatasetColumn, Run, Source, as_source, build_source
 from trl_opsd.privileged.base import source_name
 from trl_opsd.prompts.tokenizer import Tools
 from trl_opsd.prompts.view_encoder import ViewEncoder
@@ -28,14 +28,14 @@ from trl_opsd.rollouts.view import PrivilegedSource, View
 NOT_PUSHED = "_"
 
 
-def source_of(args: OPSDConfig, given: PrivilegedSource | None) -> PrivilegedSource:
+def source_of(args: OPSDConfig, given: PrivilegedSource | None) -> Source:
     """The source that the trainer was given, or that the config describes."""
     if given is not None and args.privileged_source is not None:
         raise ValueError("`privileged=` and `privileged_source` are both set: leave out one of them.")
     if given is not None:
-        return given
+        return as_source(given)
     if args.privileged_source is not None:
-        return build_source(args.privileged_source)
+        return as_source(build_source(args.privileged_source))
     return DatasetColumn(
         args.privileged_column,
         teach_bare_rows=args.teacher_model_kind == "checkpoint",
@@ -50,7 +50,7 @@ class ViewCollector:
 
     Args:
         args ([`OPSDConfig`]): Options.
-        source (`PrivilegedSource`): Where views come from.
+        source ([`~trl_opsd.privileged.Source`]): Where views come from.
         encoder ([`ViewEncoder`]): From views to ids.
         accelerator (`Accelerator`): Tells of errors, and completes groups.
         required (`tuple[str]`, *optional*): Views that a rollout must have, by name or as `NAME-1` and so on. One that
@@ -60,7 +60,7 @@ class ViewCollector:
     def __init__(
         self,
         args: OPSDConfig,
-        source: PrivilegedSource,
+        source: Source,
         encoder: ViewEncoder,
         accelerator: Accelerator,
         required: tuple[str, ...] = (),
@@ -79,13 +79,12 @@ class ViewCollector:
     def setup(self, run: Run) -> None:
         """Give the source what it may need, before training."""
         self.run = run
-        if self.args.privileged_timeout is not None and getattr(self.source, "uses_model", False):
+        if self.args.privileged_timeout is not None and self.source.uses_model:
             raise ValueError(
                 "`privileged_timeout` can't stop a source that lets the model write: the other processes would wait. "
                 "Leave the option out; such a source takes `max_new_tokens`."
             )
-        if hasattr(self.source, "setup"):
-            self.source.setup(run)
+        self.source.setup(run)
 
     def collect(self, rollouts: list[Rollout], group_size: int) -> None:
         """
@@ -116,7 +115,7 @@ class ViewCollector:
 
     def _counted(self) -> dict[str, float]:
         """What the source counted of this batch, on this process."""
-        counts = getattr(self.source, "counts", {})
+        counts = self.source.counts
         if not isinstance(counts, dict) or not all(isinstance(value, (int, float)) for value in counts.values()):
             raise ValueError(f"`counts` of {source_name(self.source)} must map names to numbers, got {counts!r}.")
         # After an error some parts of a source may still hold those of the batch before
@@ -175,14 +174,15 @@ class ViewCollector:
 
     def save(self, folder: Path, is_main: bool) -> None:
         """Write the source's state, if it has one, into a checkpoint."""
-        if is_main and hasattr(self.source, "state_dict"):
-            text = json.dumps(self.source.state_dict())  # in ASCII, which takes lone surrogates too
+        state = self.source.state_dict() if is_main else None
+        if state is not None:
+            text = json.dumps(state)  # in ASCII, which takes lone surrogates too
             (folder / f"{NOT_PUSHED}privileged_source.json").write_text(text, encoding="utf-8")
 
     def load(self, folder: Path) -> None:
         """Take it up."""
         path = folder / f"{NOT_PUSHED}privileged_source.json"
-        if hasattr(self.source, "load_state_dict") and path.is_file():
+        if path.is_file():
             self.source.load_state_dict(json.loads(path.read_text(encoding="utf-8")))
 
 
