@@ -121,7 +121,7 @@ def test_conditions_where_a_function_gave_no_reward(make_trainer):
     for name, spec in {"failed": "failed", "mean": "above_group_mean", "from": {"reward_from": -9.0}}.items():
         trainer = run(make_trainer, when(spec), rewards=lambda completions, **_: [None] * len(completions))
         found[name] = contexts(trainer)
-    assert found == {"failed": [["x"]] * 8, "below": [[]] * 8, "from": [[]] * 8}
+    assert found == {"failed": [["x"]] * 8, "mean": [[]] * 8, "from": [[]] * 8}
 
 
 def test_truncated_rollouts(make_trainer):

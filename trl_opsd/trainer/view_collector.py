@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from trl_opsd.batches.encoded_view import EncodedView
+from trl_opsd.batches.pixels import ImageCache
 from trl_opsd.config.opsd_config import OPSDConfig
 from trl_opsd.engines.distributed import raise_on_all_ranks
 from trl_opsd.monitoring.leaks import LEAK_PHRASES, Leak, Phrases, find_leaks
@@ -96,7 +97,8 @@ class ViewCollector:
         """
         self.rollouts = rollouts
         step = rollouts[0].step
-        with raise_on_all_ranks(self.accelerator, "the privileged source", step):
+        stage = "the privileged source"
+        with raise_on_all_ranks(self.accelerator, stage, step, name=lambda _: stage):
             groups = whole_groups(rollouts, group_size, self.accelerator)
             self.group_success = {group[0].group: any(one.success for one in group) for group in groups}
             found = self.asker(groups)
@@ -104,7 +106,7 @@ class ViewCollector:
             self.counts = self._counted()
             if self.required:
                 self.counts["incomplete_rollouts"] = sum(map(bool, found)) - sum(map(bool, self.views))
-        with raise_on_all_ranks(self.accelerator, "what is told of the contexts", step):
+            stage = "the record of the contexts"
             self.leaks = find_leaks(rollouts, self.views, self.args.leak_ngram_size, self._phrases)
             if self.args.log_privileged_context:
                 self._write_down(step)
@@ -135,14 +137,11 @@ class ViewCollector:
         with raise_on_all_ranks(self.accelerator, "the teacher's prompts", self.rollouts[0].step):
             if len(dict(readers)) < len(readers):
                 raise ValueError(f"Views of one name have two readers: {readers}. Give them names of their own.")
-            try:
-                return {
-                    name: self.encoder.encode(name, self.rollouts, self.views, tools, live=reader == "live")
-                    for name, reader in readers
-                }
-            finally:
-                if self.encoder.tokenizer.images is not None:
-                    self.encoder.tokenizer.images.forget()
+            cache = ImageCache()
+            return {
+                name: self.encoder.encode(name, self.rollouts, self.views, tools, reader == "live", cache)
+                for name, reader in readers
+            }
 
     def successes(self, device: torch.device) -> dict[str, torch.Tensor]:
         """Batch keys `(B,)`: whether the rollout, and any of its group, had success, as 0 or 1."""
