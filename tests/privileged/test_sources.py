@@ -72,7 +72,8 @@ def test_columns_are_declared_once(name):
     """A missing one is an error before training, which names the option where there are several."""
     source_class = SOURCES[name]
     options = {option: f"of_{option}" for option in source_class.COLUMN_FIELDS}
-    source = source_class(**{**arguments_of(name), **options})
+    given = {} if name == "column" else arguments_of(name)
+    source = source_class(**{**given, **options})
     assert source.columns == list(options.values())
     for option, column in options.items():
         dataset = Dataset.from_dict({one: ["x"] for one in [*options.values(), "prompt"] if one != column})

@@ -2,7 +2,6 @@
 
 """State of sources: what changes over calls is in `state_dict`, and comes back with `load_state_dict`."""
 
-import copy
 import json
 import types
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import pytest
 from datasets import Dataset
 from test_named import ARGUMENTS
 
-from trl_opsd.privileged import AllOf, FirstOf, Run, Skills, TextSource, When, WithBaselines, call, rollouts_of
+from trl_opsd.privileged import AllOf, FirstOf, Run, Skills, Source, TextSource, When, WithBaselines, call, rollouts_of
 from trl_opsd.privileged.named import SOURCES
 from trl_opsd.rollouts.rollout import Rollout, Turn
 
@@ -64,7 +63,10 @@ def groups_of(step):
 
 
 def frozen(value):
-    """A copy that can be compared: of functions, tokenizers and the like their type alone."""
+    """A copy that can be compared: of functions, tokenizers and the like their type alone; of a source all but its run
+    and its counts, which are those of the latest call."""
+    if isinstance(value, Source):
+        return {name: frozen(item) for name, item in vars(value).items() if name not in ("run", "counts")}
     if isinstance(value, dict):
         return {repr(frozen(key)): frozen(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -75,15 +77,8 @@ def frozen(value):
         return value
     if isinstance(value, np.ndarray):
         return value.tolist()
-    plain = hasattr(value, "__dict__") and not callable(value) and not isinstance(value, (type, types.ModuleType))
-    return (
-        [type(value).__name__, frozen(vars(value))] if plain or hasattr(value, "state_dict") else type(value).__name__
-    )
-
-
-def attributes(source):
-    """All of a source but its run and its counts, which are those of the latest call."""
-    return copy.deepcopy({name: frozen(value) for name, value in vars(source).items() if name not in ("run", "counts")})
+    plain = hasattr(value, "__dict__") and not callable(value) and not isinstance(value, types.ModuleType)
+    return [type(value).__name__, frozen(vars(value))] if plain else type(value).__name__
 
 
 def ready(make, tokenizer):
@@ -101,10 +96,10 @@ def check_state(make, tokenizer):
     Sound for what its attributes hold as values. What a function closes over, a global or a file is not seen.
     """
     source = ready(make, tokenizer)
-    first = attributes(source)
+    first = frozen(source)
     for step in range(3):
         call(source, groups_of(step))
-    last = attributes(source)
+    last = frozen(source)
     changed = sorted(name for name in first.keys() | last.keys() if first.get(name) != last.get(name))
     state = source.state_dict()
     assert not changed or state is not None, f"{changed} change over calls, and there is no state_dict"
@@ -112,7 +107,7 @@ def check_state(make, tokenizer):
         return
     other = ready(make, tokenizer)
     other.load_state_dict(json.loads(json.dumps(state, allow_nan=False)))
-    restored = attributes(other)
+    restored = frozen(other)
     lost = [name for name in changed if restored.get(name) != last[name]]
     assert not lost, f"{lost} change over calls, and are not in the state"
     assert other.state_dict() == state

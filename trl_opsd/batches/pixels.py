@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-Images in what the student and the teacher read.
+Pixel tensors of the images in student and teacher prompts, row by row.
 
 Pixel tensors are laid out by the family of the model: patches of all images, tiles, one entry for each image or for
 each row. Here they are kept row by row, so that rows can be dealt anew, left out and read by several views, and are
@@ -36,7 +36,7 @@ MODALITIES = (*PIXELS, "num_images", "num_tiles", *TOKEN_TYPES)
 
 
 def rows_of_pixels(batch: dict[str, Any]) -> list[Pixels]:
-    """The student's pixel tensors of each row of a batch, views of those of the batch; empty for a row without."""
+    """Pixel tensors of the student by row, views of those of the batch; empty for a row without images."""
     count = len(batch["prompt_ids"])
     numbers = batch.get("num_images")
     if numbers is None or batch.get("pixel_values") is None:
@@ -147,10 +147,10 @@ class ImageInputs:
 
     def probe(self, encode: Callable[[Messages], dict[str, Any]]) -> None:
         """
-        Find out, with two pictures, what the family needs.
+        Learn from two blank images which model inputs the family has.
 
         Args:
-            encode (`Callable`): From a prompt to the processor's tensors for it.
+            encode (`Callable`): From a prompt to the processor's tensors.
         """
         from PIL import Image  # there where an image processor is
 
@@ -183,7 +183,7 @@ class ImageInputs:
 
     def check_rows(self, counts: list[int]) -> None:
         """
-        Refuse rows that TRL can't tell apart.
+        Check that TRL can tell the images of rows apart.
 
         Args:
             counts (`list[int]`): Images in the student's prompt of each row of the local generation batch.

@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Base classes of privileged sources: hooks that a run calls, a run's offer to them, options of a text's view."""
+"""Base classes of privileged sources, the run that they are given, and helpers that they share."""
 
 import importlib
 import math

@@ -75,7 +75,7 @@ def reward_from(value: float, function: str | None = None) -> Condition:
     Rollouts whose reward is at least a value, such as those that a verifier accepts.
 
     Args:
-        value (`float`): The value.
+        value (`float`): Least reward.
         function (`str`, *optional*): Name of a reward function. `None` means the total.
     """
     _check_number(value)
@@ -91,7 +91,7 @@ def group_reward_below(value: float) -> Condition:
 
 @_named
 def most_errors() -> Condition:
-    """The one rollout of its group with the most tool errors, the first of several; none where no call failed."""
+    """Rollout with the most tool errors of its group, the first of several; none where no call failed."""
 
     def has_most(rollout: Rollout, group: Group) -> bool:
         counts = [sum(len(turn.errors) for turn in one.turns) for one in group]
