@@ -391,11 +391,11 @@ def test_what_others_read_of_a_source(config):
     """Its names, and how it is composed; nothing of its arguments."""
     hint = {"column": {"column": PLANTED, "template": PLANTED + "{privileged_context}"}}
     source = {"first_of": [{"when": {"condition": {"probability": 0.5}, "source": hint}}, {"fixed": PLANTED}]}
-    built = config(privileged_source={"cached": {"all_of": [source, "column"]}})
-    expected = "cached(all_of(first_of(when(probability, column), fixed), column))"
+    built = config(privileged_source={"with_baselines": {"source": {"all_of": [source, "column"]}}})
+    expected = "with_baselines(all_of(first_of(when(probability, column), fixed), column))"
     assert built.to_dict()["privileged_source"] == built.public().privileged_source == expected
     assert PLANTED not in built.to_json_string()
-    assert built.privileged_source["cached"]["all_of"][0] == source
+    assert built.privileged_source["with_baselines"]["source"]["all_of"][0] == source
 
 
 # TRL refuses a config that has both of two options, one of which it fills in from the other

@@ -191,7 +191,7 @@ EVERYWHERE = {
     "reward of both": ([0, 1], "OSError", "the reward function 'reward' on process ", "the judge does not answer"),
     "source": ([1], "KeyError", "the privileged source on process 1, step 4", "no such solution"),
     "overlong": ([0], "ValueError", "the teacher's prompts on process 0, step 4", "`teacher_overlong='drop_view'`"),
-    "written": ([1], "IsADirectoryError", "what is told of the contexts on process 1, step 4", "train-000004-1.jsonl"),
+    "written": ([1], "IsADirectoryError", "the record of the contexts on process 1, step 4", "train-000004-1.jsonl"),
 }
 
 

@@ -5,7 +5,6 @@
 import asyncio
 import json
 
-import numpy as np
 import pytest
 import yaml
 from datasets import Dataset
@@ -17,7 +16,6 @@ from scripted import right, sums, writing
 from trl_opsd import View
 from trl_opsd.privileged import (
     AllOf,
-    Cached,
     DatasetColumn,
     FirstOf,
     Fixed,
@@ -26,8 +24,6 @@ from trl_opsd.privileged import (
     build_source,
     rollouts_of,
 )
-from trl_opsd.privileged.compose import row_key
-from trl_opsd.rollouts.rollout import Rollout
 
 
 GROUPS = ["2", "3", "it is 2", "no"], ["1", "2", "3", "no way"]  # the second has no success
@@ -72,8 +68,7 @@ CONDITIONS = {
     "succeeded": ("succeeded", [True, False, True, False, *NONE]),
     "group failed": ("group_failed", [*NONE, *ALL]),
     "nothing truncated": ("truncated", [*NONE, *NONE]),
-    "reward below": ({"reward_below": 1.0}, [False, True, False, True, *ALL]),
-    "reward below, none": ({"reward_below": 0.0}, [*NONE, *NONE]),
+    "above the mean": ("above_group_mean", [True, False, True, False, *NONE]),
     "reward from": ({"reward_from": 1.0}, [True, False, True, False, *NONE]),
     "reward from, all": ({"reward_from": {"value": 0.0}}, [*ALL, *ALL]),
     "group reward below": ({"group_reward_below": 1.0}, [*NONE, *ALL]),
@@ -96,14 +91,12 @@ def test_conditions(make_trainer, condition, wanted):
 def test_a_condition_on_one_reward_function(make_trainer):
     trainer = run(make_trainer, when({"reward_from": {"value": 0.5, "function": "length"}}), rewards=[right, length])
     assert contexts(trainer) == [[], [], ["x"], [], [], [], [], ["x"]]
-    trainer = run(make_trainer, when({"reward_below": {"value": 0.2, "function": "length"}}), rewards=[right, length])
-    assert contexts(trainer) == [["x"], ["x"], [], [], ["x"], ["x"], ["x"], []]
     with pytest.raises(ValueError, match=r"no reward function 'judge', only \['length', 'right'\]") as caught:
-        run(make_trainer, when({"reward_below": {"value": 0.2, "function": "judge"}}), rewards=[right, length])
+        run(make_trainer, when({"reward_from": {"value": 0.2, "function": "judge"}}), rewards=[right, length])
     assert "Raised by the privileged source When." in caught.value.__notes__
 
 
-@pytest.mark.parametrize("name", ["reward_below", "reward_from", "group_reward_below"])
+@pytest.mark.parametrize("name", ["reward_from", "group_reward_below"])
 def test_a_bound_that_is_no_number(name):
     with pytest.raises(ValueError, match=rf"condition.{name}`: `value` must be a number, got '1e-3' \(YAML takes"):
         build_source(yaml.safe_load(f"when: {{condition: {{{name}: 1e-3}}, source: {{fixed: x}}}}"))
@@ -112,8 +105,7 @@ def test_a_bound_that_is_no_number(name):
 @pytest.mark.parametrize(
     "spec",
     [
-        "failed", "succeeded", "group_failed", "above_group_mean", {"reward_below": 9.0}, {"reward_from": -9.0},
-        {"group_reward_below": 9.0},
+        "failed", "succeeded", "group_failed", "above_group_mean", {"reward_from": -9.0}, {"group_reward_below": 9.0},
     ],
 )  # fmt: skip
 def test_conditions_without_a_reward(make_trainer, spec):
@@ -126,10 +118,10 @@ def test_conditions_without_a_reward(make_trainer, spec):
 def test_conditions_where_a_function_gave_no_reward(make_trainer):
     """Nothing succeeds, and nothing has a reward above or below."""
     found = {}
-    for name, spec in {"failed": "failed", "below": {"reward_below": 9.0}, "from": {"reward_from": -9.0}}.items():
+    for name, spec in {"failed": "failed", "mean": "above_group_mean", "from": {"reward_from": -9.0}}.items():
         trainer = run(make_trainer, when(spec), rewards=lambda completions, **_: [None] * len(completions))
         found[name] = contexts(trainer)
-    assert found == {"failed": [["x"]] * 8, "below": [[]] * 8, "from": [[]] * 8}
+    assert found == {"failed": [["x"]] * 8, "mean": [[]] * 8, "from": [[]] * 8}
 
 
 def test_truncated_rollouts(make_trainer):
@@ -286,7 +278,7 @@ class Stateful:
 
 
 def nested(part, other):
-    return FirstOf(Fixed("x"), AllOf(When(lambda *_: True, Cached(part)), other))
+    return FirstOf(Fixed("x"), AllOf(When(lambda *_: True, part), other))
 
 
 def test_what_a_part_needs_and_keeps_is_handed_on(make_trainer, rows, tmp_path):
@@ -307,80 +299,3 @@ def test_what_a_part_needs_and_keeps_is_handed_on(make_trainer, rows, tmp_path):
     bare = Dataset.from_list([{"prompt": row["prompt"]} for row in rows])
     with pytest.raises(ValueError, match="no hint in train_dataset"):
         make_trainer(privileged=nested(Stateful(), Stateful()), dataset=bare)
-
-
-# cached
-
-
-class Costly:
-    """Counts the rows that it is asked about."""
-
-    def __init__(self, give=lambda row: [View(f"About {row['other']}")]):
-        self.give, self.asked, self.failing = give, [], False
-
-    def __call__(self, groups):
-        if self.failing:
-            raise OSError("not now")
-        wanted = [one for one in rollouts_of(groups) if one.wanted]
-        self.asked.append([one.row["other"] for one in wanted])
-        return [self.give(one.row) if one.wanted else [] for one in rollouts_of(groups)]
-
-
-def test_a_row_is_asked_about_once(make_trainer):
-    """Two rows of four rollouts each, in each of three batches."""
-    costly = Costly()
-    trainer = run(make_trainer, Cached(costly))
-    assert costly.asked == [["Use fingers.", "Use a line."]]
-    assert contexts(trainer) == [*[["About Use fingers."]] * 4, *[["About Use a line."]] * 4]
-    trainer.train()
-    assert costly.asked == [["Use fingers.", "Use a line."], [], []]
-    assert contexts(trainer) == [*[["About Use fingers."]] * 4, *[["About Use a line."]] * 4]
-
-
-def test_rows_with_images_are_told_apart_by_what_they_show():
-    """Two objects of one picture are one, another picture is another, whatever their addresses."""
-    from PIL import Image
-
-    def key_of(value):
-        return row_key(Rollout({"x": value}, "", "", [], [], [], {}, 0.0, False, {}, 0, 0, 0, 0, 1))
-
-    def image(color):
-        return Image.new("RGB", (2, 2), color)
-
-    assert key_of(image("red")) == key_of(image("red")) != key_of(image("blue"))
-    middle = np.zeros(2000)
-    middle[1000] = 1
-    assert key_of(np.zeros(2000)) == key_of(np.zeros(2000)) != key_of(middle), "its text leaves out the middle"
-
-
-def test_a_row_without_views_is_kept_too(make_trainer):
-    costly = Costly(lambda row: [] if "line" in row["other"] else [View("x")])
-    trainer = run(make_trainer, Cached(costly))
-    trainer.train()
-    assert costly.asked == [["Use fingers.", "Use a line."], [], []]
-    assert contexts(trainer) == [*[["x"]] * 4, *[[]] * 4]
-
-
-def test_a_key_of_ones_own(make_trainer):
-    costly = Costly()
-    trainer = run(make_trainer, Cached(costly, key=lambda rollout: str(rollout.success)))
-    assert costly.asked == [["Use fingers."] * 2], "a success and a failure"
-    assert contexts(trainer) == [["About Use fingers."]] * 8
-
-
-def test_only_wanted_rows_are_asked_about(make_trainer):
-    costly = Costly()
-    trainer = run(make_trainer, When(lambda one, _: one.index == 6, Cached(costly)))
-    assert costly.asked == [["Use a line."]]
-    assert contexts(trainer) == [*[[]] * 6, ["About Use a line."], []]
-
-
-def test_an_error_is_not_kept(make_trainer):
-    costly = Costly()
-    costly.failing = True
-    trainer = run(make_trainer, Cached(costly), privileged_on_error="skip")
-    assert contexts(trainer) == [[]] * 8
-    costly.failing = False
-    trainer.train()
-    assert costly.asked == [["Use fingers.", "Use a line."], []]
-    assert contexts(trainer) == [*[["About Use fingers."]] * 4, *[["About Use a line."]] * 4]

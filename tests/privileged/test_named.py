@@ -13,19 +13,20 @@ from trl_opsd import OPSDConfig, View
 from trl_opsd import privileged as package
 from trl_opsd.privileged import (
     AllOf,
-    Cached,
     DatasetColumn,
     FirstOf,
     Fixed,
     SiblingSuccess,
     TextSource,
     When,
+    WithBaselines,
     build_condition,
     build_source,
     rollouts_of,
 )
 from trl_opsd.privileged.compose import Composite
-from trl_opsd.privileged.named import CONDITIONS, SOURCES, outline
+from trl_opsd.privileged.conditions import CONDITIONS
+from trl_opsd.privileged.named import SOURCES, outline
 
 
 VIEW = {"place": "system", "template": "<{privileged_context}>", "weight": 2.0, "name": "v", "role": "user"}
@@ -40,8 +41,7 @@ ARGUMENTS = {  # of sources that need some, and of conditions; the others are ma
     "turn_hint": {"rules": [{"hint": "Think."}], "max_hints": 2},
     "group_reward_below": {"value": 0.5},
     "probability": {"p": 0.5, "seed": 3},
-    "reward_below": {"value": 0.5, "function": "right"},
-    "reward_from": {"value": 0.5},
+    "reward_from": {"value": 0.5, "function": "right"},
 }
 
 
@@ -109,18 +109,18 @@ def parts(source):
 def test_composed_sources():
     spec = {
         "first_of": [
-            {"when": {"condition": {"reward_below": 0.5}, "source": {"cached": {"column": "hint"}}}},
+            {"when": {"condition": {"reward_from": 0.5}, "source": {"with_baselines": {"source": {"column": "hint"}}}}},
             {"all_of": ["sibling", {"fixed": {"context": "x", "name": "rules"}}]},
             "column",
         ]
     }
     expected = FirstOf(
-        When(CONDITIONS["reward_below"](0.5), Cached(DatasetColumn("hint"))),
+        When(CONDITIONS["reward_from"](0.5), WithBaselines(DatasetColumn("hint"))),
         AllOf(SiblingSuccess(), Fixed("x", name="rules")),
         DatasetColumn(),
     )
     assert parts(build_source(spec)) == parts(expected)
-    assert outline(spec) == "first_of(when(reward_below, cached(column)), all_of(sibling, fixed), column)"
+    assert outline(spec) == "first_of(when(reward_from, with_baselines(column)), all_of(sibling, fixed), column)"
 
 
 # Of one's own, by dotted path: this module is imported by its name
@@ -210,8 +210,11 @@ MISTAKES = [
         ["`privileged_source.when.condition.probability`: missing a required argument: 'p'. It takes (p: float, seed"],
     ),
     ({"when": {"condition": "failed", "source": 3}}, ["`privileged_source.when.source` must be a name", "got 3"]),
-    ({"cached": {"all_of": [{"fixed": ""}]}}, ["`privileged_source.cached.all_of[0].fixed`: Fixed has an empty"]),
-    ("cached", ["`privileged_source.cached` must be a name, or a mapping"]),
+    (
+        {"first_of": [{"all_of": [{"fixed": ""}]}]},
+        ["`privileged_source.first_of[0].all_of[0].fixed`: Fixed has an empty"],
+    ),
+    ("with_baselines", ["`privileged_source.with_baselines` needs a `source`"]),
     ("no_such_module.source", ["`privileged_source.no_such_module.source`", "can't be imported", "No module named"]),
     ("test_named.no_such", ["`privileged_source.test_named.no_such`", "can't be imported", "no attribute 'no_such'"]),
     ("..source", ["`privileged_source...source`", "can't be imported"]),
@@ -240,7 +243,6 @@ PUBLIC = [thing for thing in vars(package).values() if is_dataclass(thing) and i
 @pytest.mark.parametrize("cls", [*PUBLIC, *(c for c in SOURCES.values() if c not in PUBLIC)], ids=lambda c: c.__name__)
 def test_every_field_is_documented(cls):
     """In the class's own docstring, or that of a base."""
-    assert set(SOURCES.values()) <= set(PUBLIC), "every named source is exported"
     text = "\n".join(inspect.getdoc(base) or "" for base in cls.__mro__ if base is not object)
     heads = re.findall(r"^    ([\w, ]+?)(?: \(.+\))?:(?: |$)", text, flags=re.MULTILINE)
     documented = {name.strip() for head in heads for name in head.split(",")}

@@ -312,7 +312,7 @@ def test_a_missing_column_is_named_before_training(make_trainer):
 
 def test_a_reference_that_is_no_text(make_trainer):
     with pytest.raises(
-        ValueError, match=r"The column `solution` of the row with prompt .*1 \+ 1.* must be text, got 2"
+        ValueError, match=r"The column `solution` of the row with prompt .*1 \+ 1.* must be text or None, got 2"
     ):
         reflected(make_trainer, BOTH, dataset=sums(solution=[2, 5]), reference="solution")
 

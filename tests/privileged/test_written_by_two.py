@@ -52,7 +52,7 @@ def test_the_solution_of_another_process(both):
 def test_one_fails_and_both_say_so(both):
     raised, other = sorted(told["skills, one fails"]["error"] for told in both)
     assert raised == "OSError: no summary today"
-    assert "Skills failed on another process: OSError: no summary today" in other
+    assert "OSError from Skills on process 1: no summary today" in other
 
 
 def test_the_model_writes(both):

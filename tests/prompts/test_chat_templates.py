@@ -46,6 +46,12 @@ def rollout_of(made, prompt):
     )
 
 
+def ids_of(made, view, rollout):
+    """All that the teacher reads before the tokens that it scores."""
+    before = rollout.prompt_ids + rollout.completion_ids[: view.start(rollout)]
+    return made.encode_view(view, rollout.prompt, before, None)[0]
+
+
 def without(ids, part):
     """`ids` without the one run of tokens `part`."""
     places = [i for i in range(len(ids) - len(part) + 1) if ids[i : i + len(part)] == part]
@@ -63,14 +69,14 @@ def test_places_in_the_prompt(name, place, prompt):
     made = encoder(name)
     if name in NO_SYSTEM and (place == "system" or len(prompt) > 1):
         with pytest.raises(ValueError, match="chat template"):
-            made.teacher_ids(View(HINT, place=place), rollout_of(made, prompt), None)
+            ids_of(made, View(HINT, place=place), rollout_of(made, prompt))
         return
     rollout = rollout_of(made, prompt)
     if name in ALTERNATING and place == "user_turn":
         with pytest.raises(ValueError, match=r"chat template refuses.*alternat"):
-            made.teacher_ids(View(HINT, place=place), rollout, None)
+            ids_of(made, View(HINT, place=place), rollout)
         return
-    ids = made.teacher_ids(View(HINT, place=place), rollout, None)
+    ids = ids_of(made, View(HINT, place=place), rollout)
     decode = made.tokenizer.tokenizer.decode
     text, student = decode(ids), decode(rollout.prompt_ids)
     assert text.count(HINT) == 1 and HINT not in student
@@ -91,7 +97,7 @@ def test_places_between_tokens(name, place, position):
     made = encoder(name)
     rollout = rollout_of(made, [USER])
     view = View(HINT, place=place, position=position)
-    ids = made.teacher_ids(view, rollout, None)
+    ids = ids_of(made, view, rollout)
     start = view.start(rollout)
     student = rollout.prompt_ids + rollout.completion_ids[:start]
     added = len(ids) - len(student)
@@ -128,7 +134,7 @@ def test_think_blocks_of_one_side(name, swapped):
         own, others = (made.tokenizer.beginning(None, kwargs) for kwargs in (teacher, student))
         assert own != others, "the template begins the two sides' answers differently"
         rollout = rollout_of(made, [USER])
-        ids = made.teacher_ids(View(HINT), rollout, None)
+        ids = ids_of(made, View(HINT), rollout)
         wanted = others if beginning == "student" else own
         assert ids[len(ids) - len(wanted) :] == wanted
         assert (made.tokenizer.tokenizer.decode(ids).count("<think>")) == made.tokenizer.tokenizer.decode(wanted).count(

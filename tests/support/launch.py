@@ -26,7 +26,7 @@ def outcome(script: Path, *arguments: str, processes: int, seconds: int) -> tupl
     command = [sys.executable, str(SUPPORT / "rank.py"), str(script), *arguments]
     if processes > 1:
         command[1:1] = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"]
-    folders = [str(TESTS), str(SUPPORT), str(TESTS / "distributed")]
+    folders = [str(TESTS / name) for name in (".", "support", "distributed", "privileged", "prompts", "trainer")]
     path = os.pathsep.join([*folders, *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     process = subprocess.Popen(

@@ -83,7 +83,7 @@ WHERE = {
     "within others": (
         {"privileged_source": {"first_of": [
             {"when": {"condition": {"probability": 1.0}, "source": {"fixed": PLANTED}}},
-            {"cached": {"column": {"column": "hint", "template": PLANTED + "{privileged_context}"}}},
+            {"all_of": [{"column": {"column": "hint", "template": PLANTED + "{privileged_context}"}}]},
         ]}},
         None,
     ),
@@ -155,9 +155,9 @@ def test_only_the_teacher_reads_it(run, hub, tokenizer, where):
 def test_what_the_card_says(run, hub):
     run("within others")
     card = hub.files["README.md"][-1].decode()
-    assert "`'first_of(when(probability, fixed), cached(column))'`" in card
+    assert "`'first_of(when(probability, fixed), all_of(column))'`" in card
     saved = torch.load(io.BytesIO(hub.files["training_args.bin"][-1]), weights_only=False)
-    assert saved.privileged_source == "first_of(when(probability, fixed), cached(column))"
+    assert saved.privileged_source == "first_of(when(probability, fixed), all_of(column))"
     assert saved.learning_rate == 1e-2
 
 

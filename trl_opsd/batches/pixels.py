@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-Images in what the student and the teacher read.
+Pixel tensors of the images in student and teacher prompts, row by row.
 
 Pixel tensors are laid out by the family of the model: patches of all images, tiles, one entry for each image or for
 each row. Here they are kept row by row, so that rows can be dealt anew, left out and read by several views, and are
@@ -12,6 +12,7 @@ Legend: R rows that are read in one forward, T their tokens.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ MODALITIES = (*PIXELS, "num_images", "num_tiles", *TOKEN_TYPES)
 
 
 def rows_of_pixels(batch: dict[str, Any]) -> list[Pixels]:
-    """The student's pixel tensors of each row of a batch, views of those of the batch; empty for a row without."""
+    """Pixel tensors of the student by row, views of those of the batch; empty for a row without images."""
     count = len(batch["prompt_ids"])
     numbers = batch.get("num_images")
     if numbers is None or batch.get("pixel_values") is None:
@@ -91,13 +92,47 @@ def _joined(tensors: list[torch.Tensor]) -> torch.Tensor:
 
 
 @dataclass
-class ImageInputs:
+class ImageTensors:
     """
-    From pictures to what a family's model takes.
+    Pixel tensors of a prompt's images, which are moved to the model's device when they are first asked for.
 
     Args:
-        processor (`ProcessorMixin`): The trainer's processing class.
-        prepare (`Callable`): Puts tensors where the model is, as the trainer does with a batch.
+        images (`list`): Images of the prompt.
+        tensors (`Pixels`): Tensors as the processor made them, empty without images.
+        prepare (`Callable`): Moves tensors to the model's device, as the trainer does with a batch.
+    """
+
+    images: list[Any]
+    tensors: Pixels
+    prepare: Callable[[Pixels], Pixels]
+
+    @cached_property
+    def pixels(self) -> Pixels:
+        return self.prepare(self.tensors)
+
+
+@dataclass
+class ImageCache:
+    """
+    Prompts with images that were encoded for one batch: rows and views with equal images share their tensors.
+
+    Args:
+        ids (`dict`): Token ids by text and images.
+        tensors (`dict[tuple[str, ...], ImageTensors]`): Pixel tensors by images.
+    """
+
+    ids: dict[tuple[str, tuple[str, ...]], list[int]] = field(default_factory=dict)
+    tensors: dict[tuple[str, ...], ImageTensors] = field(default_factory=dict)
+
+
+@dataclass
+class ImageInputs:
+    """
+    Encoder of images into the model inputs of a model family.
+
+    Args:
+        processor (`ProcessorMixin`): Processing class of the trainer.
+        prepare (`Callable`): Moves tensors to the model's device, as the trainer does with a batch.
 
     Raises:
         ValueError: If the processor can't read a chat message with an image, or its model needs more of an image than
@@ -109,16 +144,13 @@ class ImageInputs:
     _one_a_row: bool = field(default=False, init=False)
     _type_names: list[str] = field(default_factory=list, init=False)
     _types: dict[int, int] = field(default_factory=dict, init=False)  # of tokens that are not text
-    _ids: dict[tuple, list[int]] = field(default_factory=dict, init=False, repr=False)
-    _tensors: dict[tuple, Pixels] = field(default_factory=dict, init=False, repr=False)
-    _prepared: dict[tuple, Pixels] = field(default_factory=dict, init=False, repr=False)
 
     def probe(self, encode: Callable[[Messages], dict[str, Any]]) -> None:
         """
-        Find out, with two pictures, what the family needs.
+        Learn from two blank images which model inputs the family has.
 
         Args:
-            encode (`Callable`): From a prompt to the processor's tensors for it.
+            encode (`Callable`): From a prompt to the processor's tensors.
         """
         from PIL import Image  # there where an image processor is
 
@@ -151,7 +183,7 @@ class ImageInputs:
 
     def check_rows(self, counts: list[int]) -> None:
         """
-        Refuse rows that TRL can't tell apart.
+        Check that TRL can tell the images of rows apart.
 
         Args:
             counts (`list[int]`): Images in the student's prompt of each row of the local generation batch.
@@ -163,34 +195,25 @@ class ImageInputs:
                 "number of images."
             )
 
-    def read(self, text: str, images: list[Any], encode: Callable[[], dict[str, Any]]) -> list[int]:
+    def encode(
+        self, text: str, images: list[Any], process: Callable[[], dict[str, Any]], cache: ImageCache
+    ) -> tuple[list[int], ImageTensors]:
         """
-        Ids of a prompt, in which each image has as many tokens as it needs. Pictures are processed once for all rows of
-        a batch with the same prompt.
+        Token ids of a prompt, in which each image has as many tokens as it needs, and its pixel tensors.
 
         Args:
-            text (`str`): The prompt as the chat template renders it.
-            images (`list`): Its images.
-            encode (`Callable`): Gives the processor's tensors for both.
+            text (`str`): Prompt as the chat template renders it.
+            images (`list`): Images of the prompt.
+            process (`Callable`): Runs the processor on both.
+            cache ([`ImageCache`]): Results for the batch. Equal prompts are processed once.
         """
-        pictures = tuple(image_content(image) for image in images)
-        if (text, pictures) not in self._ids:
-            found = encode()
-            self._ids[text, pictures] = found["input_ids"][0].tolist()
-            self._tensors.setdefault(pictures, {name: found[name] for name in PIXELS if name in found})
-        return list(self._ids[text, pictures])
-
-    def pixels(self, images: list[Any]) -> Pixels:
-        """Pixel tensors of images that were read: one set for all rows and views of a batch that have the same."""
-        pictures = tuple(image_content(image) for image in images)
-        if pictures and pictures not in self._prepared:
-            self._prepared[pictures] = self.prepare(self._tensors[pictures])
-        return self._prepared.get(pictures, {})
-
-    def forget(self) -> None:
-        """Let go of what was read: the batch is encoded."""
-        for kept in (self._ids, self._tensors, self._prepared):
-            kept.clear()
+        contents = tuple(image_content(image) for image in images)
+        if (text, contents) not in cache.ids:
+            found = process()
+            cache.ids[text, contents] = found["input_ids"][0].tolist()
+            tensors = {name: found[name] for name in PIXELS if name in found}
+            cache.tensors.setdefault(contents, ImageTensors(images, tensors, self.prepare))
+        return list(cache.ids[text, contents]), cache.tensors[contents]
 
     def model_inputs(self, rows: list[Pixels], input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """

@@ -21,6 +21,7 @@ from trl_opsd.diagnostics.preserve_trainer_state import preserve_trainer_state
 from trl_opsd.diagnostics.scoring import Score, Scorer
 from trl_opsd.engines import Backend
 from trl_opsd.monitoring.names import PREFIX
+from trl_opsd.privileged import as_source
 from trl_opsd.rollouts.view import PrivilegedSource
 from trl_opsd.trainer.setup_checks import check_datasets
 from trl_opsd.trainer.view_collector import ViewCollector
@@ -119,6 +120,7 @@ class _Measurement:
         args.log_privileged_context = False  # those files are of training
         if encoder.overlong == "error":
             encoder.overlong = "drop_view"  # to be counted and reported
+        sources = {name: as_source(source) for name, source in sources.items()}
         everyone = {OWN: trainer.privileged, **sources}
         self.collectors = {
             name: ViewCollector(args, source, encoder, self.accelerator, own.required)

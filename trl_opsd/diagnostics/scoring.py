@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 from accelerate.utils import gather_object
 
 from trl_opsd.batches.encoded_view import EncodedView
-from trl_opsd.batches.pixels import Pixels
+from trl_opsd.batches.pixels import ImageCache, Pixels
 from trl_opsd.engines.distributed import raise_on_all_ranks
 from trl_opsd.rollouts.capture import total_reward
-from trl_opsd.rollouts.message_images import images_of
 from trl_opsd.rollouts.rollout import Messages, Rollout
 
 
@@ -85,19 +84,14 @@ class Scorer:
 
     def _pixels(self, rollouts: list[Rollout], view: EncodedView | None = None) -> list[Pixels]:
         """What the student sees of each rollout, or the teacher."""
-        images = self.trainer.images
-        if images is None:
+        if self.trainer.images is None:
             return []
         own = [None] * len(rollouts) if view is None else view.pixels
-        tokenizer = self.trainer.collector.encoder.tokenizer
-        for rollout in rollouts:
-            tokenizer.prompt(rollout.prompt, None, {})  # has its pictures read
-        seen = [
-            images.pixels(images_of(rollout.prompt)) if pixels is None else pixels
+        tokenizer, cache = self.trainer.collector.encoder.tokenizer, ImageCache()
+        return [
+            tokenizer.encode(rollout.prompt, None, {}, cache=cache)[1].pixels if pixels is None else pixels
             for rollout, pixels in zip(rollouts, own, strict=True)
         ]
-        images.forget()
-        return seen
 
     def _answers(
         self,

@@ -1,33 +1,44 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Errors of a user's code in the middle of a run: they name their place, and reach every process."""
+"""Errors of code that runs on every process: they name the process and the step, and are raised on all of them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
-from accelerate import Accelerator
 from accelerate.utils import gather_object
+
+
+class Processes(Protocol):
+    """Processes of a run, such as an `Accelerator` knows them."""
+
+    @property
+    def num_processes(self) -> int: ...
+
+    @property
+    def process_index(self) -> int: ...
 
 
 @contextmanager
 def raise_on_all_ranks(
-    accelerator: Accelerator,
+    processes: Processes,
     what: str,
-    step: int,
+    step: int | None = None,
     name: Callable[[Exception], str] | None = None,
     join: Callable[[], Any] | None = None,
+    gather: Callable[[list], list] = gather_object,
 ) -> Iterator[None]:
     """
-    Run what may fail on one process alone. If it does, every process raises, where the others would go on into the next
-    collective and wait in it, with NCCL for half an hour.
+    Context for code that may fail on one process alone. If it does, every process raises, where the others would go on
+    into the next collective and wait in it, with NCCL for half an hour. A collective.
 
     Args:
-        accelerator (`Accelerator`): Tells the other processes.
-        what (`str`): What runs in the block, as the error names it.
-        step (`int`): Optimizer steps taken so far.
-        name (`Callable`, *optional*): Says more exactly what ran, from the error.
-        join (`Callable`, *optional*): The collective at the end of the block, in which the other processes wait.
+        processes ([`Processes`]): Number and index of the processes: an `Accelerator`, for example.
+        what (`str`): Name of the code, for the error.
+        step (`int`, *optional*): Optimizer steps taken so far.
+        name (`Callable`, *optional*): From the error to a more exact name.
+        join (`Callable`, *optional*): Collective at the end of the block, in which the other processes wait.
+        gather (`Callable`): Gathers the items of a list from all processes.
 
     Raises:
         Exception: The block's own, with a note of its place.
@@ -38,22 +49,23 @@ def raise_on_all_ranks(
         yield
     except (Exception, SystemExit) as error:  # an exit would end this process alone
         failure = error
-        if join is not None and accelerator.num_processes > 1:
+        if join is not None and processes.num_processes > 1:
             join()
     text = None
     if failure is not None:
-        place = f"{what if name is None else name(failure)} on process {accelerator.process_index}, step {step}"
-        failure.add_note(f"From {place}.")
-        text = f"{type(failure).__name__} from {place}: {failure}"
-    told = [one for one in gather_object([text]) if one is not None]
+        location = f"{what if name is None else name(failure)} on process {processes.process_index}"
+        location += "" if step is None else f", step {step}"
+        failure.add_note(f"From {location}.")
+        text = f"{type(failure).__name__} from {location}: {failure}"
+    texts = [one for one in gather([text]) if one is not None]
     if failure is not None:
         raise failure
-    if told:
-        raise RuntimeError(f"Another process failed, so this one stops too. {told[0]}")
+    if texts:
+        raise RuntimeError(f"Another process failed, so this one stops too. {texts[0]}")
 
 
 def reward_name(error: Exception) -> str:
-    """The reward function that TRL called when the error was raised."""
+    """Name of the reward function that TRL called when the error was raised."""
     found, trace = None, error.__traceback__
     while trace is not None:
         # TRL's own names: of the loop over the functions and, deeper, of the coroutine of an async one

@@ -272,7 +272,8 @@ def add_distillation_forward(model: PreTrainedModel) -> None:
     # Keep the original signature: `generate` validates its model kwargs against it
     @functools.wraps(type(model).forward)
     def forward(self: PreTrainedModel, *args: Any, distillation: Any = None, **kwargs: Any) -> Any:
-        kwargs = without_empty_pixels(kwargs)
+        if "pixel_values" in kwargs:
+            kwargs = without_empty_pixels(kwargs)
         if distillation is None:
             return inner(*args, **kwargs)
         return distillation.run(self, inner, args, kwargs)

@@ -1,14 +1,18 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Where privileged contexts come from. A source is a callable from groups of rollouts to the views of each rollout."""
+"""Sources of privileged contexts: callables from groups of rollouts to the views of each rollout."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
 
 from trl_opsd.deprecated import deprecated_names
 from trl_opsd.privileged.asking import Asker, call, rollouts_of
 from trl_opsd.privileged.authors.endpoint import EndpointAuthor
 from trl_opsd.privileged.authors.model_author import ModelAuthor
-from trl_opsd.privileged.base import Run, TextSource, rollout_rng, together
+from trl_opsd.privileged.base import Run, Source, TextSource, as_source, rollout_rng, source_name
 from trl_opsd.privileged.baselines import WithBaselines
-from trl_opsd.privileged.compose import AllOf, Cached, FirstOf, When
+from trl_opsd.privileged.compose import AllOf, FirstOf, When
 from trl_opsd.privileged.named import build_condition, build_source
 from trl_opsd.privileged.sources.column import DatasetColumn
 from trl_opsd.privileged.sources.controls import Empty, OtherRow, Shuffled, WrongDemonstration
@@ -30,7 +34,6 @@ from trl_opsd.privileged.sources.written import Written
 __all__ = [
     "AllOf",
     "Asker",
-    "Cached",
     "Critic",
     "DatasetColumn",
     "Empty",
@@ -50,6 +53,7 @@ __all__ = [
     "Shuffled",
     "SiblingSuccess",
     "Skills",
+    "Source",
     "TextSource",
     "TurnHint",
     "VerifierFeedback",
@@ -57,14 +61,21 @@ __all__ = [
     "WithBaselines",
     "Written",
     "WrongDemonstration",
+    "as_source",
     "build_condition",
     "build_source",
     "call",
     "rollout_rng",
     "rollouts_of",
-    "together",
     "with_images",
     "without_images",
 ]
 
 __getattr__ = deprecated_names(__name__, {"chance": "trl_opsd.privileged.rollout_rng"})
+
+
+def together(run: Run, work: Callable[[], Any], source: Any) -> Any:
+    """Deprecated: use `with run.raise_on_all_ranks(name):` around the work."""
+    warnings.warn("`together` is now `run.raise_on_all_ranks(name)`, a context.", FutureWarning, stacklevel=2)
+    with run.raise_on_all_ranks(source_name(source)):
+        return work()

@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Asking a source for views, and refusing what it must not return."""
+"""Calls of a source: sync or async, within a time limit, with validated views and the policy for errors."""
 
 import asyncio
 import inspect
@@ -22,29 +22,29 @@ logger = get_logger(__name__)
 
 
 def call(source: PrivilegedSource, groups: list[Group]) -> Views:
-    """The views of `groups` from a source, whether it is sync or async."""
+    """Views of `groups` from a source, sync or async."""
     return call_all([source], groups)[0]
 
 
 def call_all(sources: list[PrivilegedSource], groups: list[Group]) -> list[Views]:
-    """The same of several sources. Async ones wait at the same time."""
-    answers = []
+    """Views of `groups` from several sources. Async ones wait at the same time."""
+    results = []
     for source in sources:
         with _naming(source):
-            answers.append(source(groups))
-    waiting = [i for i, answer in enumerate(answers) if inspect.isawaitable(answer)]
+            results.append(source(groups))
+    waiting = [i for i, result in enumerate(results) if inspect.isawaitable(result)]
     if waiting:
-        views = _awaited([_named(sources[i], answers[i]) for i in waiting])
-        answers = [views.pop(0) if i in waiting else answer for i, answer in enumerate(answers)]
-    for source, answer in zip(sources, answers, strict=True):
-        _check_count(answer, groups, source)
-    return answers
+        views = _awaited([_named(sources[i], results[i]) for i in waiting])
+        results = [views.pop(0) if i in waiting else result for i, result in enumerate(results)]
+    for source, result in zip(sources, results, strict=True):
+        _check_count(result, groups, source)
+    return results
 
 
 @contextmanager
 def _naming(source: PrivilegedSource) -> Iterator[None]:
-    """An error within names the source, and every one that stands around it. What would end this process alone, past
-    everything that takes care of errors, is an error too."""
+    """Context that notes the source in its errors. Sources within sources are all noted. An exit or a cancellation,
+    which would end this process alone and pass by all error handling, becomes a RuntimeError."""
     try:
         try:
             yield
@@ -65,7 +65,7 @@ async def _named(source: PrivilegedSource, awaitable: Awaitable[Any]) -> Any:
 
 
 def _cancelled_from_outside() -> bool:
-    """Whether it is this thread's event loop that ends the task at hand, and not the source itself."""
+    """Whether this thread's event loop cancels the current task, and not the source itself."""
     try:
         task = asyncio.current_task()
     except RuntimeError:  # no loop
@@ -76,18 +76,18 @@ def _cancelled_from_outside() -> bool:
 def _awaited(awaitables: list[Awaitable[Any]]) -> list[Any]:
     """Results of awaitables. In a thread of their own, as this one may run an event loop already (a notebook does)."""
 
-    async def together() -> list[Any]:
+    async def results() -> list[Any]:
         return await asyncio.gather(*awaitables)
 
-    return in_thread(lambda: asyncio.run(together()), None)
+    return in_thread(lambda: asyncio.run(results()), None)
 
 
 class LateError(TimeoutError):
     """
-    A function is not done in time. Its thread can't be stopped; it does not keep the process alive.
+    Timeout of a function. Its thread can't be stopped; it does not keep the process alive.
 
     Args:
-        thread (`threading.Thread`): Where it goes on.
+        thread (`threading.Thread`): Thread in which the function goes on.
     """
 
     def __init__(self, thread: threading.Thread):
@@ -98,6 +98,10 @@ class LateError(TimeoutError):
 def in_thread(function: Callable[[], Any], timeout: float | None) -> Any:
     """
     Run a function in a thread of its own.
+
+    Args:
+        function (`Callable`): Function without arguments.
+        timeout (`float`, *optional*): Seconds to wait for its result.
 
     Raises:
         LateError: After `timeout` seconds.
@@ -121,7 +125,7 @@ def in_thread(function: Callable[[], Any], timeout: float | None) -> Any:
 
 
 def rollouts_of(groups: list[Group]) -> list[Rollout]:
-    """The rollouts of `groups`, in order."""
+    """Rollouts of `groups`, in order."""
     return [rollout for group in groups for rollout in group]
 
 
@@ -153,14 +157,14 @@ def _check_row(views: Any, rollout: Rollout, source: Any) -> None:
 @dataclass
 class Asker:
     """
-    Asks one source, again and again.
+    Caller of one source over a run: validates its views, limits its time and applies the policy for errors.
 
     Args:
-        source (`PrivilegedSource`): The source.
+        source (`PrivilegedSource`): Source to call.
         on_error (`str`): `privileged_on_error`.
         timeout (`float`, *optional*): `privileged_timeout`.
         skipped (`int`): Rollouts of the last call that have no views because of an error.
-        raised (`bool`): Whether the source itself raised then.
+        raised (`bool`): Whether the source itself raised an error in the last call.
     """
 
     source: PrivilegedSource
@@ -175,7 +179,7 @@ class Asker:
         Views of the wanted rollouts, in order.
 
         Raises:
-            Exception: What the source raises, or a ValueError of what it returns.
+            Exception: An error of the source, or a ValueError about its views.
         """
         wanted = [rollout for rollout in rollouts_of(groups) if rollout.wanted]
         self.skipped, self.raised = 0, False

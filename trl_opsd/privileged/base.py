@@ -1,33 +1,37 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""What sources share: options of a text's view, what a run offers them, and chance that a restart repeats."""
+"""Base classes of privileged sources, the run that they are given, and helpers that they share."""
 
 import importlib
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-from trl_opsd.rollouts.rollout import Messages, Rollout
-from trl_opsd.rollouts.view import PLACEHOLDER, PLACES, PLACES_WITHOUT_POSITION, READERS, View
+from trl_opsd.engines.distributed import raise_on_all_ranks
+from trl_opsd.privileged.checks import check_column
+from trl_opsd.rollouts.rollout import Group, Messages, Rollout
+from trl_opsd.rollouts.view import PLACEHOLDER, PLACES, PLACES_WITHOUT_POSITION, READERS, View, Views
 
 
 @dataclass(frozen=True)
 class Run:
     """
-    What a run offers a source. A source with a method `setup(run)` is given it once, before training.
+    Training run as a source sees it. [`Source.setup`] is given it once, before training.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): The model's.
+        tokenizer (`PreTrainedTokenizerBase`): Tokenizer of the model.
         train_dataset (`Dataset` or `IterableDataset`): Rows of the run.
-        write (`Callable[..., list[str]]`): Lets the model write: see
+        write (`Callable[..., list[str]]`): Generates text with the model: see
             [`~trl_opsd.trainer.text_generator.TextGenerator`].
         process_index, num_processes (`int`): This process among all.
-        gather (`Callable[[list], list]`): A list's items of all processes. A collective: every process calls it.
+        gather (`Callable[[list], list]`): Items of a list of each process. A collective: every process calls it.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -37,15 +41,128 @@ class Run:
     num_processes: int = 1
     gather: Callable[[list], list] = field(default=list)
 
+    def raise_on_all_ranks(self, what: str) -> AbstractContextManager[None]:
+        """Context for code that may fail on one process alone: if it does, every process raises at its end. A
+        collective, to be put before one in which the other processes would wait. `what` names the code in the error."""
+        return raise_on_all_ranks(self, what, gather=self.gather)
+
+
+class Source:
+    """
+    Base of privileged sources: callables from groups of rollouts to the views of each rollout.
+
+    The hooks below do nothing. A source overrides those that it needs.
+
+    Attributes:
+        NAME (`str`, *optional*): Name in recipes. Classes in the files of `trl_opsd/privileged/sources` are found by
+            it.
+        columns (`list[str]`): Dataset columns that it reads, which TRL then keeps.
+        uses_model (`bool`): Whether the source calls a collective, such as `run.write`. All processes then ask it
+            equally often, and none may be late.
+        counts (`dict[str, float]`): Numbers about the latest call, with fixed keys. Their sums over the processes are
+            logged as `self_distillation/KEY`.
+        run ([`Run`], *optional*): Set by [`setup`].
+    """
+
+    NAME: ClassVar[str | None] = None
+    columns: list[str] = []
+    uses_model: bool = False
+    counts: dict[str, float] = {}
+    run: Run | None = None
+
+    def __call__(self, groups: list[Group]) -> Views | Awaitable[Views]:
+        """One list of views for each rollout of `groups`, in their order."""
+        raise NotImplementedError
+
+    def setup(self, run: Run) -> None:
+        """Prepare for training. Called once, on every process."""
+        self.run = run
+
+    def check(self, dataset: Dataset | IterableDataset, name: str) -> None:
+        """
+        Check a dataset before training.
+
+        Args:
+            dataset (`Dataset` or `IterableDataset`): Rows to check. An iterable one can't be read through.
+            name (`str`): How errors name it, for example `"train_dataset"`.
+
+        Raises:
+            ValueError: If a column is missing, or a row holds what can't be a context.
+        """
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """State as JSON for a checkpoint. `None` where the source keeps none."""
+        return None
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what [`state_dict`] returned."""
+
+    def require_run(self) -> Run:
+        """
+        Run that [`setup`] was given.
+
+        Raises:
+            ValueError: If the source was not set up.
+        """
+        if self.run is None:
+            raise ValueError(f"{source_name(self)} was not set up: what stands around it must hand on `setup(run)`.")
+        return self.run
+
+    def raise_on_all_ranks(self, part: Any = None) -> AbstractContextManager[None]:
+        """Context as [`Run.raise_on_all_ranks`], where the source calls collectives; else a context that does nothing.
+        Errors name `part`, or the source itself."""
+        if not self.uses_model:
+            return nullcontext()
+        return self.require_run().raise_on_all_ranks(source_name(self if part is None else part))
+
+
+class GivenSource(Source):
+    """
+    Source around a callable of the user's own: a function, an async function, or an object with some of the hooks of
+    [`Source`]. Those that the object has are called.
+
+    Args:
+        given (`Callable`): From groups of rollouts to the views of each rollout.
+    """
+
+    def __init__(self, given: Callable[[list[Group]], Views | Awaitable[Views]]):
+        self.given = given
+        self.__name__ = source_name(given)
+        for hook in ("setup", "check", "state_dict", "load_state_dict"):
+            setattr(self, hook, getattr(given, hook, getattr(self, hook)))
+
+    def __call__(self, groups: list[Group]) -> Views | Awaitable[Views]:
+        return self.given(groups)
+
+    @property
+    def columns(self) -> list[str]:
+        return getattr(self.given, "columns", Source.columns)
+
+    @property
+    def uses_model(self) -> bool:
+        return getattr(self.given, "uses_model", Source.uses_model)
+
+    @property
+    def counts(self) -> dict[str, float]:
+        return getattr(self.given, "counts", Source.counts)
+
+
+def as_source(given: Callable[[list[Group]], Views | Awaitable[Views]]) -> Source:
+    """Callable as a [`Source`]: itself if it is one, else wrapped as a [`GivenSource`]."""
+    return given if isinstance(given, Source) else GivenSource(given)
+
 
 @dataclass(kw_only=True)
-class TextSource:
+class TextSource(Source):
     """
     Base of the sources whose views are texts.
 
     Args:
         place, template, role, weight, name, policy, chat_template_kwargs, reader: Of each view, as in [`View`].
     """
+
+    COLUMN_FIELDS: ClassVar[tuple[str, ...]] = ()  # options that name dataset columns
+    finds_positions: ClassVar[bool] = False  # whether the source says before which turn or token a context stands
 
     place: str = "after_user"
     template: str = PLACEHOLDER
@@ -55,7 +172,6 @@ class TextSource:
     policy: bool = True
     chat_template_kwargs: dict[str, Any] | None = None
     reader: str = "teacher"
-    finds_positions: ClassVar[bool] = False  # whether the source says before which turn or token a context stands
 
     def __post_init__(self) -> None:
         places = PLACES if self.finds_positions else PLACES_WITHOUT_POSITION
@@ -76,7 +192,7 @@ class TextSource:
             raise ValueError(f"`reader` must be one of {list(READERS)}, got {self.reader!r}.")
 
     def view(self, context: str | Messages, **changes: Any) -> View:
-        """A view of `context` with the options of this source, but for `changes`."""
+        """View of `context` with the options of this source, but for `changes`."""
         options = {
             "place": self.place,
             "template": self.template,
@@ -89,82 +205,47 @@ class TextSource:
         }
         return View(context, **{**options, **changes})
 
+    # Columns
 
-def rollout_rng(rollout: Rollout, seed: int, what: str) -> random.Random:
+    def column_options(self) -> list[tuple[str, str]]:
+        """Pairs of an option and a column that it names."""
+        values = [(option, getattr(self, option)) for option in self.COLUMN_FIELDS]
+        named = [(option, [value] if isinstance(value, str) else value) for option, value in values]
+        # Such an option may also be None, or a function
+        return [(option, one) for option, columns in named if isinstance(columns, (list, tuple)) for one in columns]
+
+    @cached_property  # and no property, so that a subclass may set the attribute
+    def columns(self) -> list[str]:
+        return [column for _, column in self.column_options()]
+
+    def check(self, dataset: Dataset | IterableDataset, name: str) -> None:
+        for option, column in self.column_options():
+            check_column(column, dataset, name, option)
+
+
+def rollout_rng(rollout: Rollout, seed: int, purpose: str) -> random.Random:
     """
-    Random numbers of one rollout: the same in a resumed run, and with any number of processes. They differ by step,
-    by prompt and by place in the generation batch.
+    Random number generator of one rollout: the same in a resumed run, and with any number of processes. Generators
+    differ by step, by prompt and by index in the generation batch.
 
     Args:
-        rollout ([`Rollout`]): Whose.
+        rollout ([`Rollout`]): Rollout to draw for.
         seed (`int`): Of the source. Two of a kind draw alike unless their seeds differ.
-        what (`str`): Tells apart kinds of sources.
+        purpose (`str`): Tells apart kinds of sources.
     """
-    # The prompt, as batches of an evaluation, and those of one optimizer step, share step and places
-    place = f"{rollout.training} {rollout.step} {rollout.index} {rollout.prompt_ids}"
-    return random.Random(f"{what} {seed} {place}")
-
-
-def check_scored(rollout: Rollout, who: str) -> None:
-    """
-    Refuse to tell successes from failures in a run without rewards, where all would count as failed.
-
-    Raises:
-        ValueError: Naming who asked.
-    """
-    if not rollout.rewards:
-        raise ValueError(
-            f"{who} looks at rewards, and this run has none. Give a reward function (at `policy_weight: 0` it trains "
-            "nothing), or choose what needs no reward."
-        )
-
-
-def set_up(run: Run | None, source: Any) -> Run:
-    """
-    The run of a source.
-
-    Raises:
-        ValueError: If it has none yet.
-    """
-    if run is None:
-        raise ValueError(f"{source_name(source)} was not set up: what stands around it must hand on `setup(run)`.")
-    return run
-
-
-def together(run: Run, work: Callable[[], Any], source: Any) -> Any:
-    """
-    The result of what may fail on one process. If it does, every process raises before the next collective, in which
-    the others would wait. A collective itself.
-
-    Args:
-        run ([`Run`]): Of the source.
-        work (`Callable`): What may fail.
-        source (`Any`): Whose work it is, for an error.
-
-    Raises:
-        Exception: What `work` raises; or a RuntimeError where another process failed.
-    """
-    result = failure = None
-    try:
-        result = work()
-    except Exception as error:
-        failure = error
-    told = run.gather([None if failure is None else f"{type(failure).__name__}: {failure}"])
-    if failure is not None:
-        raise failure
-    if any(told):
-        raise RuntimeError(f"{source_name(source)} failed on another process: {next(filter(None, told))}")
-    return result
+    # The prompt, as batches of an evaluation, and those of one optimizer step, share step and index
+    key = f"{rollout.training} {rollout.step} {rollout.index} {rollout.prompt_ids}"
+    return random.Random(f"{purpose} {seed} {key}")
 
 
 def source_name(source: Any) -> str:
-    """How errors name a source."""
+    """Name of a source in errors: that of the function, or of the class."""
     return getattr(source, "__name__", type(source).__name__)
 
 
 def imported(name: str, where: str) -> Any:
     """
-    What a dotted path names.
+    Object that a dotted path names.
 
     Raises:
         ValueError: If it can't be imported; it names the option `where`.

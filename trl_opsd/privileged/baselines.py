@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Views beside another source's, that say what of its effect comes from the context alone or from the prompt alone."""
+"""Baseline views beside those of a source: its context without the problem, and the problem without its context."""
 
 from trl_opsd.privileged.asking import call
 from trl_opsd.privileged.base import source_name
@@ -11,12 +11,12 @@ from trl_opsd.rollouts.view import PROMPT_PLACES, PrivilegedSource, View, Views
 
 class WithBaselines(Composite):
     """
-    The view of a source, and beside it `"alone"`, the text of its context without the problem (Purified OPSD,
-    2607.02234), and `"bare"`, the student's own prompt. Both are read by the teacher and teach the same tokens.
+    View of a source with baselines beside it: `"alone"`, the text of its context without the problem (Purified OPSD,
+    2607.02234), and `"bare"`, the student's own prompt. The teacher reads both, and they teach the same tokens.
 
     Args:
-        source (`PrivilegedSource`): Gives one view or none for each rollout. Where it gives none there are none.
-        alone, bare (`bool`): Which views are added.
+        source (`PrivilegedSource`): Source of one view or none for each rollout. Without its view no baseline is added.
+        alone, bare (`bool`): Whether each baseline is added.
 
     Raises:
         ValueError: If none is added; when asked, for several views of a rollout, or a context without a place in the
@@ -58,5 +58,5 @@ class WithBaselines(Composite):
 
 
 def _span(view: View, rollout: Rollout) -> tuple[int, int] | None:
-    """The tokens that a view teaches, for one that stands elsewhere."""
+    """Span that a baseline needs to teach the same tokens as the view."""
     return view.taught(rollout) if view.inserted else view.span

@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""What is no context, no prompt and no view."""
+"""Validation of privileged contexts, prompts, views, dataset columns and rewards."""
 
 import math
 from numbers import Integral
@@ -9,6 +9,7 @@ from typing import Any
 from datasets import Dataset, IterableDataset
 
 from trl_opsd.prompts.control_tokens import strings
+from trl_opsd.prompts.teacher_prompt import excerpt
 from trl_opsd.rollouts.message_images import images_of
 from trl_opsd.rollouts.rollout import Rollout, message_text
 from trl_opsd.rollouts.view import PLACEHOLDER, PLACES, PROMPT_PLACES, READERS, View
@@ -16,7 +17,7 @@ from trl_opsd.rollouts.view import PLACEHOLDER, PLACES, PROMPT_PLACES, READERS, 
 
 def check_context(context: Any, where: str) -> None:
     """
-    Refuse what can't be a privileged context.
+    Validate a privileged context.
 
     Args:
         context (`Any`): A dataset value that is not `None`.
@@ -50,12 +51,12 @@ def check_context(context: Any, where: str) -> None:
 
 def check_column(column: str, dataset: Dataset | IterableDataset, name: str, option: str) -> None:
     """
-    Refuse a data set that lacks a column. One that streams may not know its columns.
+    Check that a dataset has a column. One that streams may not know its columns.
 
     Args:
-        column (`str`): The column.
-        dataset (`Dataset` or `IterableDataset`): The data set.
-        name (`str`): What to call it in an error.
+        column (`str`): Name of the column.
+        dataset (`Dataset` or `IterableDataset`): Dataset to look at.
+        name (`str`): How errors name it.
         option (`str`): Option of the source that names the column.
 
     Raises:
@@ -70,15 +71,15 @@ def check_column(column: str, dataset: Dataset | IterableDataset, name: str, opt
 
 def column_of(rollout: Rollout, column: str, option: str) -> Any:
     """
-    What a column holds for a rollout.
+    Value of a dataset column for a rollout.
 
     Args:
-        rollout ([`Rollout`]): The rollout.
-        column (`str`): The column.
+        rollout ([`Rollout`]): Rollout of the row.
+        column (`str`): Name of the column.
         option (`str`): Option of the source that names the column.
 
     Raises:
-        ValueError: If its row has no such column, as a data set that streams can't be checked before.
+        ValueError: If its row has no such column, as a dataset that streams can't be checked before.
     """
     if column not in rollout.row:
         raise ValueError(
@@ -88,13 +89,32 @@ def column_of(rollout: Rollout, column: str, option: str) -> Any:
     return rollout.row[column]
 
 
+def text_of(rollout: Rollout, column: str, option: str) -> str | None:
+    """
+    Text that a dataset column holds for a rollout, or `None`.
+
+    Args:
+        rollout, column, option: As in [`column_of`].
+
+    Raises:
+        ValueError: If the row has no such column, or another value there.
+    """
+    text = column_of(rollout, column, option)
+    if text is not None and not isinstance(text, str):
+        raise ValueError(f"The column `{column}` of {rollout.where} must be text or None, got {text!r}.")
+    return text
+
+
 def check_prompt(prompt: Any, where: str) -> None:
     """
-    Refuse what a teacher could not read as its prompt: neither text nor messages, nothing, or what can't be encoded.
+    Validate a teacher's prompt: text or chat messages, not empty, that can be encoded.
 
     Args:
         prompt (`Any`): Prompt of a view.
         where (`str`): View and row, for the error.
+
+    Raises:
+        ValueError: If it is none.
     """
     if not prompt or not isinstance(prompt, (str, list)) or any(not isinstance(item, (str, dict)) for item in prompt):
         raise ValueError(f"{where} must be text or a list of chat messages, got {excerpt(prompt)}.")
@@ -121,10 +141,10 @@ def _check_content(content: Any, where: str) -> None:
 
 def check_view(view: View, rollout: Rollout) -> None:
     """
-    Refuse a view that can't be read.
+    Validate a view of a rollout.
 
     Raises:
-        ValueError: Naming the view and the row.
+        ValueError: If the teacher can't read it; it names the view and the row.
     """
     here = f"The view {view.name!r} of {rollout.where}"
     if not isinstance(view.name, str) or not view.name:
@@ -156,7 +176,7 @@ def check_view(view: View, rollout: Rollout) -> None:
 
 
 def _check_options(view: View, here: str) -> None:
-    """What a function of the user's own may fill in as it likes."""
+    """Validate the types of fields that a user-defined source sets."""
     if not isinstance(view.template, str) or PLACEHOLDER not in view.template:
         raise ValueError(
             f"{here} has the template {excerpt(view.template)}: it must be text with the placeholder {PLACEHOLDER}."
@@ -192,6 +212,7 @@ def _check_position(view: View, rollout: Rollout, here: str) -> None:
 
 
 def check_encodable(text: str, where: str) -> None:
+    """Check that a text has no lone surrogate, which tokenizers can't encode. `where` names it in the error."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -201,6 +222,19 @@ def check_encodable(text: str, where: str) -> None:
         ) from None
 
 
-def excerpt(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def check_scored(rollout: Rollout, who: str) -> None:
+    """
+    Refuse to tell successes from failures in a run without rewards, where all would count as failed.
+
+    Args:
+        rollout ([`Rollout`]): Any of the run.
+        who (`str`): Source or condition that asks, for the error.
+
+    Raises:
+        ValueError: If the run has no rewards.
+    """
+    if not rollout.rewards:
+        raise ValueError(
+            f"{who} looks at rewards, and this run has none. Give a reward function (at `policy_weight: 0` it trains "
+            "nothing), or choose what needs no reward."
+        )

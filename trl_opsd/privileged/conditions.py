@@ -1,23 +1,35 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-Which rollouts a source is asked for: functions of a rollout and its group, for [`When`]. Those of rewards and successes
-raise a ValueError in a run that has no reward.
+Conditions on which a source is asked for a rollout: functions of the rollout and its group, for [`When`]. Those of
+rewards and successes raise a ValueError in a run that has no reward.
 """
 
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
-from trl_opsd.privileged.base import check_scored, rollout_rng
+from trl_opsd.privileged.base import rollout_rng
+from trl_opsd.privileged.checks import check_scored
 from trl_opsd.privileged.votes import NUMBER, answer_reader, majority
 from trl_opsd.rollouts.rollout import Group, Rollout
 
 
 Condition = Callable[[Rollout, Group], bool]
 
+Maker = TypeVar("Maker", bound=Callable[..., Condition])
+
+CONDITIONS: dict[str, Callable[..., Condition]] = {}  # by their name in recipes
+
+
+def _named(make: Maker) -> Maker:
+    """Decorator that lets recipes name a condition as its function is called."""
+    CONDITIONS[make.__name__] = make
+    return make
+
 
 def _of_rewards(condition: Condition, name: str) -> Condition:
-    """A condition that means nothing in a run without rewards."""
+    """Condition that raises an error in a run without rewards, where it would mean nothing."""
 
     def checked(rollout: Rollout, group: Group) -> bool:
         check_scored(rollout, f"The condition `{name}`")
@@ -26,65 +38,60 @@ def _of_rewards(condition: Condition, name: str) -> Condition:
     return checked
 
 
-def _number(value: float) -> None:
+def _check_number(value: float) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
         raise ValueError(
             f"`value` must be a number, got {value!r} (YAML takes 1e-3 for a text, and 1.0e-3 for a number)."
         )
 
 
+@_named
 def failed() -> Condition:
     """Rollouts without success."""
     return _of_rewards(lambda rollout, group: not rollout.success, "failed")
 
 
+@_named
 def succeeded() -> Condition:
     """Rollouts with success."""
     return _of_rewards(lambda rollout, group: rollout.success, "succeeded")
 
 
+@_named
 def group_failed() -> Condition:
     """Rollouts of a group without any success."""
     return _of_rewards(lambda rollout, group: not any(one.success for one in group), "group_failed")
 
 
+@_named
 def truncated() -> Condition:
     """Rollouts that ended for want of length."""
     return lambda rollout, group: rollout.truncated
 
 
-def reward_below(value: float, function: str | None = None) -> Condition:
-    """
-    Rollouts whose reward is below a value. One without a reward is not.
-
-    Args:
-        value (`float`): The value.
-        function (`str`, *optional*): Name of a reward function. `None` means the total.
-    """
-    _number(value)
-    return _of_rewards(lambda rollout, group: _reward(rollout, function) < value, "reward_below")
-
-
+@_named
 def reward_from(value: float, function: str | None = None) -> Condition:
     """
     Rollouts whose reward is at least a value, such as those that a verifier accepts.
 
     Args:
-        value (`float`): The value.
+        value (`float`): Least reward.
         function (`str`, *optional*): Name of a reward function. `None` means the total.
     """
-    _number(value)
+    _check_number(value)
     return _of_rewards(lambda rollout, group: _reward(rollout, function) >= value, "reward_from")
 
 
+@_named
 def group_reward_below(value: float) -> Condition:
     """Rollouts of a group whose best total is below a value."""
-    _number(value)
+    _check_number(value)
     return _of_rewards(lambda rollout, group: all(not one.total >= value for one in group), "group_reward_below")
 
 
+@_named
 def most_errors() -> Condition:
-    """The one rollout of its group with the most tool errors, the first of several; none where no call failed."""
+    """Rollout with the most tool errors of its group, the first of several; none where no call failed."""
 
     def has_most(rollout: Rollout, group: Group) -> bool:
         counts = [sum(len(turn.errors) for turn in one.turns) for one in group]
@@ -93,6 +100,7 @@ def most_errors() -> Condition:
     return has_most
 
 
+@_named
 def above_group_mean() -> Condition:
     """Rollouts whose total is above the mean of their group: those of positive advantage."""
 
@@ -103,6 +111,7 @@ def above_group_mean() -> Condition:
     return _of_rewards(is_above, "above_group_mean")
 
 
+@_named
 def consensus(least_share: float = 0.5, answer: str | Callable[[str], str | None] = NUMBER) -> Condition:
     """
     Rollouts of a group of which enough give the same answer (GATES, 2602.20574). It needs no reward.
@@ -117,6 +126,7 @@ def consensus(least_share: float = 0.5, answer: str | Callable[[str], str | None
     return lambda rollout, group: majority([read(one.text) for one in group], least_share) is not None
 
 
+@_named
 def probability(p: float, seed: int = 0) -> Condition:
     """
     Each rollout with this probability.

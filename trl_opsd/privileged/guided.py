@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Rollouts that are sampled with the privileged context in view and trained under the bare prompt."""
+"""Guided rollouts: sampled with the privileged context in view, trained under the bare prompt."""
 
 import json
 import random
@@ -16,7 +16,7 @@ from trl_opsd.rollouts.rollout import Messages
 @dataclass
 class GuidedRollouts:
     """
-    A `rollout_func` for contexts of a column: a share of the rollouts of a training batch is sampled from the teacher's
+    `rollout_func` for contexts of a column: a share of the rollouts of a training batch is sampled from the teacher's
     prompt, by the student's weights; evaluations are not guided (EDGE-OPD, huggingface.co/papers/2605.23493).
 
     Place and template are those of `privileged_place` and `privileged_template`. Rows with one prompt share the context
@@ -38,21 +38,23 @@ class GuidedRollouts:
         bare = trainer._tokenize_prompts(prompts)[0]
         if trainer.model.training:
             contexts = self._contexts(trainer)
-            draw = random.Random(f"{self.seed} {trainer.state.global_step} {trainer.accelerator.process_index}")
-            prompts = [self._seen(prompt, contexts, draw, trainer.args) for prompt in prompts]
+            rng = random.Random(f"{self.seed} {trainer.state.global_step} {trainer.accelerator.process_index}")
+            prompts = [self._guided(prompt, contexts, rng, trainer.args) for prompt in prompts]
         ids, images, fields = trainer._tokenize_prompts(prompts)
         # Each prompt is its own: those of a group are guided or not
         completions, logps = trainer._generate_single_turn(ids, images, fields, 1)
         return {"prompt_ids": bare, "completion_ids": completions, "logprobs": logps}
 
-    def _seen(self, prompt: str | Messages, contexts: dict[str, Any], draw: random.Random, args: Any) -> str | Messages:
-        guided, context = draw.random() < self.share, contexts.get(_key(prompt))
+    def _guided(
+        self, prompt: str | Messages, contexts: dict[str, Any], rng: random.Random, args: Any
+    ) -> str | Messages:
+        guided, context = rng.random() < self.share, contexts.get(_key(prompt))
         if not guided or context is None:
             return prompt
         return teacher_prompt(prompt, context, args.privileged_template, args.privileged_place)
 
     def _contexts(self, trainer: Any) -> dict[str, Any]:
-        """Contexts by prompt, of the data that the trainer has now."""
+        """Contexts by prompt, of the trainer's present training data."""
         data, column = trainer.train_dataset, trainer.args.privileged_column
         if not isinstance(data, Dataset):
             raise ValueError(

@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""From words about a rollout to its tokens: a quote is found in the text, and characters in the ids."""
+"""Location of quotes in a rollout: characters of its text, and the tokens that hold them."""
 
 from collections.abc import Callable
 
@@ -15,28 +15,28 @@ _MOST_BYTES = 4  # of a character in UTF-8
 
 
 def decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    """The text of tokens, of which each token's part stays what it is when others follow: without special tokens, and
-    without the clean-up of spaces."""
+    """Text of tokens, without special tokens and without the clean-up of spaces: so each token's part stays as it is
+    when others follow."""
     return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def find_quote(text: str, quote: str, threshold: float) -> tuple[int, int] | None:
     """
-    Where a text holds a quote: its first exact occurrence, or else the part that takes the fewest edits.
+    Span of a quote in a text: its first exact occurrence, or else the part that takes the fewest edits.
 
     White space does not count, neither in the text nor in the quote; upper and lower case differ.
 
     Args:
-        text (`str`): Where to look.
-        quote (`str`): What to look for.
+        text (`str`): Text to search.
+        quote (`str`): Quote to find.
         threshold (`float`): From 0 to 1: least share of the quote's characters that need no edit (1 minus the
             Levenshtein distance over the quote's length). `1.0` takes exact quotes only.
 
     Returns:
         `tuple[int, int]` or `None`: Characters `text[start:end]`, or `None` if no part is similar enough.
     """
-    places = [i for i, character in enumerate(text) if not character.isspace()]
-    bare, wanted = "".join(text[i] for i in places), "".join(quote.split())
+    positions = [i for i, character in enumerate(text) if not character.isspace()]
+    bare, wanted = "".join(text[i] for i in positions), "".join(quote.split())
     if not wanted or not bare:
         return None
     start = bare.find(wanted)
@@ -50,25 +50,25 @@ def find_quote(text: str, quote: str, threshold: float) -> tuple[int, int] | Non
             return None
         before = bare[max(end - 2 * len(wanted), 0) : end]
         start = end - int(_edits(before[::-1], wanted[::-1], anywhere=False).argmin())
-    return (places[start], places[end - 1] + 1) if start < end else None
+    return (positions[start], positions[end - 1] + 1) if start < end else None
 
 
 def _edits(text: str, quote: str, anywhere: bool) -> np.ndarray:
     """Fewest edits that make the quote out of a part of the text, by where the part ends, `(len(text) + 1,)`. The part
     begins anywhere, or where the text does."""
     characters = np.array([ord(character) for character in text])
-    places = np.arange(len(text) + 1)
-    edits = np.zeros_like(places) if anywhere else places
+    ends = np.arange(len(text) + 1)
+    edits = np.zeros_like(ends) if anywhere else ends
     for count, character in enumerate(quote, 1):
         kept = edits[:-1] + (characters != ord(character))
         edits = np.concatenate([[count], np.minimum(kept, edits[1:] + 1)])
-        edits = np.minimum.accumulate(edits - places) + places  # characters of the text that the quote lacks
+        edits = np.minimum.accumulate(edits - ends) + ends  # characters of the text that the quote lacks
     return edits
 
 
 def token_span(tokenizer: PreTrainedTokenizerBase, ids: list[int], start: int, end: int) -> tuple[int, int]:
     """
-    The tokens that hold some characters.
+    Tokens that hold a span of characters.
 
     A character of several tokens (bytes of UTF-8) takes them all. Tokens without text, such as special ones, are not
     taken at the edges. It takes a number of decodings that grows with the logarithm of the number of tokens.
@@ -99,7 +99,7 @@ def token_span(tokenizer: PreTrainedTokenizerBase, ids: list[int], start: int, e
                 break
         return min(lengths) > start  # some decoders put one sign for each byte of a character that is not whole yet
 
-    def told(count: int) -> bool:
+    def complete(count: int) -> bool:
         """Whether they hold all up to the last character."""
         for some in range(count, max(count - _MOST_BYTES, 0), -1):
             text = decoded(tokenizer, ids[:some])
@@ -109,11 +109,11 @@ def token_span(tokenizer: PreTrainedTokenizerBase, ids: list[int], start: int, e
                 break
         return False
 
-    return _first(begun, 1, len(ids)) - 1, _first(told, 1, len(ids))
+    return _first(begun, 1, len(ids)) - 1, _first(complete, 1, len(ids))
 
 
 def _first(holds: Callable[[int], bool], low: int, high: int) -> int:
-    """The first number from `low` to `high` from which on something holds."""
+    """First number from `low` to `high` from which on `holds` is true."""
     while low < high:
         middle = (low + high) // 2
         if holds(middle):
@@ -127,11 +127,11 @@ def locate(
     tokenizer: PreTrainedTokenizerBase, rollout: Rollout, quote: str, threshold: float
 ) -> tuple[int, int] | None:
     """
-    Where a rollout holds a quote, in what the student wrote itself: not in tool results.
+    Tokens of a quote in a rollout, within the student's own turns: not in tool results.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): The student's.
-        rollout ([`Rollout`]): Its turns are searched in order, for the exact quote first.
+        rollout ([`Rollout`]): Rollout whose turns are searched in order, for the exact quote first.
         quote (`str`), threshold (`float`): As in [`find_quote`].
 
     Returns:

@@ -1,69 +1,42 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Sources and conditions by name, so that a recipe needs no Python."""
+"""Registry of sources and conditions: builds them from names and options in a recipe."""
 
+import importlib
 import inspect
+import pkgutil
 import re
 from collections.abc import Callable
 from typing import Any
 
-from trl_opsd.privileged import conditions
-from trl_opsd.privileged.base import imported
+from trl_opsd.privileged import sources
+from trl_opsd.privileged.base import Source, imported
 from trl_opsd.privileged.baselines import WithBaselines
-from trl_opsd.privileged.compose import AllOf, Cached, FirstOf, When
-from trl_opsd.privileged.sources.column import DatasetColumn
-from trl_opsd.privileged.sources.controls import Empty, OtherRow, Shuffled, WrongDemonstration
-from trl_opsd.privileged.sources.critic import Critic
-from trl_opsd.privileged.sources.environment import EnvironmentFeedback
-from trl_opsd.privileged.sources.exposure import PartialExposure
-from trl_opsd.privileged.sources.feedback import VerifierFeedback
-from trl_opsd.privileged.sources.fixed import Fixed
-from trl_opsd.privileged.sources.hints import TurnHint
-from trl_opsd.privileged.sources.image import ImageView
-from trl_opsd.privileged.sources.pseudo_reference import PseudoReference
-from trl_opsd.privileged.sources.reflection import Reflection
-from trl_opsd.privileged.sources.retrieval import Retrieval
-from trl_opsd.privileged.sources.sibling import SiblingSuccess
-from trl_opsd.privileged.sources.skills import Skills
-from trl_opsd.privileged.sources.written import Written
+from trl_opsd.privileged.compose import AllOf, FirstOf, When
+from trl_opsd.privileged.conditions import CONDITIONS, Condition
 from trl_opsd.rollouts.view import PrivilegedSource
 
 
-SOURCES: dict[str, Callable[..., PrivilegedSource]] = {
-    "column": DatasetColumn,
-    "critic": Critic,
-    "empty": Empty,
-    "environment": EnvironmentFeedback,
-    "exposure": PartialExposure,
-    "feedback": VerifierFeedback,
-    "fixed": Fixed,
-    "image_view": ImageView,
-    "other_row": OtherRow,
-    "pseudo_reference": PseudoReference,
-    "reflection": Reflection,
-    "retrieval": Retrieval,
-    "shuffled": Shuffled,
-    "sibling": SiblingSuccess,
-    "skills": Skills,
-    "turn_hint": TurnHint,
-    "written": Written,
-    "wrong_demonstration": WrongDemonstration,
-}
-CONDITIONS: dict[str, Callable[..., conditions.Condition]] = {
-    "above_group_mean": conditions.above_group_mean,
-    "consensus": conditions.consensus,
-    "failed": conditions.failed,
-    "group_failed": conditions.group_failed,
-    "group_reward_below": conditions.group_reward_below,
-    "most_errors": conditions.most_errors,
-    "probability": conditions.probability,
-    "reward_below": conditions.reward_below,
-    "reward_from": conditions.reward_from,
-    "succeeded": conditions.succeeded,
-    "truncated": conditions.truncated,
-}
+def find_sources() -> dict[str, type[Source]]:
+    """
+    Classes with a `NAME` of their own in the files of `trl_opsd/privileged/sources`, by that name.
+
+    Raises:
+        ValueError: If two classes have one name.
+    """
+    found: dict[str, type[Source]] = {}
+    for file in pkgutil.iter_modules(sources.__path__):
+        module = importlib.import_module(f"{sources.__name__}.{file.name}")
+        for value in vars(module).values():
+            if isinstance(value, type) and value.__module__ == module.__name__ and "NAME" in vars(value):
+                if found.setdefault(value.NAME, value) is not value:
+                    raise ValueError(f"Two sources have the `NAME` {value.NAME!r}: {found[value.NAME]} and {value}.")
+    return dict(sorted(found.items()))
+
+
+SOURCES = find_sources()
 LISTS = {"first_of": FirstOf, "all_of": AllOf}
-COMPOUND = (*LISTS, "when", "cached", "with_baselines")
+COMPOUND = (*LISTS, "when", "with_baselines")
 
 Spec = str | dict[str, Any]
 
@@ -83,7 +56,7 @@ def build_source(spec: Spec, where: str = "privileged_source") -> PrivilegedSour
 
     Args:
         spec (`str` or `dict`): The description.
-        where (`str`): What to call it in an error.
+        where (`str`): How errors name it.
 
     Raises:
         ValueError: If a name is unknown or its arguments do not fit.
@@ -104,19 +77,17 @@ def build_source(spec: Spec, where: str = "privileged_source") -> PrivilegedSour
             raise ValueError(f"`{here}` needs a `source`, and takes `alone` and `bare`; got {arguments!r}.")
         source = build_source(arguments["source"], f"{here}.source")
         return WithBaselines(source, *(arguments.get(option, True) for option in ("alone", "bare")))
-    if name == "cached":
-        return Cached(build_source(arguments, here))
     return _made(name, arguments, SOURCES, here)
 
 
-def build_condition(spec: Spec, where: str = "condition") -> conditions.Condition:
-    """The same for a condition."""
+def build_condition(spec: Spec, where: str = "condition") -> Condition:
+    """Build a condition from its description, which is that of a source."""
     name, arguments = _name_and_arguments(spec, where)
     return _made(name, arguments, CONDITIONS, f"{where}.{name}")
 
 
 def outline(spec: Spec) -> str:
-    """A description without its texts: the names alone, for places that others read."""
+    """Names of a description without their options: for logs and model cards, which must not hold its texts."""
     name, arguments = _name_and_arguments(spec, "privileged_source")
     if name in LISTS:
         return f"{name}({', '.join(outline(part) for part in arguments)})"
@@ -124,7 +95,7 @@ def outline(spec: Spec) -> str:
         return f"when({_name_and_arguments(arguments['condition'], 'condition')[0]}, {outline(arguments['source'])})"
     if name == "with_baselines":
         return f"with_baselines({outline(arguments['source'])})"
-    return f"cached({outline(arguments)})" if name == "cached" else name
+    return name
 
 
 def _name_and_arguments(spec: Any, where: str) -> tuple[str, Any]:
@@ -149,7 +120,7 @@ def _made(name: str, arguments: Any, known: dict[str, Callable[..., Any]], where
     if not callable(maker):
         raise ValueError(f"`{where}`: {name} is {maker!r}, and no function or class.")
     if name not in known and not isinstance(maker, type) and arguments == {}:
-        return maker  # a function of the user's own is the source itself
+        return maker  # a user's function is the source itself
     positional, named = ((), arguments) if isinstance(arguments, dict) else ((arguments,), {})
     if positional and isinstance(maker, type):
         positional, named = (), {_first_option(maker): arguments}
@@ -164,6 +135,6 @@ def _made(name: str, arguments: Any, known: dict[str, Callable[..., Any]], where
 
 
 def _first_option(maker: type) -> str:
-    """The option that a bare argument is meant for: the first of the class itself, not of its base."""
+    """Option that a bare argument sets: the first of the class itself, not of its base."""
     own = [name for name in inspect.get_annotations(maker) if not name.startswith("_")]
     return own[0] if own else next(iter(inspect.signature(maker).parameters))

@@ -1,36 +1,37 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Rows of the training data for sources that show a rollout something of another row."""
+"""Other rows of the training data, for sources whose contexts come from them."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset, IterableDataset
 
-from trl_opsd.privileged.base import source_name
+from trl_opsd.privileged.base import Run, TextSource, source_name
 from trl_opsd.privileged.checks import check_column
 from trl_opsd.rollouts.rollout import Messages, Rollout, message_text
 
 
 def prompt_text(prompt: str | Messages) -> str:
-    """The user's words in a prompt."""
+    """Text of the user messages in a prompt."""
     if isinstance(prompt, str):
         return prompt
     return "\n".join(message_text(message) for message in prompt if message["role"] == "user")
 
 
 def row_text(rollout: Rollout) -> str:
-    """The user's words in the prompt of a rollout's row, without what an environment has added to it."""
+    """Text of the user messages in the prompt of a rollout's row, without what an environment has added to it."""
     return prompt_text(rollout.row.get("prompt", rollout.prompt))
 
 
 class OtherRows:
     """
-    The rows of the training data that hold a context, by their prompt.
+    Contexts of the training data and the prompt texts of their rows.
 
     Args:
-        dataset (`Dataset`): The training data.
+        dataset (`Dataset`): Training data.
         column (`str`): Column with the contexts. Rows where it is `None` are left out.
-        source (`Any`): Who reads them, for an error.
+        source (`Any`): Source that reads them, for an error.
 
     Raises:
         ValueError: If the data streams, or too few rows hold a context.
@@ -54,3 +55,24 @@ class OtherRows:
                 f"The privileged source {source_name(source)} needs rows of at least two prompts with a context in the "
                 f"column `{column}` of `train_dataset`, and there are {len(set(self.texts))}."
             )
+
+
+@dataclass
+class OtherRowSource(TextSource):
+    """
+    Base of the sources that show a rollout another row of `train_dataset`.
+
+    Args:
+        column (`str`): Column with the contexts.
+    """
+
+    column: str = "privileged_context"
+
+    COLUMN_FIELDS = ("column",)
+
+    def check(self, dataset: Dataset | IterableDataset, name: str) -> None:
+        if name == "train_dataset":  # the other rows come from there alone
+            super().check(dataset, name)
+
+    def setup(self, run: Run) -> None:
+        self.rows = OtherRows(run.train_dataset, self.column, self)

@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""A rollout shown to somebody as text."""
+"""Transcripts: a rollout as text for a teacher or an author."""
 
 import json
 import re
@@ -15,17 +15,17 @@ _CLOSED_ONLY = re.compile(r"\A.*?(?:</think>|\[/THINK\])", re.DOTALL)  # the pro
 
 
 def without_thinking(text: str) -> str:
-    """The text without its thought blocks."""
+    """Text without its thought blocks."""
     text = _THINKING.sub("", text)
     return _CLOSED_ONLY.sub("", text).strip()
 
 
 def shown(rollout: Rollout, *, thinking: bool, tools: bool) -> str:
     """
-    A rollout's turns as one text.
+    Turns of a rollout as one text.
 
     Args:
-        rollout ([`Rollout`]): The rollout.
+        rollout ([`Rollout`]): Rollout to show.
         thinking (`bool`): Whether to keep thought blocks and reasoning.
         tools (`bool`): Whether to show tool calls and their results.
     """
@@ -42,7 +42,7 @@ def _parts(turn: Turn, thinking: bool, tools: bool) -> list[str]:
 
 
 def call_text(call: dict[str, Any]) -> str:
-    """A tool call as text, such as `add({"a": 1})`."""
+    """Tool call as text, such as `add({"a": 1})`."""
     function = call.get("function", call)
     arguments = function.get("arguments", {})
     text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)

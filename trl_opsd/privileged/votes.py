@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Answers read from rollouts, and what most of a group's say."""
+"""Majority votes: answers read from rollouts, and the majority of a group."""
 
 import re
 from collections import Counter
@@ -13,7 +13,7 @@ NUMBER = r"[-+]?\d+(?:[.,]\d+)*"
 
 
 def answer_reader(answer: str | Callable[[str], str | None]) -> Callable[[str], str | None]:
-    """What reads an answer from a rollout's text: see `answer` of `PseudoReference`."""
+    """Function that reads an answer from a rollout's text: see `answer` of `PseudoReference`."""
     if callable(answer):
         return answer
     if answer.startswith("function:"):
@@ -26,7 +26,7 @@ def answer_reader(answer: str | Callable[[str], str | None]) -> Callable[[str], 
 
 
 def majority(answers: list[str | None], least_share: float) -> str | None:
-    """The answer that most give, `None` where two have as many votes or the first one has too few."""
+    """Majority answer, `None` where two have as many votes or the first one has too few."""
     votes = Counter(answer for answer in answers if answer is not None).most_common(2)
     tied = len(votes) == 2 and votes[0][1] == votes[1][1]
     return votes[0][0] if votes and not tied and votes[0][1] >= least_share * len(answers) else None

@@ -1,3 +1,3 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""From a view to token ids that end in the student's own completion."""
+"""Teacher prompts: from a view to the token ids that the student's own completion follows."""

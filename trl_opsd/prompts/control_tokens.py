@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Encoding a teacher prompt so that control tokens in its privileged context are plain text."""
+"""Encoding of control tokens in a privileged context as plain text."""
 
 import re
 from collections.abc import Callable
@@ -11,14 +11,14 @@ from transformers import PreTrainedTokenizerBase
 from trl_opsd.rollouts.rollout import Messages
 
 
-# What a template reads to decide, and never prints as somebody's text
+# Keys whose values a template reads to decide, and never prints as text
 _NOT_TEXT = ("role", "type")
 _ARGUMENTS = "arguments"
 
 
 def strings(value: Any, data: bool = False) -> list[str]:
     """
-    Every piece of text in a prompt or context: contents, reasoning, arguments of tool calls with their names.
+    All texts in a prompt or context: contents, reasoning, arguments of tool calls with their names.
 
     Args:
         value (`Any`): Text, messages, or a part of them.
@@ -61,9 +61,9 @@ def encode_literally(
     Args:
         tokenizer (`PreTrainedTokenizerBase`): Tokenizer.
         prompt (`str` or `list[dict]`): Teacher prompt that holds the context.
-        context (`str` or `list[dict]`): The context.
+        context (`str` or `list[dict]`): Privileged context.
         render (`Callable`): From a prompt to the text that would be encoded.
-        start (`list[int]`): What the ids begin with, such as the BOS that bare text gets.
+        start (`list[int]`): First ids, such as the BOS that bare text gets.
     """
     tokens = control_tokens(tokenizer, context)
     mark = _unused_character("".join(strings(prompt)))
@@ -88,12 +88,12 @@ def encode_literally(
 
 
 def _unused_character(text: str) -> str:
-    """A private-use character that the text lacks: neither templates nor trimming touch one."""
+    """Private-use character that the text lacks: neither templates nor trimming touch one."""
     return next(chr(code) for code in range(0xE000, 0xF900) if chr(code) not in text)
 
 
 def _mapped(value: Any, change: Callable[[str], str], data: bool = False) -> Any:
-    """A copy with every piece of text changed; `data` as in [`strings`]."""
+    """Copy of a value with every text in it changed; `data` as in [`strings`]."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):

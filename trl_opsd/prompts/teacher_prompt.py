@@ -1,10 +1,9 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""A privileged context and a student prompt make a teacher prompt. Text is placed, never interpreted."""
+"""Teacher prompts: a privileged context within the student's prompt. Text is placed, never interpreted."""
 
 from typing import Any
 
-from trl_opsd.privileged.checks import excerpt
 from trl_opsd.rollouts.message_images import decoded
 from trl_opsd.rollouts.rollout import Messages, message_text
 from trl_opsd.rollouts.view import PLACEHOLDER
@@ -12,15 +11,15 @@ from trl_opsd.rollouts.view import PLACEHOLDER
 
 def teacher_prompt(prompt: str | Messages, context: str | Messages, template: str, place: str) -> str | Messages:
     """
-    The prompt that the teacher reads.
+    Teacher prompt of a privileged context and the student's prompt.
 
     A string goes through `template` (only the placeholder is replaced) to `place`, with an empty line between it and
     the prompt's text unless the template brings white space of its own on that side. Chat messages stand before the
     prompt's own; a system message among the first is put before the prompt's system text, if it has one.
 
     Args:
-        prompt (`str` or `list[dict]`): The student's prompt.
-        context (`str` or `list[dict]`): Privileged context, checked by [`check_context`].
+        prompt (`str` or `list[dict]`): Prompt of the student.
+        context (`str` or `list[dict]`): Privileged context, valid by [`~trl_opsd.privileged.checks.check_context`].
         template (`str`): Text with the placeholder `{privileged_context}`.
         place (`str`): `"system"`, `"before_user"`, `"after_user"` or `"user_turn"`.
     """
@@ -45,8 +44,8 @@ def teacher_prompt(prompt: str | Messages, context: str | Messages, template: st
 
 
 def _from_arrow(message: dict[str, Any]) -> dict[str, Any]:
-    """Arrow gives every message of a column, and every content block, every key: None where one lacks it. Of an image
-    it gives the file."""
+    """Chat message as a dataset column gives it, in the form that templates take: without the keys that Arrow adds to
+    every message and content block with None, and with images decoded from their files."""
     message = {key: value for key, value in message.items() if value is not None}
     if isinstance(message.get("content"), list):
         message["content"] = [
@@ -74,10 +73,16 @@ def _with_user_text(prompt: Messages, text: str, place: str) -> Messages:
 
 
 def _joined(text: str, content: str | list[dict], before: bool) -> str | list[dict]:
-    """Text and a message's content, set apart; content blocks get one more text block."""
+    """Message content with a text before or after it, set apart; content blocks get one more text block."""
     if not text[-1 if before else 0].isspace():
         text = f"{text}\n\n" if before else f"\n\n{text}"
     if isinstance(content, list):
         block = {"type": "text", "text": text}
         return [block, *content] if before else [*content, block]
     return f"{text}{content}" if before else f"{content}{text}"
+
+
+def excerpt(value: Any) -> str:
+    """Beginning of a value's `repr`, for errors."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

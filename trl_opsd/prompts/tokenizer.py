@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Token ids of what the teacher reads: whole prompts, messages of their own, bare text, and how an answer begins."""
+"""Tokenization of teacher prompts: whole prompts, single messages, bare text, and the beginning of an answer."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from trl.data_utils import prepare_multimodal_messages
 
-from trl_opsd.batches.pixels import ImageInputs
+from trl_opsd.batches.pixels import ImageCache, ImageInputs, ImageTensors
 from trl_opsd.prompts.control_tokens import control_tokens, encode_literally, special_tokens, strings
 from trl_opsd.rollouts.message_images import images_of
 from trl_opsd.rollouts.rollout import Messages
@@ -23,11 +23,13 @@ _ANSWER = {"role": "assistant", "content": "Hello."}
 
 class PromptTokenizer:
     """
+    Tokenizer of prompts, messages and bare text, in which privileged contexts never act as control tokens.
+
     Args:
-        processing_class (`PreTrainedTokenizerBase` or `ProcessorMixin`): The trainer's.
-        tokenizer (`PreTrainedTokenizerBase`): The same, or the processor's.
-        chat_template (`str`, *optional*): The trainer's, where it has its own.
-        images ([`~trl_opsd.batches.pixels.ImageInputs`], *optional*): What reads images, for a processor.
+        processing_class (`PreTrainedTokenizerBase` or `ProcessorMixin`): Processing class of the trainer.
+        tokenizer (`PreTrainedTokenizerBase`): The same, or that of the processor.
+        chat_template (`str`, *optional*): Chat template of the trainer, where it has its own.
+        images ([`~trl_opsd.batches.pixels.ImageInputs`], *optional*): Encoder of images, for a processor.
     """
 
     def __init__(
@@ -47,20 +49,37 @@ class PromptTokenizer:
     def prompt(
         self, prompt: str | Messages, tools: Tools, kwargs: dict[str, Any], context: str | Messages | None = None
     ) -> list[int]:
+        """Token ids of a whole prompt, as [`encode`] gives them."""
+        return self.encode(prompt, tools, kwargs, context)[0]
+
+    def encode(
+        self,
+        prompt: str | Messages,
+        tools: Tools,
+        kwargs: dict[str, Any],
+        context: str | Messages | None = None,
+        cache: ImageCache | None = None,
+    ) -> tuple[list[int], ImageTensors]:
         """
-        Ids of a whole prompt, as TRL encodes the student's.
+        Token ids of a whole prompt, as TRL encodes the student's, and the pixel tensors of its images.
 
         Args:
             prompt (`str` or `list[dict]`): Text, or chat messages.
             tools (`list`, *optional*): Tools of the row.
             kwargs (`dict[str, Any]`): Chat template arguments.
             context (`str` or `list[dict]`, *optional*): Part of it in which control tokens are plain text.
+            cache ([`~trl_opsd.batches.pixels.ImageCache`], *optional*): Cache of the batch, for prompts with images.
 
         Raises:
             ValueError: If it has images and nothing here can read them, or not beside control tokens.
         """
         if images := images_of(prompt):
-            return self._with_images(prompt, images, tools, kwargs, context)
+            return self._with_images(prompt, images, tools, kwargs, context, ImageCache() if cache is None else cache)
+        return self._without_images(prompt, tools, kwargs, context), ImageTensors([], {}, dict)
+
+    def _without_images(
+        self, prompt: str | Messages, tools: Tools, kwargs: dict[str, Any], context: str | Messages | None
+    ) -> list[int]:
         if control_tokens(self.tokenizer, context):
             is_text = isinstance(prompt, str)
             start = self.bos if is_text else []
@@ -75,8 +94,14 @@ class PromptTokenizer:
             raise ValueError(f"The chat template refuses its messages ({error}). Choose another place.") from error
 
     def _with_images(
-        self, prompt: Messages, images: list[Any], tools: Tools, kwargs: dict[str, Any], context: str | Messages | None
-    ) -> list[int]:
+        self,
+        prompt: Messages,
+        images: list[Any],
+        tools: Tools,
+        kwargs: dict[str, Any],
+        context: str | Messages | None,
+        cache: ImageCache,
+    ) -> tuple[list[int], ImageTensors]:
         if self.images is None:
             raise ValueError(
                 f"it has {len(images)} images, and `processing_class` is a tokenizer. Pass the model's processor, or "
@@ -88,20 +113,20 @@ class PromptTokenizer:
                 "from its own. Remove them from the context."
             )
         text = self._render(prompt, tools, kwargs)
-        return self.images.read(text, images, lambda: self._tensors(prompt, tools, kwargs))
+        return self.images.encode(text, images, lambda: self._tensors(prompt, tools, kwargs), cache)
 
     def _tensors(self, prompt: Messages, tools: Tools, kwargs: dict[str, Any]) -> dict[str, Any]:
         return self._template(prompt, tools, kwargs, tokenize=True, return_dict=True, return_tensors="pt")
 
     def check_characters(self, context: str | Messages | None) -> None:
         """
-        Refuse a context of which the teacher would not read every character.
+        Check that the tokenizer has tokens for every character of a context.
 
         Args:
-            context (`str` or `list[dict]`, *optional*): The context.
+            context (`str` or `list[dict]`, *optional*): Privileged context.
 
         Raises:
-            ValueError: If the tokenizer has no token for one, and leaves it out. SmolLM2's does so with a few control
+            ValueError: If it has no token for one, and leaves it out. SmolLM2's does so with a few control
                 characters.
         """
         for character in sorted(set("".join(strings(context))) - self._known):
@@ -119,21 +144,21 @@ class PromptTokenizer:
 
     @property
     def bos(self) -> list[int]:
-        """What bare text begins with."""
+        """Token ids that bare text begins with."""
         return list(self.tokenizer("")["input_ids"])
 
     def text(self, text: str, context: str) -> list[int]:
-        """Ids of bare text between other tokens. Control tokens in `context`, a part of it, are plain text."""
+        """Token ids of bare text between other tokens. Control tokens in `context`, a part of it, are plain text."""
         if control_tokens(self.tokenizer, context):
             return encode_literally(self.tokenizer, text, context, lambda text: text, [])
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def beginning(self, tools: Tools, kwargs: dict[str, Any]) -> list[int]:
-        """How an answer begins: the ids that `add_generation_prompt` adds."""
+        """Token ids of the generation prompt, which `add_generation_prompt` adds."""
         return list(self.tokenizer(self.beginning_text(tools, kwargs), add_special_tokens=False)["input_ids"])
 
     def beginning_text(self, tools: Tools, kwargs: dict[str, Any]) -> str:
-        """The same as text, such as `"<|im_start|>assistant\\n<think>\\n"`."""
+        """Text of the generation prompt, such as `"<|im_start|>assistant\\n<think>\\n"`."""
         key = json.dumps([bool(tools), kwargs], sort_keys=True, default=str)
         if key not in self._beginnings:
             begun = self._render([_USER], tools, kwargs)
@@ -144,7 +169,7 @@ class PromptTokenizer:
         return self._beginnings[key]
 
     def _whole_token(self, text: str, cut: int) -> int:
-        """The cut, or the start of the control token that it would cut through."""
+        """Position of a cut that goes through no control token: `cut`, or the start of the token around it."""
         for token in special_tokens(self.tokenizer):
             start = text.rfind(token, max(cut - len(token) + 1, 0), cut + len(token) - 1)
             if 0 <= start < cut:
@@ -153,12 +178,12 @@ class PromptTokenizer:
 
     def message(self, text: str, role: str | None, first: bool, kwargs: dict[str, Any], context: str) -> list[int]:
         """
-        Ids of a message of its own, cut out of what the template makes of a conversation.
+        Token ids of a single message, cut out of a conversation as the template renders it.
 
         Args:
-            text (`str`): Its content.
-            role (`str`, *optional*): Its role. `None` means `"system"` for the first message, where the template has
-                one, and `"user"` otherwise.
+            text (`str`): Content of the message.
+            role (`str`, *optional*): Role of the message. `None` means `"system"` for the first message, where the
+                template has one, and `"user"` otherwise.
             first (`bool`): Whether it is the first message, and begins with what a conversation begins with.
             kwargs (`dict[str, Any]`): Chat template arguments.
             context (`str`): Part of the text in which control tokens are plain text.
@@ -196,7 +221,7 @@ class PromptTokenizer:
         return whole[len(head) :]
 
     def _ended(self, messages: Messages, kwargs: dict[str, Any]) -> str:
-        """The messages up to where the next would begin."""
+        """Rendered messages without the generation prompt."""
         return self._render(messages, None, kwargs).removesuffix(self.beginning_text(None, kwargs))
 
     def _render(self, prompt: Messages, tools: Tools, kwargs: dict[str, Any], begin: bool = True) -> str:

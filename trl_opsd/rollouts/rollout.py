@@ -111,10 +111,15 @@ class Rollout:
     @property
     def where(self) -> str:
         """How an error names it."""
-        return f"the row with prompt {repr(self.prompt)[:120]}"
+        return named_by_prompt(self.prompt)
 
 
 Group = list[Rollout]
+
+
+def named_by_prompt(prompt: str | Messages) -> str:
+    """Row in an error, by its prompt."""
+    return f"the row with prompt {repr(prompt)[:120]}"
 
 
 def message_text(message: dict[str, Any]) -> str:

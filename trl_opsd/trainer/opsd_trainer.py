@@ -45,7 +45,7 @@ from trl_opsd.model.forward import ObservedForward, add_distillation_forward
 from trl_opsd.model.shared_prefix import can_share_prefix
 from trl_opsd.monitoring.alerts import SignalMonitor
 from trl_opsd.monitoring.metrics import generation_metrics
-from trl_opsd.privileged.base import Run
+from trl_opsd.privileged.base import Run, Source
 from trl_opsd.prompts.tokenizer import PromptTokenizer
 from trl_opsd.prompts.view_encoder import ViewEncoder
 from trl_opsd.rollouts.capture import Sampled, build_rollouts, rows_of_columns
@@ -116,7 +116,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
     policy_weight: float
     has_reward: bool
     # Parts of a run that distils, set by `_set_up_distillation`
-    privileged: PrivilegedSource
+    privileged: Source
     teacher: Teacher
     method: MethodRun
     images: ImageInputs | None
@@ -234,8 +234,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         if not self.is_plain_grpo:
-            columns = getattr(self.privileged, "columns", [])
-            self._signature_columns = list(dict.fromkeys([*self._signature_columns, *columns]))
+            self._signature_columns = list(dict.fromkeys([*self._signature_columns, *self.privileged.columns]))
 
     def _prepare_inputs(self, generation_batch: dict[str, Any]) -> dict[str, Any]:
         generation = self._generation

@@ -12,7 +12,7 @@ from trl import GRPOConfig
 
 from trl_opsd.config.opsd_config import OPSDConfig
 from trl_opsd.config.validation import check_policy_weight
-from trl_opsd.privileged import DatasetColumn
+from trl_opsd.privileged import DatasetColumn, Source
 from trl_opsd.prompts.tokenizer import PromptTokenizer
 from trl_opsd.prompts.view_encoder import ViewEncoder
 
@@ -45,15 +45,13 @@ def resolve_policy_weight(args: OPSDConfig, has_reward: bool) -> float:
     return weight
 
 
-def check_datasets(source: Any, train_dataset: Any, eval_dataset: Any) -> None:
+def check_datasets(source: Source, train_dataset: Any, eval_dataset: Any) -> None:
     """
     Let a source that reads dataset columns look for them in the data sets; other sources need none.
 
     Raises:
         ValueError: If a column is missing or a row holds what can't be a context.
     """
-    if not hasattr(source, "check"):
-        return
     named = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
     if isinstance(eval_dataset, dict):
         named = {"train_dataset": train_dataset} | {f"eval_dataset[{k!r}]": v for k, v in eval_dataset.items()}

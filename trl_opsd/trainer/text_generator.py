@@ -14,10 +14,9 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad
 
-from trl_opsd.batches.pixels import Pixels
+from trl_opsd.batches.pixels import ImageCache, ImageTensors, Pixels
 from trl_opsd.engines.distributed import raise_on_all_ranks
 from trl_opsd.prompts.tokenizer import PromptTokenizer
-from trl_opsd.rollouts.message_images import images_of
 from trl_opsd.rollouts.rollout import Messages
 from trl_opsd.teacher.teacher import without_dropout
 
@@ -67,10 +66,10 @@ class TextGenerator:
         with raise_on_all_ranks(
             self.trainer.accelerator, "what the model was given to read", self.trainer.state.global_step
         ):
-            ids = [self._ids(prompt, chat_template_kwargs or {}) for prompt in prompts]
-            images = self.trainer.images
-            pixels = [images.pixels(images_of(prompt)) for prompt in prompts] if images else []
-            filler = self._ids("." if not prompts else prompts[0], chat_template_kwargs or {})
+            kwargs, cache = chat_template_kwargs or {}, ImageCache()
+            encoded = [self._encoded(prompt, kwargs, cache) for prompt in prompts]
+            ids, pixels = [own for own, _ in encoded], [seen.pixels for _, seen in encoded]
+            filler, _ = self._encoded("." if not prompts else prompts[0], kwargs, cache)
         how = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0, "temperature": temperature or None}
         self._check_lengths(ids, weights, max_new_tokens)
         rounds = max(gather_object([self._rounds(ids)]))  # the same on every process
@@ -128,10 +127,12 @@ class TextGenerator:
                 written += self._generate(model, part or [filler], seen, config)[: len(part)]
         return written
 
-    def _ids(self, prompt: str | Messages, kwargs: dict[str, Any]) -> list[int]:
+    def _encoded(
+        self, prompt: str | Messages, kwargs: dict[str, Any], cache: ImageCache
+    ) -> tuple[list[int], ImageTensors]:
         own = {**self.trainer.chat_template_kwargs, **kwargs}
         text = None if isinstance(prompt, str) else prompt
-        return self.tokenizer.prompt(prompt, None, own, text)
+        return self.tokenizer.encode(prompt, None, own, text, cache)
 
     @contextmanager
     def _model(self, weights: str) -> Iterator[nn.Module]:

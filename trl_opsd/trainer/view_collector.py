@@ -13,11 +13,12 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from trl_opsd.batches.encoded_view import EncodedView
+from trl_opsd.batches.pixels import ImageCache
 from trl_opsd.config.opsd_config import OPSDConfig
 from trl_opsd.engines.distributed import raise_on_all_ranks
 from trl_opsd.monitoring.leaks import LEAK_PHRASES, Leak, Phrases, find_leaks
 from trl_opsd.monitoring.names import PREFIX
-from trl_opsd.privileged import Asker, DatasetColumn, Run, build_source
+from trl_opsd.privileged import Asker, DatasetColumn, Run, Source, as_source, build_source
 from trl_opsd.privileged.base import source_name
 from trl_opsd.prompts.tokenizer import Tools
 from trl_opsd.prompts.view_encoder import ViewEncoder
@@ -30,14 +31,14 @@ from trl_opsd.teacher import TEACHER_KINDS
 NOT_PUSHED = "_"
 
 
-def source_of(args: OPSDConfig, given: PrivilegedSource | None) -> PrivilegedSource:
+def source_of(args: OPSDConfig, given: PrivilegedSource | None) -> Source:
     """The source that the trainer was given, or that the config describes."""
     if given is not None and args.privileged_source is not None:
         raise ValueError("`privileged=` and `privileged_source` are both set: leave out one of them.")
     if given is not None:
-        return given
+        return as_source(given)
     if args.privileged_source is not None:
-        return build_source(args.privileged_source)
+        return as_source(build_source(args.privileged_source))
     return DatasetColumn(
         args.privileged_column,
         teach_bare_rows=TEACHER_KINDS[args.teacher_model_kind].teaches_bare_rows,
@@ -83,7 +84,7 @@ class ViewCollector:
 
     Args:
         args ([`OPSDConfig`]): Options.
-        source (`PrivilegedSource`): Where views come from.
+        source ([`~trl_opsd.privileged.Source`]): Where views come from.
         encoder ([`ViewEncoder`]): From views to ids.
         accelerator (`Accelerator`): Tells of errors, and completes groups.
         required (`tuple[str]`, *optional*): Views that a rollout must have, by name or as `NAME-1` and so on. One that
@@ -93,7 +94,7 @@ class ViewCollector:
     def __init__(
         self,
         args: OPSDConfig,
-        source: PrivilegedSource,
+        source: Source,
         encoder: ViewEncoder,
         accelerator: Accelerator,
         required: tuple[str, ...] = (),
@@ -107,13 +108,12 @@ class ViewCollector:
     def setup(self, run: Run) -> None:
         """Give the source what it may need, before training."""
         self.run = run
-        if self.args.privileged_timeout is not None and getattr(self.source, "uses_model", False):
+        if self.args.privileged_timeout is not None and self.source.uses_model:
             raise ValueError(
                 "`privileged_timeout` can't stop a source that lets the model write: the other processes would wait. "
                 "Leave the option out; such a source takes `max_new_tokens`."
             )
-        if hasattr(self.source, "setup"):
-            self.source.setup(run)
+        self.source.setup(run)
 
     def collect(self, rollouts: list[Rollout], group_size: int) -> CollectedViews:
         """
@@ -124,7 +124,8 @@ class ViewCollector:
             group_size (`int`): Rollouts of one prompt.
         """
         step = rollouts[0].step
-        with raise_on_all_ranks(self.accelerator, "the privileged source", step):
+        stage = "the privileged source"
+        with raise_on_all_ranks(self.accelerator, stage, step, name=lambda _: stage):
             groups = whole_groups(rollouts, group_size, self.accelerator)
             success = {group[0].group: any(one.success for one in group) for group in groups}
             found = self.asker(groups)
@@ -132,7 +133,7 @@ class ViewCollector:
             counts = self._counted()
             if self.required:
                 counts["incomplete_rollouts"] = sum(map(bool, found)) - sum(map(bool, views))
-        with raise_on_all_ranks(self.accelerator, "what is told of the contexts", step):
+            stage = "the record of the contexts"
             collected = CollectedViews(
                 rollouts=rollouts,
                 views=views,
@@ -151,7 +152,7 @@ class ViewCollector:
 
     def _counted(self) -> dict[str, float]:
         """What the source counted of this batch, on this process."""
-        counts = getattr(self.source, "counts", {})
+        counts = self.source.counts
         if not isinstance(counts, dict) or not all(isinstance(value, (int, float)) for value in counts.values()):
             raise ValueError(f"`counts` of {source_name(self.source)} must map names to numbers, got {counts!r}.")
         # After an error some parts of a source may still hold those of the batch before
@@ -179,14 +180,11 @@ class ViewCollector:
         with raise_on_all_ranks(self.accelerator, "the teacher's prompts", rollouts[0].step):
             if len(dict(readers)) < len(readers):
                 raise ValueError(f"Views of one name have two readers: {readers}. Give them names of their own.")
-            try:
-                return {
-                    name: self.encoder.encode(name, rollouts, views, tools, live=reader == "live")
-                    for name, reader in readers
-                }
-            finally:
-                if self.encoder.tokenizer.images is not None:
-                    self.encoder.tokenizer.images.forget()
+            cache = ImageCache()
+            return {
+                name: self.encoder.encode(name, rollouts, views, tools, reader == "live", cache)
+                for name, reader in readers
+            }
 
     def _write_down(self, collected: CollectedViews, step: int) -> None:
         folder = Path(self.args.output_dir) / f"{NOT_PUSHED}privileged"
@@ -204,11 +202,11 @@ class ViewCollector:
 
     def state(self) -> dict[str, Any]:
         """The source's state, empty if it has none."""
-        return self.source.state_dict() if hasattr(self.source, "state_dict") else {}
+        return self.source.state_dict() or {}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore what [`state`] returned."""
-        if hasattr(self.source, "load_state_dict") and state:
+        if state:
             self.source.load_state_dict(state)
 
 

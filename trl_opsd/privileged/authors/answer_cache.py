@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Texts on disk by what was asked. Several processes may read and write at the same time."""
+"""Disk cache of an author's answers, keyed by the request. Several processes may read and write at the same time."""
 
 import hashlib
 import json
@@ -12,21 +12,21 @@ from typing import Any
 
 class AnswerCache:
     """
-    The place of one answer.
+    Cache entry of one request.
 
     Args:
-        folder (`Path`): Of all answers; made when the first is kept.
-        address (`str`): Who was asked.
-        body (`dict[str, Any]`): What: model, prompt and options of the sampling.
+        folder (`Path`): Folder of all entries; made when the first is written.
+        address (`str`): Address that is asked.
+        body (`dict[str, Any]`): Body of the request: model, prompt and options of the sampling.
     """
 
     def __init__(self, folder: Path, address: str, body: dict[str, Any]):
-        asked = json.dumps([address, body], sort_keys=True, ensure_ascii=True)
-        name = hashlib.sha256(asked.encode()).hexdigest()
+        request = json.dumps([address, body], sort_keys=True, ensure_ascii=True)
+        name = hashlib.sha256(request.encode()).hexdigest()
         self.path = folder / name[:2] / f"{name}.json"
 
     def read(self) -> str | None:
-        """The text; `None` if there is none, or a file that is not whole."""
+        """Cached text; `None` if there is none, or a file that is not whole."""
         try:
             text = json.loads(self.path.read_text(encoding="utf-8"))["text"]
         except (OSError, ValueError, KeyError, TypeError):
@@ -34,7 +34,7 @@ class AnswerCache:
         return text if isinstance(text, str) else None
 
     def write(self, text: str) -> None:
-        """Keep a text: whole or not at all."""
+        """Write a text, whole or not at all."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=self.path.parent, suffix=".part")
         try:

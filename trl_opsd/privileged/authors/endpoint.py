@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""A model behind an OpenAI-compatible endpoint that writes contexts: its options, a limit on failures, a disk cache."""
+"""Author behind an OpenAI-compatible endpoint: its options, a limit on failures, a disk cache."""
 
 import asyncio
 import logging
@@ -25,11 +25,11 @@ logger = logging.getLogger(__name__)
 @dataclass
 class EndpointAuthor:
     """
-    A model behind an OpenAI-compatible endpoint (vLLM, SGLang, llama.cpp, a provider): chat completions for messages,
+    Model behind an OpenAI-compatible endpoint (vLLM, SGLang, llama.cpp, a provider): chat completions for messages,
     plain completions for texts. Each process sends its own requests, through the `openai` package
     (`pip install 'trl-opsd[endpoint]'`).
 
-    What may pass (no connection, time-out, status 408, 409, 429 or 5xx, an answer without a text) is tried again by
+    A passing failure (no connection, time-out, status 408, 409, 429 or 5xx, an answer without a text) is tried again by
     `openai`: after 0.5, 1, 2, ... up to 8 seconds, a little less at random, or after what the server asks for with
     `Retry-After`, up to two minutes. Any other status is an error at once, in the server's words. A request that still
     fails has no text, and its rollout no view; more than `max_failures` of them in a batch are an error. Logged:
@@ -89,7 +89,7 @@ class EndpointAuthor:
         self.counts = dict.fromkeys((f"endpoint_{name}" for name in names), 0)
 
     def setup(self) -> None:
-        """Look for the `openai` package, the key and the folder before training."""
+        """Check for the `openai` package, the key and the folder before training."""
         _client_class()
         self._key()
         if self.cache_dir is not None:
@@ -155,17 +155,19 @@ class EndpointAuthor:
 
     def _check(self, problems: list[str], count: int) -> None:
         """
+        Count the failed requests of a batch.
+
         Raises:
-            RuntimeError: If too many failed.
+            RuntimeError: If there are more than `max_failures`.
         """
         self.counts["endpoint_failed"] = len(problems)
         if not problems:
             return
-        told = f"{len(problems)} of {count} requests to {self.url} failed for good; the first one: {problems[0]}"
+        text = f"{len(problems)} of {count} requests to {self.url} failed for good; the first one: {problems[0]}"
         limit = self.max_failures * count if self.max_failures < 1 else self.max_failures
         if len(problems) > limit:
-            raise RuntimeError(f"{told} `max_failures={self.max_failures}` allows {int(limit)}.")
-        logger.warning(told)
+            raise RuntimeError(f"{text} `max_failures={self.max_failures}` allows {int(limit)}.")
+        logger.warning(text)
 
 
 def _client_class() -> type["EndpointClient"]:

@@ -28,7 +28,7 @@ class BoundedHTTPClient(DefaultAsyncHttpxClient):
     meant for another host. Of an answer it keeps the status, the body and what `openai` reads before a retry.
 
     Args:
-        key (`str`, *optional*): Goes as a bearer token.
+        key (`str`, *optional*): API key, sent as a bearer token.
         timeout (`float`): Seconds for one attempt.
     """
 
@@ -68,7 +68,7 @@ class EndpointClient:
 
     Args:
         url (`str`): Beginning of the endpoint's addresses.
-        key (`str`, *optional*): Stands as `***` in what is told of a problem.
+        key (`str`, *optional*): API key; `***` stands for it in the text of a problem.
         timeout (`float`): Seconds for one attempt.
         retries (`int`): How often `openai` sends a request again.
     """
@@ -89,12 +89,12 @@ class EndpointClient:
             response = await self.openai.post(address, cast_to=httpx2.Response, content=json.dumps(body).encode())
             return *_text(response), None
         except APIError as error:
-            problem, status = f"{address} {self._told(error)}", getattr(error, "status_code", 500)
+            problem, status = f"{address} {self._description(error)}", getattr(error, "status_code", 500)
         if status in PASSING or status >= 500:
             return None, False, problem
         raise RuntimeError(problem)  # behind no other error, which would hold the key
 
-    def _told(self, error: APIError) -> str:
+    def _description(self, error: APIError) -> str:
         if isinstance(error, APIStatusError):
             response, wait = error.response, error.response.headers.get("retry-after")
             wait = "" if wait is None else f" (Retry-After: {self._words(wait)})"
@@ -103,7 +103,7 @@ class EndpointClient:
         return f"gives no answer that can be used: {type(cause).__name__}: {self._words(str(cause))}."
 
     def _words(self, text: str) -> str:
-        """Beginning of what a server says. Masked before it is cut, and some servers write `/` as `\\/` in JSON."""
+        """Beginning of a server's text. Masked before it is cut, and some servers write `/` as `\\/` in JSON."""
         text = text.strip().replace("\\/", "/")
         return (text if self.key is None else text.replace(self.key, "***"))[:500]
 

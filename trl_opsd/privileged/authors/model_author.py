@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Another transformers model that writes contexts."""
+"""Author that is another transformers model."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,12 +18,12 @@ from trl_opsd.rollouts.rollout import Messages
 @dataclass
 class ModelAuthor:
     """
-    A frozen causal language model, with its own tokenizer and chat template. Every process that has something to write
+    Frozen causal language model with its own tokenizer and chat template. Every process that has something to write
     loads a copy of its own, at the first prompt, onto the device that it trains on; it stays there.
 
     Args:
-        name (`str`): A folder or an id on the Hub.
-        batch_size (`int`, *optional*, defaults to `8`): Prompts that are answered at once.
+        name (`str`): Folder, or id on the Hub.
+        batch_size (`int`, *optional*, defaults to `8`): Prompts of one generation.
         init_kwargs (`dict[str, Any]`, *optional*): Of `from_pretrained`, such as `{"dtype": "bfloat16"}`.
         chat_template_kwargs (`dict[str, Any]`, *optional*): Of its chat template, such as `{"enable_thinking": False}`.
 

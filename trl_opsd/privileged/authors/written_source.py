@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Contexts that a model or a function writes about rollouts: what they read, and how they answer."""
+"""Base of the sources whose contexts an author (a model or a function) writes: its requests and its answers."""
 
 import json
 import re
@@ -13,10 +13,11 @@ from transformers import PreTrainedTokenizerBase
 
 from trl_opsd.privileged.authors.endpoint import EndpointAuthor
 from trl_opsd.privileged.authors.model_author import ModelAuthor
-from trl_opsd.privileged.base import Run, TextSource, imported, set_up, source_name, together
-from trl_opsd.privileged.checks import check_encodable, excerpt
+from trl_opsd.privileged.base import Run, TextSource, imported, source_name
+from trl_opsd.privileged.checks import check_encodable
 from trl_opsd.privileged.locate import decoded
 from trl_opsd.privileged.transcripts import without_thinking
+from trl_opsd.prompts.teacher_prompt import excerpt
 from trl_opsd.rollouts.rollout import Messages, Rollout, message_text
 
 
@@ -24,16 +25,16 @@ Function = Callable[[list[str | Messages], list[Rollout]], list[str]]
 Author = str | Function | ModelAuthor | EndpointAuthor
 
 WEIGHTS = ("live", "teacher")
-WRITERS = {"model": ModelAuthor, "endpoint": EndpointAuthor}
+OTHER_MODELS = {"model": ModelAuthor, "endpoint": EndpointAuthor}
 
 
 @dataclass(kw_only=True)
 class WrittenSource(TextSource):
     """
-    Base of the sources whose contexts are written on the way. Thought blocks of what is written are left out.
+    Base of the sources whose contexts an author writes during the run. Thought blocks are cut out of its texts.
 
     Args:
-        author (`str`, `Callable`, `dict`, [`ModelAuthor`] or [`EndpointAuthor`]): Who writes. `"live"` or `"teacher"`:
+        author (`str`, `Callable`, `dict`, [`ModelAuthor`] or [`EndpointAuthor`]): The author. `"live"` or `"teacher"`:
             the model, with the student's weights as they are or with the teacher's. Another model, in a recipe as
             `{"model": options}` of [`ModelAuthor`] or `{"endpoint": options}` of [`EndpointAuthor`]. Or a function, in
             a recipe by its dotted path, from prompts and the rollouts that they are about to one text each:
@@ -63,36 +64,36 @@ class WrittenSource(TextSource):
             raise ValueError(f"`max_new_tokens` must be a whole number of at least 1, got {tokens!r}.")
         if isinstance(degree, bool) or not isinstance(degree, (int, float)) or not degree >= 0:
             raise ValueError(f"`temperature` must be a number of at least 0, got {degree!r}.")
-        self.run: Run | None = None
         self.author = _author(self.author)
-        self.counts: dict[str, int] = dict(getattr(self.author, "counts", {}))
+        self.counts = dict(self.author.counts) if isinstance(self.author, EndpointAuthor) else {}
 
     @property
     def uses_model(self) -> bool:
         return isinstance(self.author, str)
 
     def setup(self, run: Run) -> None:
-        self.run = run
-        if hasattr(self.author, "setup"):
+        super().setup(run)
+        if isinstance(self.author, (ModelAuthor, EndpointAuthor)):
             self.author.setup()
 
     def ask(self, requests: list[str], rollouts: list[Rollout], once: bool = True) -> list[str | None]:
         """
-        One text for each request, `None` where an endpoint gave none. A collective where the model writes.
+        Answers of the author to requests, `None` where an endpoint gave none. A collective where the model writes.
 
         Args:
-            requests (`list[str]`): What to write about.
-            rollouts (`list[Rollout]`): The rollout that each is about.
+            requests (`list[str]`): Texts to write about.
+            rollouts (`list[Rollout]`): Rollout that each is about.
             once (`bool`): Whether equal prompts are given one text.
         """
-        with_rollouts = list(zip(requests, rollouts, strict=True))
-        prompts = self.together(lambda: [self._prompt(*pair) for pair in with_rollouts])
+        run = self.require_run()
+        with self.raise_on_all_ranks():
+            prompts = [self._prompt(*pair) for pair in zip(requests, rollouts, strict=True)]
         options = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature}
         if isinstance(self.author, str):
-            texts = _written(partial(self.run.write, weights=self.author, **options), prompts, once)
+            texts = _written(partial(run.write, weights=self.author, **options), prompts, once)
         elif isinstance(self.author, (ModelAuthor, EndpointAuthor)):
             texts = _written(partial(self.author.write, **options), prompts, once)
-            self.counts |= getattr(self.author, "counts", {})
+            self.counts |= self.author.counts if isinstance(self.author, EndpointAuthor) else {}
         else:
             texts = self.author(prompts, rollouts) if prompts else []
             if not isinstance(texts, list) or [type(text) for text in texts] != [str] * len(prompts):
@@ -103,28 +104,22 @@ class WrittenSource(TextSource):
         return [None if text is None else without_thinking(text) for text in texts]
 
     def _prompt(self, request: str, rollout: Rollout) -> str | Messages:
-        check_encodable(request, f"What is to be read about {rollout.where}")
+        check_encodable(request, f"The author's request about {rollout.where}")
         first, *others = [*self.examples, {"role": "user", "content": request}]
         messages = [{**first, "content": f"{self.instruction}\n\n{first['content']}".strip()}, *others]
         if isinstance(rollout.prompt, str):
             return "\n\n".join(message["content"] for message in messages) + "\n\n"
         return messages
 
-    def together(self, work: Callable[[], Any]) -> Any:
-        """The result of what may fail on one process, before a collective in which the others would wait. Where the
-        model does not write there is none."""
-        run = set_up(self.run, self)
-        return together(run, work, self) if self.uses_model else work()
-
 
 def _author(author: Any) -> Author:
     if isinstance(author, dict):
-        return _writer(author)
+        return _other_model(author)
     if isinstance(author, str) and author not in WEIGHTS:
         if "." not in author:
             raise ValueError(
                 f"`author` must be 'live', 'teacher', the dotted path of a function, or a mapping of one of "
-                f"{list(WRITERS)} to its options, got {author!r}."
+                f"{list(OTHER_MODELS)} to its options, got {author!r}."
             )
         author = imported(author, "author")
     if not isinstance(author, (str, ModelAuthor, EndpointAuthor)) and not callable(author):
@@ -132,12 +127,12 @@ def _author(author: Any) -> Author:
     return author
 
 
-def _writer(spec: dict[str, Any]) -> ModelAuthor | EndpointAuthor:
+def _other_model(spec: dict[str, Any]) -> ModelAuthor | EndpointAuthor:
     name, options = next(iter(spec.items())) if len(spec) == 1 else (None, None)
-    if name not in WRITERS or not isinstance(options, dict):
-        raise ValueError(f"`author` must map one of {list(WRITERS)} to its options, got {excerpt(spec)}.")
+    if name not in OTHER_MODELS or not isinstance(options, dict):
+        raise ValueError(f"`author` must map one of {list(OTHER_MODELS)} to its options, got {excerpt(spec)}.")
     try:
-        return WRITERS[name](**options)
+        return OTHER_MODELS[name](**options)
     except (TypeError, ValueError) as error:
         raise ValueError(f"`author.{name}`: {error}") from None
 
@@ -145,7 +140,7 @@ def _writer(spec: dict[str, Any]) -> ModelAuthor | EndpointAuthor:
 def _written(
     write: Callable[[list[str | Messages]], list[str | None]], prompts: list[str | Messages], once: bool
 ) -> list[str | None]:
-    """What is written about each prompt, about equal ones `once`."""
+    """Text for each prompt, one for equal prompts if `once`."""
     if not once:
         return write(prompts)
     keys = [json.dumps(prompt) for prompt in prompts]
@@ -155,14 +150,14 @@ def _written(
 
 
 def task_text(rollout: Rollout) -> str:
-    """The task as text: the prompt without a system message."""
+    """Task as text: the prompt without a system message."""
     if isinstance(rollout.prompt, str):
         return rollout.prompt.strip()
     return "\n\n".join(message_text(one) for one in rollout.prompt if one["role"] != "system").strip()
 
 
 def transcript(tokenizer: PreTrainedTokenizerBase, rollout: Rollout) -> str:
-    """All that the student wrote, reasoning and tool calls too, as its tokens read, and the tools' results."""
+    """Text of the student's tokens, with reasoning and tool calls, and the tools' results."""
     parts = []
     for turn in rollout.turns:
         parts.append(decoded(tokenizer, rollout.completion_ids[turn.start : turn.end]).strip())
@@ -172,11 +167,11 @@ def transcript(tokenizer: PreTrainedTokenizerBase, rollout: Rollout) -> str:
 
 def tagged(text: str, tags: tuple[str, ...]) -> dict[str, str] | None:
     """
-    The parts of an answer such as `"Quote: 2 + 2 = 5\\nExplanation: It is 4."`, by tag.
+    Parts of an answer such as `"Quote: 2 + 2 = 5\\nExplanation: It is 4."`, by tag.
 
     Args:
-        text (`str`): The answer.
-        tags (`tuple[str]`): What the parts begin with, each once, in this order, at the beginning of a line.
+        text (`str`): Text of the answer.
+        tags (`tuple[str]`): Words that the parts begin with, each once, in this order, at the beginning of a line.
 
     Returns:
         `dict[str, str]` or `None`: `None` if a tag is missing, out of order or there twice, if anything stands before

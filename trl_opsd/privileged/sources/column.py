@@ -1,9 +1,8 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""The simplest source: dataset columns."""
+"""Dataset columns as contexts: the default source."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from datasets import Dataset, IterableDataset
 
@@ -11,14 +10,14 @@ from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.base import TextSource
 from trl_opsd.privileged.checks import check_context
 from trl_opsd.prompts.teacher_prompt import teacher_prompt
-from trl_opsd.rollouts.rollout import Group, Messages, Rollout
+from trl_opsd.rollouts.rollout import Group, Rollout
 from trl_opsd.rollouts.view import PROMPT_PLACES, View, Views
 
 
 @dataclass
 class DatasetColumn(TextSource):
     """
-    One view for each column of the row that is not `None`.
+    One view for each column of a row that is not `None`.
 
     Args:
         column (`str` or `list[str]`): Column with a string, chat messages (whole few-shot turns), or `None`. The views
@@ -30,9 +29,8 @@ class DatasetColumn(TextSource):
     column: str | list[str] = "privileged_context"
     teach_bare_rows: bool = False
 
-    @property
-    def columns(self) -> list[str]:
-        return [self.column] if isinstance(self.column, str) else list(self.column)
+    NAME = "column"
+    COLUMN_FIELDS = ("column",)
 
     def __call__(self, groups: list[Group]) -> Views:
         return [self._views(rollout) for rollout in rollouts_of(groups)]
@@ -43,9 +41,7 @@ class DatasetColumn(TextSource):
             if column not in rollout.row and not self.teach_bare_rows:
                 raise ValueError(self._missing(column, "A training row", list(rollout.row)))
             context = rollout.row.get(column)
-            if context is not None:
-                where = f"The column `{column}` of the row with prompt {repr(rollout.prompt)[:80]}"
-                self._check(rollout.prompt, context, where)
+            if context is not None:  # valid: `check` and, for a stream, the view encoder look at it
                 views.append(self.view(context, **self._named(column)))
         bare = View(name=self.name, weight=self.weight, policy=self.policy, reader=self.reader)
         return views or ([bare] if self.teach_bare_rows else [])
@@ -53,25 +49,9 @@ class DatasetColumn(TextSource):
     def _named(self, column: str) -> dict[str, str]:
         return {} if isinstance(self.column, str) else {"name": column}
 
-    def _check(self, prompt: str | Messages, context: Any, where: str) -> None:
-        check_context(context, where)
-        try:
-            if self.place in PROMPT_PLACES:
-                teacher_prompt(prompt, context, self.template, self.place)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
-
     def check(self, dataset: Dataset | IterableDataset, name: str) -> None:
-        """
-        Look through a data set before training. An iterable one is checked as it streams.
-
-        Args:
-            dataset (`Dataset` or `IterableDataset`): Rows with the column.
-            name (`str`): What to call the data set in an error, for example `"train_dataset"`.
-
-        Raises:
-            ValueError: If a column is missing or a row holds what can't be a context.
-        """
+        """Check that the columns are there and that their contexts fit the prompts. Rows of an iterable dataset are
+        checked as they are encoded."""
         for column in self.columns:
             self._check_column(column, dataset, name)
 
@@ -85,8 +65,15 @@ class DatasetColumn(TextSource):
             bare = [{"role": "user", "content": ""}]
             prompts = dataset["prompt"] if "prompt" in dataset.column_names else [bare] * len(dataset)
             for number, (prompt, context) in enumerate(zip(prompts, dataset[column], strict=True)):
-                if context is not None:
-                    self._check(prompt, context, f"Row {number} of `{name}`: column `{column}`")
+                if context is None:
+                    continue
+                where = f"Row {number} of `{name}`: column `{column}`"
+                check_context(context, where)
+                try:
+                    if self.place in PROMPT_PLACES:
+                        teacher_prompt(prompt, context, self.template, self.place)
+                except ValueError as error:
+                    raise ValueError(f"{where}: {error}") from None
 
     def _missing(self, column: str, what: str, columns: list[str]) -> str:
         return (

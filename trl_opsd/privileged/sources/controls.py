@@ -1,27 +1,25 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-Contexts that should not help, or less: what a run with them learns is not what the true context teaches (OP2SD,
+Control contexts, which should not help, or less: a gain with them does not come from the true context (OP2SD,
 2608.09228; What Does PI Add, 2609.20612; contrast with wrong hints: RLCSD, 2606.11709).
 """
 
 from dataclasses import dataclass
 
-from datasets import Dataset, IterableDataset
-
 from trl_opsd.privileged.asking import rollouts_of
-from trl_opsd.privileged.base import Run, TextSource, check_scored, rollout_rng
-from trl_opsd.privileged.checks import check_column, column_of
-from trl_opsd.privileged.rows import OtherRows, row_text
+from trl_opsd.privileged.base import Run, TextSource, rollout_rng
+from trl_opsd.privileged.checks import check_scored, column_of
+from trl_opsd.privileged.rows import OtherRowSource, row_text
 from trl_opsd.privileged.transcripts import shown
 from trl_opsd.rollouts.rollout import Group, Rollout
 from trl_opsd.rollouts.view import PLACEHOLDER, View, Views
 
 
 @dataclass
-class OtherRow(TextSource):
+class OtherRow(OtherRowSource):
     """
-    The context of another row, drawn anew for each rollout; never one of the same prompt.
+    Context of another row, drawn anew for each rollout; never one of the same prompt.
 
     Args:
         column (`str`): Column with the contexts.
@@ -36,21 +34,15 @@ class OtherRow(TextSource):
     count: int = 1
     seed: int = 0
 
+    NAME = "other_row"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.count < 1:
             raise ValueError(f"`count` is at least 1, got {self.count}.")
 
-    @property
-    def columns(self) -> list[str]:
-        return [self.column]
-
-    def check(self, dataset: Dataset | IterableDataset, name: str) -> None:
-        if name == "train_dataset":  # the others come from there alone
-            check_column(self.column, dataset, name, "column")
-
     def setup(self, run: Run) -> None:
-        self.rows = OtherRows(run.train_dataset, self.column, self)
+        super().setup(run)
         prompts = len(set(self.rows.texts))
         if self.count >= prompts:
             raise ValueError(f"`count={self.count}` needs more prompts than the {prompts} of `train_dataset`.")
@@ -61,10 +53,10 @@ class OtherRow(TextSource):
         return [self._views(rollout) if rollout.wanted else [] for rollout in rollouts_of(groups)]
 
     def _views(self, rollout: Rollout) -> list[View]:
-        draw = rollout_rng(rollout, self.seed, "other_row")
+        rng = rollout_rng(rollout, self.seed, "other_row")
         seen, views = {row_text(rollout)}, []
         while len(views) < self.count:
-            row = draw.randrange(len(self.rows.texts))
+            row = rng.randrange(len(self.rows.texts))
             if self.rows.texts[row] in seen:
                 continue
             seen.add(self.rows.texts[row])
@@ -78,8 +70,8 @@ class OtherRow(TextSource):
 @dataclass
 class Shuffled(TextSource):
     """
-    The words of the row's own context in another order, drawn for each rollout: what it speaks of, without what it
-    says. A context of which every order is the same, such as a single word, gives no view.
+    Words of the row's own context in another order, drawn for each rollout: its topic without its statement. A context
+    of which every order is the same, such as a single word, gives no view.
 
     Args:
         column (`str`): Column with a text or `None`.
@@ -89,12 +81,8 @@ class Shuffled(TextSource):
     column: str = "privileged_context"
     seed: int = 0
 
-    @property
-    def columns(self) -> list[str]:
-        return [self.column]
-
-    def check(self, dataset: Dataset | IterableDataset, name: str) -> None:
-        check_column(self.column, dataset, name, "column")
+    NAME = "shuffled"
+    COLUMN_FIELDS = ("column",)
 
     def __call__(self, groups: list[Group]) -> Views:
         return [self._views(rollout) for rollout in rollouts_of(groups)]
@@ -105,19 +93,21 @@ class Shuffled(TextSource):
             return []
         if not isinstance(context, str):
             raise ValueError(f"Shuffled needs a text in the column `{self.column}`, got {context!r}, {rollout.where}.")
-        own, draw = context.split(), rollout_rng(rollout, self.seed, "shuffled")
+        own, rng = context.split(), rollout_rng(rollout, self.seed, "shuffled")
         if len(set(own)) < 2:
             return []
         words = list(own)
         while words == own:
-            draw.shuffle(words)
+            rng.shuffle(words)
         return [self.view(" ".join(words))]
 
 
 @dataclass
 class Empty(TextSource):
-    """The template around nothing: what is learnt with it comes from the template's own words. Without any, the teacher
+    """Template around an empty context: a gain with it comes from the template's own words. Without any, the teacher
     reads the student's prompt, and a teacher of the same weights teaches nothing."""
+
+    NAME = "empty"
 
     def __call__(self, groups: list[Group]) -> Views:
         words = self.view("").text.strip()
@@ -150,20 +140,15 @@ class WrongDemonstration(TextSource):
     keep_thinking: bool = False
     seed: int = 0
 
+    NAME = "wrong_demonstration"
+    COLUMN_FIELDS = ("column",)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.count < 1 or (self.column is not None and self.count > 1):
             raise ValueError(f"`count` is at least 1, and 1 with a column; got {self.count}.")
         if self.choice not in ("random", "shortest", "longest"):
             raise ValueError(f"`choice` must be 'random', 'shortest' or 'longest', got {self.choice!r}.")
-
-    @property
-    def columns(self) -> list[str]:
-        return [] if self.column is None else [self.column]
-
-    def check(self, dataset: Dataset | IterableDataset, name: str) -> None:
-        for column in self.columns:
-            check_column(column, dataset, name, "column")
 
     def __call__(self, groups: list[Group]) -> Views:
         return [self._views(rollout, group) for group in groups for rollout in group]

@@ -1,14 +1,12 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""A critic that reads the rollout, and a reference where there is one, and writes what the teacher reads."""
+"""Critiques of rollouts as contexts: a critic reads the rollout, and a reference where there is one."""
 
 from dataclasses import KW_ONLY, dataclass
 
-from datasets import Dataset, IterableDataset
-
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.authors.written_source import WrittenSource, tagged, task_text, transcript
-from trl_opsd.privileged.checks import check_column, column_of
+from trl_opsd.privileged.checks import text_of
 from trl_opsd.privileged.locate import find_quote
 from trl_opsd.rollouts.rollout import Group, Messages, Rollout
 from trl_opsd.rollouts.view import Views
@@ -51,10 +49,10 @@ TEMPLATES = {
 @dataclass
 class Critic(WrittenSource):
     """
-    A critic's words about each rollout, whoever the critic is. Weights that do not train (`author="teacher"` with the
-    `base` teacher, another model, an endpoint) make it a frozen one.
+    Critique of each rollout by an author. Weights that do not train (`author="teacher"` with the `base` teacher,
+    another model, an endpoint) make a frozen critic.
 
-    With `schema="steps"` the words are aligned with the rollout's steps (Feedback Alignment, 2606.11173): the critic
+    With `schema="steps"` the critique is aligned with the rollout's steps (Feedback Alignment, 2606.11173): the critic
     copies the steps before the first wrong one and rewrites that one alone, so that teacher and student part exactly
     where the rollout fails. The answer must be of the form `Kept: ...`, new line, `Corrected: ...`, either of which may
     be `none`. What is kept must be the beginning of the rollout, word for word but for white space, and the corrected
@@ -66,7 +64,7 @@ class Critic(WrittenSource):
     Args:
         reference (`str`, *optional*): Column with a correct solution for the critic to read. Where it is `None` the
             critic reads the task and the rollout alone.
-        schema (`str`): `"critique"` for free words, `"steps"` as above.
+        schema (`str`): `"critique"` for free text, `"steps"` as above.
         instruction, examples, template: As elsewhere; by default those of the schema.
 
     Raises:
@@ -80,6 +78,9 @@ class Critic(WrittenSource):
     examples: Messages | None = None
     template: str | None = None
 
+    NAME = "critic"
+    COLUMN_FIELDS = ("reference",)
+
     def __post_init__(self) -> None:
         if self.schema not in INSTRUCTIONS:
             raise ValueError(f"`schema` must be one of {list(INSTRUCTIONS)}, got {self.schema!r}.")
@@ -91,19 +92,11 @@ class Critic(WrittenSource):
         super().__post_init__()
         self.counts |= dict.fromkeys(("critic_asked", "critic_malformed", "critic_unaligned"), 0)
 
-    @property
-    def columns(self) -> list[str]:
-        return [] if self.reference is None else [self.reference]
-
-    def check(self, dataset: Dataset | IterableDataset, name: str) -> None:
-        """Look for the column before training."""
-        for column in self.columns:
-            check_column(column, dataset, name, "reference")
-
     def __call__(self, groups: list[Group]) -> Views:
         self.counts = dict.fromkeys(self.counts, 0)
         wanted = [rollout for rollout in rollouts_of(groups) if rollout.wanted]
-        attempts, requests = self.together(lambda: self._requests(wanted))
+        with self.raise_on_all_ranks():
+            attempts, requests = self._requests(wanted)
         self.counts["critic_asked"] = len(wanted)
         answers = self.ask(requests, wanted)
         contexts = [self._context(*pair) for pair in zip(answers, attempts, strict=True)]
@@ -114,15 +107,14 @@ class Critic(WrittenSource):
         return [views.get(rollout.index, []) for rollout in rollouts_of(groups)]
 
     def _requests(self, rollouts: list[Rollout]) -> tuple[list[str], list[str]]:
-        """The rollouts as text, and what the critic reads of each."""
-        attempts = [transcript(self.run.tokenizer, rollout) for rollout in rollouts]
+        """Transcripts of the rollouts, and the critic's request about each."""
+        tokenizer = self.require_run().tokenizer
+        attempts = [transcript(tokenizer, rollout) for rollout in rollouts]
         return attempts, [self._request(*pair) for pair in zip(rollouts, attempts, strict=True)]
 
     def _request(self, rollout: Rollout, attempt: str) -> str:
         parts = [f"Problem:\n{task_text(rollout)}"]
-        solution = None if self.reference is None else column_of(rollout, self.reference, "reference")
-        if solution is not None and not isinstance(solution, str):
-            raise ValueError(f"The column `{self.reference}` of {rollout.where} must be text, got {solution!r}.")
+        solution = None if self.reference is None else text_of(rollout, self.reference, "reference")
         parts += [] if solution is None else [f"Reference solution:\n{solution}"]
         return "\n\n".join([*parts, f"Attempt:\n{attempt}"])
 
@@ -133,23 +125,23 @@ class Critic(WrittenSource):
             self.counts["critic_malformed"] += not answer.strip()
             return answer.strip() or None
         parts = tagged(answer, TAGS)
-        told = None if parts is None else [None if _is_nothing(parts[tag]) else parts[tag] for tag in TAGS]
-        if told is None or told == [None, None]:
+        steps = None if parts is None else [None if _is_nothing(parts[tag]) else parts[tag] for tag in TAGS]
+        if steps is None or steps == [None, None]:
             self.counts["critic_malformed"] += 1
             return None
-        context = aligned(attempt, *told)
+        context = aligned(attempt, *steps)
         self.counts["critic_unaligned"] += context is None
         return context
 
 
 def aligned(attempt: str, kept: str | None, corrected: str | None) -> str | None:
     """
-    The beginning of an attempt with its first wrong step done right.
+    Beginning of an attempt with its first wrong step corrected.
 
     Args:
-        attempt (`str`): What the student wrote.
-        kept (`str`, *optional*): What is right of it, from its beginning on.
-        corrected (`str`, *optional*): The step after that. `None` if all of it is right.
+        attempt (`str`): Text of the student.
+        kept (`str`, *optional*): Correct part of it, from its beginning on.
+        corrected (`str`, *optional*): Step after that. `None` if all of it is right.
 
     Returns:
         `str` or `None`: `None` if the attempt does not begin with `kept`, goes on with `corrected`, or goes on at all
@@ -165,7 +157,7 @@ def aligned(attempt: str, kept: str | None, corrected: str | None) -> str | None
 
 
 def _beginning(text: str, words: str | None) -> int | None:
-    """Where the words end with which a text begins."""
+    """End of `words` in a text that begins with them, `None` if it begins otherwise."""
     if words is None:
         return 0
     found = find_quote(text, words, 1.0)

@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""What an agent's tools and environment said."""
+"""Feedback of an agent's tools and environment as contexts."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
@@ -22,8 +22,7 @@ def is_tool_error(message: dict[str, Any]) -> bool:
 @dataclass
 class EnvironmentFeedback(TextSource):
     """
-    The last observation, the tools' errors, or the final state of a rollout's environment. Nothing to show gives no
-    view.
+    Last observation, tool errors, or final state of a rollout's environment. A rollout without any has no view.
 
     Args:
         what (`str`): `"last_result"` the last tool result, `"errors"` all results that report an error, `"state"` what
@@ -36,6 +35,8 @@ class EnvironmentFeedback(TextSource):
     state: str = "__str__"
     _: KW_ONLY
     template: str = "What came of an earlier attempt at this:\n\n{privileged_context}"
+
+    NAME = "environment"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,16 +1,14 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""A solution of which the teacher reads a part."""
+"""Parts of a solution as contexts."""
 
 import math
 import re
 from dataclasses import dataclass
 
-from datasets import Dataset, IterableDataset
-
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.base import TextSource, rollout_rng
-from trl_opsd.privileged.checks import check_column, column_of
+from trl_opsd.privileged.checks import column_of, text_of
 from trl_opsd.rollouts.rollout import Group, Rollout
 from trl_opsd.rollouts.view import View, Views
 
@@ -18,7 +16,7 @@ from trl_opsd.rollouts.view import View, Views
 @dataclass
 class PartialExposure(TextSource):
     r"""
-    The first floor(share * m) of a solution's m segments, and its answer (ATESD, 2605.11458). A row whose solution is
+    First floor(share * m) of a solution's m segments, and its answer (ATESD, 2605.11458). A row whose solution is
     `None`, or of which nothing is left, has no view.
 
     Args:
@@ -48,6 +46,9 @@ class PartialExposure(TextSource):
     hide_answer: bool = False
     seed: int = 0
 
+    NAME = "exposure"
+    COLUMN_FIELDS = ("column", "answer")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         shares = [share for share in (self.share, self.end_share) if share is not None and share != "random"]
@@ -63,23 +64,16 @@ class PartialExposure(TextSource):
         is_pattern = self.answer is not None and self.answer.startswith("regex:")
         self._pattern = re.compile(self.answer.removeprefix("regex:")) if is_pattern else None
 
-    @property
-    def columns(self) -> list[str]:
-        return [self.column, *([self.answer] if self.answer is not None and self._pattern is None else [])]
-
-    def check(self, dataset: Dataset | IterableDataset, name: str) -> None:
-        for option, column in zip(("column", "answer"), self.columns, strict=False):
-            check_column(column, dataset, name, option)
+    def column_options(self) -> list[tuple[str, str]]:
+        return [pair for pair in super().column_options() if pair[0] != "answer" or self._pattern is None]
 
     def __call__(self, groups: list[Group]) -> Views:
         return [self._views(rollout) if rollout.wanted else [] for rollout in rollouts_of(groups)]
 
     def _views(self, rollout: Rollout) -> list[View]:
-        solution = column_of(rollout, self.column, "column")
+        solution = text_of(rollout, self.column, "column")
         if solution is None:
             return []
-        if not isinstance(solution, str):
-            raise ValueError(f"The column `{self.column}` of {rollout.where} must be text or None, got {solution!r}.")
         answer = self._answer(rollout, solution)
         cuts = [match.span() for match in self._between.finditer(solution.strip())]
         ends = [start for start, _ in cuts] + [len(solution.strip())]
@@ -122,7 +116,7 @@ class PartialExposure(TextSource):
 
 
 def _whole(answer: str) -> re.Pattern[str]:
-    """An answer where it stands for itself: 5 is neither in 15 nor in 2.5, and A not in AND."""
+    """Pattern of an answer where it stands for itself: 5 is neither in 15 nor in 2.5, and A not in AND."""
     before = r"(?<!\d)(?<!\d[.,])" if answer[0].isdigit() else r"(?<![A-Za-z])" if answer[0].isalpha() else ""
     after = r"(?![.,]?\d)" if answer[-1].isdigit() else r"(?![A-Za-z])" if answer[-1].isalpha() else ""
     return re.compile(before + re.escape(answer) + after)

@@ -1,11 +1,12 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""What a verifier says about the rollout: test output, a compiler's message, a judge's words."""
+"""Verifier feedback as contexts: test output, a compiler's message, a judge's words."""
 
 from dataclasses import KW_ONLY, dataclass
 
 from trl_opsd.privileged.asking import rollouts_of
-from trl_opsd.privileged.base import TextSource, check_scored
+from trl_opsd.privileged.base import TextSource
+from trl_opsd.privileged.checks import check_scored
 from trl_opsd.rollouts.rollout import Group, Rollout
 from trl_opsd.rollouts.view import View, Views
 
@@ -13,8 +14,8 @@ from trl_opsd.rollouts.view import View, Views
 @dataclass
 class VerifierFeedback(TextSource):
     """
-    Text that a reward function gave with TRL's `log_extra(column, texts)`, or that a `rollout_func` added to the row
-    (SDPO, 2601.20802). `None` and text of white space give no view.
+    Feedback that a reward function gave with TRL's `log_extra(column, texts)`, or that a `rollout_func` added to the
+    row (SDPO, 2601.20802). `None` and text of white space give no view.
 
     Args:
         key (`str`): The column.
@@ -30,6 +31,8 @@ class VerifierFeedback(TextSource):
     template: str = (
         "An earlier attempt at this got the following feedback:\n\n{privileged_context}\n\nAnswer with it in mind."
     )
+
+    NAME = "feedback"
 
     def __call__(self, groups: list[Group]) -> Views:
         return [self._views(rollout) for rollout in rollouts_of(groups)]

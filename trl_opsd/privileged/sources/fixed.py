@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""One context for the whole run: rules or a system prompt that shall move into the weights, or a list to draw from."""
+"""Fixed contexts: rules or a system prompt to move into the weights, or a list to draw from."""
 
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from trl_opsd.rollouts.view import Views
 @dataclass
 class Fixed(TextSource):
     """
-    The same context for every rollout (OPCD, 2602.12275), or one of several, drawn anew for each.
+    Same context for every rollout (OPCD, 2602.12275), or one of several, drawn anew for each.
 
     Args:
         context (`str`, `list[dict]` or `list[str]`, *optional*): Text, chat messages, or texts to draw from.
@@ -28,6 +28,8 @@ class Fixed(TextSource):
     seed: int = 0
     _: KW_ONLY
     place: str = "system"
+
+    NAME = "fixed"
 
     def __post_init__(self) -> None:
         super().__post_init__()

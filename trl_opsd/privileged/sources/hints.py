@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""A hint inside the trajectory, just before the turn or the token that went wrong."""
+"""Hints within a trajectory, just before the turn or the token where a mistake begins."""
 
 import re
 from collections.abc import Callable
@@ -19,11 +19,11 @@ Locator = Callable[[Rollout], list[tuple[int, str]]]
 @dataclass(frozen=True)
 class Rule:
     """
-    How a mistake of one class shows itself, and the hint against it.
+    Pattern of one class of mistakes, and the hint against it.
 
     Args:
         hint (`str`):
-            What the teacher reads.
+            Text that the teacher reads.
         on (`str`, *optional*, defaults to `"error"`):
             Where to look: `"error"` (what a tool call of the turn that failed says, without the form in which TRL's
             tool loop reports it), `"result"` (any tool result that answers the turn) or `"text"` (what the student
@@ -50,7 +50,7 @@ class Rule:
 
     @classmethod
     def of(cls, rule: "Rule | dict[str, str]", number: int) -> "Rule":
-        """A rule from its description in a recipe."""
+        """Build a rule from its description in a recipe."""
         if isinstance(rule, cls):
             return rule
         try:
@@ -62,7 +62,7 @@ class Rule:
             ) from None
 
     def found(self, turn: Turn, text: str) -> re.Match | None:
-        """Its first match in a turn."""
+        """First match of the rule in a turn."""
         texts = [text]
         if self.on != "text":
             texts = turn.errors if self.on == "error" else [message_text(message) for message in turn.results]
@@ -72,7 +72,7 @@ class Rule:
 @dataclass
 class TurnHint(TextSource):
     """
-    A short hint where a mistake begins; the student's own tokens after it are scored again, nothing is decoded (the
+    Short hint where a mistake begins; the student's own tokens after it are scored again, nothing is decoded (the
     targeted hints of Cursor's Composer 2.5 and of Aleph Alpha's Kolibri report; HINT-SD, 2605.17873).
 
     Rules or a function locate the mistakes. The hint of a turn is made of the hints of all rules that match it, in
@@ -105,6 +105,8 @@ class TurnHint(TextSource):
     max_hints: int = 1
     repeat: bool = True
     name: str = "hint"
+
+    NAME = "turn_hint"
     finds_positions = True
 
     def __post_init__(self) -> None:
@@ -152,7 +154,7 @@ class TurnHint(TextSource):
         return View(**{**vars(view), "name": f"{self.name}-{number}"})
 
     def _span(self, rollout: Rollout, position: int) -> tuple[int, int] | None:
-        """The tokens to teach. `None` is what the place teaches by itself, also where the position is none."""
+        """Span of tokens to teach. `None` for the default of the view's place, also where the position is none."""
         by_turn = self.place == "before_turn"
         if by_turn == (self.teach == "turn"):
             return None
@@ -163,7 +165,7 @@ class TurnHint(TextSource):
         return (position, ends[0]) if ends else None
 
     def _by_rules(self, rollout: Rollout) -> list[tuple[int, str]]:
-        places, left = [], list(self._rules)
+        hints, left = [], list(self._rules)
         for number, turn in enumerate(rollout.turns):
             ids = rollout.completion_ids[turn.start : turn.end]
             text = decoded(self._tokenizer, ids) if any(rule.on == "text" for rule in self._rules) else ""
@@ -178,5 +180,5 @@ class TurnHint(TextSource):
                 # A match of nothing at the end stands before what ends the turn
                 at = token_span(self._tokenizer, ids, first, first + 1)[0] if first < len(text) else len(ids) - 1
                 position = turn.start + at
-            places.append((position, "\n".join(dict.fromkeys(rule.hint for rule, _ in found))))
-        return places
+            hints.append((position, "\n".join(dict.fromkeys(rule.hint for rule, _ in found))))
+        return hints

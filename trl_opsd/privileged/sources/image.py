@@ -1,15 +1,13 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Sources for vision-language models: the teacher reads as text what the student sees, or sees other pictures."""
+"""Contexts for vision-language models: a text about the student's images, or other images."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from datasets import Dataset, IterableDataset
-
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.base import TextSource
-from trl_opsd.privileged.checks import check_context
+from trl_opsd.privileged.checks import check_context, column_of
 from trl_opsd.prompts.teacher_prompt import teacher_prompt
 from trl_opsd.rollouts.message_images import decoded, images_of
 from trl_opsd.rollouts.rollout import Group, Messages, Rollout
@@ -17,7 +15,7 @@ from trl_opsd.rollouts.view import PROMPT_PLACES, View, Views
 
 
 def without_images(prompt: Messages) -> Messages:
-    """A prompt's messages without their images."""
+    """Chat messages without their images."""
     return [
         {**message, "content": [block for block in message["content"] if block.get("type") != "image"]}
         if isinstance(message.get("content"), list)
@@ -28,21 +26,21 @@ def without_images(prompt: Messages) -> Messages:
 
 def with_images(prompt: Messages, images: list[Any], keep: bool = False) -> Messages:
     """
-    A prompt's messages with these images where its own are, or before the text of the first user message.
+    Chat messages with these images where their own are, or before the text of the first user message.
 
     Args:
         prompt (`list[dict]`): Chat messages.
         images (`list`): Images.
-        keep (`bool`): Whether its own stay, before these.
+        keep (`bool`): Whether their own stay, before these.
 
     Raises:
         ValueError: If there is no message for them to stand in.
     """
-    places = [i for i, message in enumerate(prompt) if images_of([message])]
-    places += [i for i, message in enumerate(prompt) if message["role"] == "user"]
-    if not places:
+    holders = [i for i, message in enumerate(prompt) if images_of([message])]
+    holders += [i for i, message in enumerate(prompt) if message["role"] == "user"]
+    if not holders:
         raise ValueError("The prompt has no user message for the images to stand in.")
-    content = prompt[places[0]]["content"]
+    content = prompt[holders[0]]["content"]
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
     own = [i for i, block in enumerate(blocks) if block.get("type") == "image"]
     at = 0 if not own else own[-1] + 1 if keep else own[0]
@@ -50,14 +48,14 @@ def with_images(prompt: Messages, images: list[Any], keep: bool = False) -> Mess
         prompt = without_images(prompt)
     before, after = ([b for b in part if keep or b.get("type") != "image"] for part in (blocks[:at], blocks[at:]))
     added = [{"type": "image", "image": decoded(image)} for image in images]
-    message = {**prompt[places[0]], "content": [*before, *added, *after]}
-    return [*prompt[: places[0]], message, *prompt[places[0] + 1 :]]
+    message = {**prompt[holders[0]], "content": [*before, *added, *after]}
+    return [*prompt[: holders[0]], message, *prompt[holders[0] + 1 :]]
 
 
 @dataclass
 class ImageView(TextSource):
     """
-    The student's prompt with other images, with a text about them, or both.
+    Student's prompt with other images, with a text about them, or both.
 
     Rows whose columns are all `None` (or an empty list of images) have no view.
 
@@ -73,6 +71,9 @@ class ImageView(TextSource):
     image_column: str | None = None
     keep_images: bool = False
 
+    NAME = "image_view"
+    COLUMN_FIELDS = ("text_column", "image_column")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.columns:
@@ -86,47 +87,19 @@ class ImageView(TextSource):
                 f"ImageView has place {self.place!r}: its text stands in the prompt, at one of {list(PROMPT_PLACES)}."
             )
 
-    @property
-    def columns(self) -> list[str]:
-        return [column for column in (self.text_column, self.image_column) if column is not None]
-
     def __call__(self, groups: list[Group]) -> Views:
         return [self._views(rollout) for rollout in rollouts_of(groups)]
 
     def _views(self, rollout: Rollout) -> list[View]:
-        row, here = rollout.row, f"the row with prompt {repr(rollout.prompt)[:80]}"
-        self._check_columns(list(row), here)
-        text = row[self.text_column] if self.text_column is not None else None
-        images = row[self.image_column] if self.image_column is not None else None
+        values = {option: column_of(rollout, column, option) for option, column in self.column_options()}
+        text, images = values.get("text_column"), values.get("image_column")
         images = images if isinstance(images, list) else [] if images is None else [images]
         if text is None and not images:
             return []
         if isinstance(rollout.prompt, str):
-            raise ValueError(f"ImageView needs chat messages as prompt, and {here} has text.")
+            raise ValueError(f"ImageView needs chat messages as prompt, and {rollout.where} has text.")
         prompt = with_images(rollout.prompt, images, self.keep_images)
         if text is not None:
-            check_context(text, f"The column `{self.text_column}` of {here}")
+            check_context(text, f"The column `{self.text_column}` of {rollout.where}")
             prompt = teacher_prompt(prompt, text, self.template, self.place)
         return [self.view(text, prompt=prompt)]
-
-    def check(self, dataset: Dataset | IterableDataset, name: str) -> None:
-        """
-        Look for the columns before training.
-
-        Args:
-            dataset (`Dataset` or `IterableDataset`): Rows.
-            name (`str`): What to call the data set in an error.
-
-        Raises:
-            ValueError: If a column is missing.
-        """
-        if dataset.column_names is not None:
-            self._check_columns(dataset.column_names, f"`{name}`")
-
-    def _check_columns(self, have: list[str], where: str) -> None:
-        for column in self.columns:
-            if column not in have:
-                raise ValueError(
-                    f"The source 'image_view' reads the column `{column}`, and {where} has {have}. Add the column, "
-                    "with None for rows without."
-                )

@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""A reference that nobody gave: what most rollouts of a group agree on."""
+"""Pseudo-references: the answer that most rollouts of a group agree on."""
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
@@ -18,7 +18,7 @@ SHOW = ("answer", "shortest", "longest_other")
 @dataclass
 class PseudoReference(TextSource):
     """
-    The answer that most rollouts of the group give, without a label or a verifier (U-OPSD, 2608.06296).
+    Majority answer of the group, without a label or a verifier (U-OPSD, 2608.06296).
 
     An answer is read from each rollout; one without an answer has no vote. Two answers with as many votes are no
     majority, and neither is one with too few: the group then has no views.
@@ -40,6 +40,8 @@ class PseudoReference(TextSource):
     keep_thinking: bool = False
     _: KW_ONLY
     template: str = "The answer is probably this:\n\n{privileged_context}\n\nCheck it as you answer."
+
+    NAME = "pseudo_reference"
 
     def __post_init__(self) -> None:
         super().__post_init__()

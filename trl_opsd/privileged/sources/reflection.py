@@ -1,15 +1,12 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Reflection on wrong rollouts: the first error is quoted and explained, and what comes from there on is taught."""
+"""Reflections on wrong rollouts: the first error is quoted and explained, and the tokens from there on are taught."""
 
 from dataclasses import KW_ONLY, dataclass, field
 
-from datasets import Dataset, IterableDataset
-
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.authors.written_source import WrittenSource, tagged, task_text, transcript
-from trl_opsd.privileged.base import check_scored
-from trl_opsd.privileged.checks import check_column, column_of
+from trl_opsd.privileged.checks import check_scored, text_of
 from trl_opsd.privileged.conditions import has_reward
 from trl_opsd.privileged.locate import locate
 from trl_opsd.rollouts.rollout import Group, Messages, Rollout
@@ -40,11 +37,13 @@ EXAMPLES = [
 @dataclass
 class Reflection(WrittenSource):
     """
-    A reflector reads the problem, a correct solution and a wrong rollout, quotes the first error and explains it
-    (ROSD, 2605.28014). The teacher reads the solution and the explanation, and teaches the tokens from the quote on.
+    Reflection on wrong rollouts. A reflector reads the problem, a correct solution and a wrong rollout, quotes the
+    first error and explains it (ROSD, 2605.28014). The teacher reads the solution and the explanation, and teaches the
+    tokens from the quote on.
 
-    Or the words stand in the rollout itself: with `place="before_token"` before the quote, with `"before_turn"` before
-    the turn that holds it, which alone is taught then. The teacher so reads of the mistake just before it is made.
+    Or the reflection stands in the rollout itself: with `place="before_token"` before the quote, with `"before_turn"`
+    before the turn that holds it, which alone is taught then. The teacher so reads of the mistake just before it is
+    made.
 
     A wrong rollout has no view if the reflector's answer is not of the form `Quote: ...`, new line, `Explanation: ...`
     (counted in `reflection_malformed`), or if its quote is not found (`reflection_unmatched`). A rollout without a
@@ -69,9 +68,12 @@ class Reflection(WrittenSource):
     failed_groups: bool = False
     solved_groups: bool = False
     _: KW_ONLY
-    finds_positions = True
     instruction: str = INSTRUCTION
     examples: Messages = field(default_factory=lambda: list(EXAMPLES))
+
+    NAME = "reflection"
+    COLUMN_FIELDS = ("reference",)
+    finds_positions = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,18 +81,10 @@ class Reflection(WrittenSource):
             raise ValueError(f"`threshold` lies between 0 and 1, got {self.threshold}.")
         self.counts |= dict.fromkeys(("reflection_asked", "reflection_malformed", "reflection_unmatched"), 0)
 
-    @property
-    def columns(self) -> list[str]:
-        return [] if self.reference is None else [self.reference]
-
-    def check(self, dataset: Dataset | IterableDataset, name: str) -> None:
-        """Look for the column before training."""
-        for column in self.columns:
-            check_column(column, dataset, name, "reference")
-
     def __call__(self, groups: list[Group]) -> Views:
         self.counts = dict.fromkeys(self.counts, 0)
-        wrong, solutions, requests = self.together(lambda: self._wrong(groups))
+        with self.raise_on_all_ranks():
+            wrong, solutions, requests = self._wrong(groups)
         self.counts["reflection_asked"] = len(wrong)
         answers = self.ask(requests, wrong)
         views = {
@@ -102,7 +96,8 @@ class Reflection(WrittenSource):
         return [views[rollout.index] for rollout in rollouts_of(groups)]
 
     def _wrong(self, groups: list[Group]) -> tuple[list[Rollout], list[str | None], list[str]]:
-        """Wrong rollouts to reflect on, their solutions, and what the reflector reads."""
+        """Wrong rollouts to reflect on, their solutions, and the reflector's requests."""
+        self.require_run()
         for rollout in rollouts_of(groups):
             check_scored(rollout, "The source `reflection`")
         pairs = [
@@ -119,10 +114,7 @@ class Reflection(WrittenSource):
 
     def _solution(self, rollout: Rollout, group: Group) -> str | None:
         if self.reference is not None:
-            text = column_of(rollout, self.reference, "reference")
-            if text is not None and not isinstance(text, str):
-                raise ValueError(f"The column `{self.reference}` of {rollout.where} must be text, got {text!r}.")
-            return text
+            return text_of(rollout, self.reference, "reference")
         others = (other for other in group if other.success and other.index != rollout.index)
         sibling = next(others, None)
         return None if sibling is None else transcript(self.run.tokenizer, sibling)

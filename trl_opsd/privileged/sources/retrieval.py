@@ -1,18 +1,16 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Worked examples from the training data that resemble the rollout's problem."""
+"""Retrieved demonstrations: rows of the training data that resemble the rollout's problem."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from datasets import Dataset, IterableDataset
 
 from trl_opsd.privileged.asking import rollouts_of
-from trl_opsd.privileged.base import Run, TextSource, imported
-from trl_opsd.privileged.checks import check_column
-from trl_opsd.privileged.rows import OtherRows, row_text
+from trl_opsd.privileged.base import Run, imported
+from trl_opsd.privileged.rows import OtherRowSource, row_text
 from trl_opsd.rollouts.rollout import Group, Rollout
 from trl_opsd.rollouts.view import View, Views
 
@@ -21,9 +19,9 @@ Embed = Callable[[list[str]], "np.ndarray"]
 
 
 @dataclass
-class Retrieval(TextSource):
+class Retrieval(OtherRowSource):
     """
-    The k rows of the training data whose prompts are most like the rollout's, as demonstrations (UniSD, 2605.06597).
+    Demonstrations from the k rows of the training data whose prompts are most like the rollout's (UniSD, 2605.06597).
     Never the row itself, nor one with the same prompt. A rollout for which none is similar enough has no view.
 
     Args:
@@ -44,6 +42,8 @@ class Retrieval(TextSource):
     least_score: float | None = None
     as_turns: bool = True
 
+    NAME = "retrieval"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.k < 1:
@@ -53,16 +53,8 @@ class Retrieval(TextSource):
         nothing = float(np.finfo(np.float32).tiny) if self.by == "bm25" else -math.inf
         self._least = nothing if self.least_score is None else max(self.least_score, nothing)
 
-    @property
-    def columns(self) -> list[str]:
-        return [self.column]
-
-    def check(self, dataset: Dataset | IterableDataset, name: str) -> None:
-        if name == "train_dataset":  # demonstrations come from there alone
-            check_column(self.column, dataset, name, "column")
-
     def setup(self, run: Run) -> None:
-        self.rows = OtherRows(run.train_dataset, self.column, self)
+        super().setup(run)
         texts = all(isinstance(context, str) for context in self.rows.contexts)
         turns = self.as_turns and not isinstance(run.train_dataset[0]["prompt"], str)
         if not texts and not turns:

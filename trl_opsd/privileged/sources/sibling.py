@@ -1,11 +1,12 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""A successful rollout of the same prompt as the context of the others."""
+"""Successful rollouts of the same prompt as contexts of the others."""
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 
-from trl_opsd.privileged.base import TextSource, check_scored, rollout_rng
+from trl_opsd.privileged.base import TextSource, rollout_rng
+from trl_opsd.privileged.checks import check_scored
 from trl_opsd.privileged.transcripts import shown
 from trl_opsd.rollouts.rollout import Group, Rollout
 from trl_opsd.rollouts.view import View, Views
@@ -23,7 +24,7 @@ CHOICES: dict[str, Callable[[Rollout], float]] = {
 @dataclass
 class SiblingSuccess(TextSource):
     """
-    What a successful rollout of the group wrote (SDPO, 2601.20802; the shortest one: SSOPD, 2605.17497). A group
+    Text of a successful rollout of the group (SDPO, 2601.20802; the shortest one: SSOPD, 2605.17497). A group
     without success has no views.
 
     Args:
@@ -51,6 +52,8 @@ class SiblingSuccess(TextSource):
     seed: int = 0
     _: KW_ONLY
     template: str = "A correct answer to this question:\n\n{privileged_context}\n\nNow answer it in your own way."
+
+    NAME = "sibling"
 
     def __post_init__(self) -> None:
         super().__post_init__()

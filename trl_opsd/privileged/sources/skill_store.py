@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Skills, the summaries of finished trajectories, and the store that keeps the best of them."""
+"""Store of skills, the summaries of finished trajectories: it keeps the best of them."""
 
 import math
 import re
@@ -14,13 +14,13 @@ _WORD = re.compile(r"\w+")
 @dataclass(frozen=True)
 class Skill:
     """
-    What was learnt from the trajectories of one task.
+    Summary of the trajectories of one task.
 
     Args:
-        key (`str`): Under which it is found.
-        task (`str`): The task.
-        success, mistakes, workflow (`str`): What worked, what went wrong, and how to go about it.
-        reward (`float`, *optional*): Of the best trajectory.
+        key (`str`): Key under which it is found.
+        task (`str`): Text of the task.
+        success, mistakes, workflow (`str`): What worked, what went wrong, and the best steps.
+        reward (`float`, *optional*): Reward of the best trajectory.
         step (`int`): Optimizer step at which it was written.
     """
 
@@ -34,14 +34,15 @@ class Skill:
 
     @property
     def rank(self) -> tuple[float, int]:
-        """Skills of a higher reward are better, then newer ones."""
+        """Sort key: skills of a higher reward are better, then newer ones."""
         return (-math.inf if self.reward is None else self.reward, self.step)
 
 
 @dataclass
 class SkillStore:
     """
-    At most `size` skills, one of each key and task. Equal stores that are given equal skills in one order stay equal.
+    Store of at most `size` skills, one of each key and task. Equal stores that are given equal skills in one order stay
+    equal.
 
     Args:
         size (`int`): Most skills.
@@ -52,23 +53,23 @@ class SkillStore:
     skills: dict[tuple[str, str], Skill] = field(default_factory=dict)
 
     def add(self, skill: Skill) -> int:
-        """Take a skill, unless that task has one of a higher reward. Beyond the size the one of the lowest reward
-        leaves, of equal ones the oldest. Returns how many have left."""
-        place = (skill.key, skill.task)
-        old = self.skills.get(place)
+        """Add a skill, unless its task has one of a higher reward. Beyond the size the one of the lowest reward is
+        evicted, of equal ones the oldest. Returns the number of evicted skills."""
+        key = (skill.key, skill.task)
+        old = self.skills.get(key)
         if old is None or old.rank <= skill.rank:
-            self.skills[place] = skill
+            self.skills[key] = skill
         if len(self.skills) <= self.size:
             return 0
-        del self.skills[min(self.skills, key=lambda place: self.skills[place].rank)]
+        del self.skills[min(self.skills, key=lambda key: self.skills[key].rank)]
         return 1
 
     def of_key(self, key: str, k: int) -> list[Skill]:
-        """The `k` best skills of a key."""
+        """Best `k` skills of a key."""
         return sorted((one for one in self.skills.values() if one.key == key), key=_best_first)[:k]
 
     def alike(self, task: str, k: int) -> list[Skill]:
-        """The `k` skills whose tasks share most words with this one, by Jaccard's index, and any at all."""
+        """At most `k` skills whose tasks share most words with this one, by Jaccard's index, and at least one word."""
         words = _words(task)
         scored = [
             (len(words & own) / len(words | own), one) for one in self.skills.values() if (own := _words(one.task))
@@ -76,12 +77,12 @@ class SkillStore:
         scored = sorted((pair for pair in scored if pair[0]), key=lambda pair: (-pair[0], *_best_first(pair[1])))
         return [skill for _, skill in scored[:k]]
 
-    def state(self) -> list[dict[str, Any]]:
-        """Its skills in order, for JSON."""
+    def state_dict(self) -> list[dict[str, Any]]:
+        """Skills in order, as JSON."""
         return [asdict(skill) for skill in self.skills.values()]
 
-    def load(self, state: list[dict[str, Any]]) -> None:
-        """Take up what [`state`] gave, up to the size."""
+    def load_state_dict(self, state: list[dict[str, Any]]) -> None:
+        """Restore what [`state_dict`] returned, up to the size."""
         self.skills = {}
         for skill in state:
             self.add(Skill(**skill))

@@ -1,18 +1,17 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Skills: what finished trajectories taught is summarised, kept, and read by the teacher of later ones."""
+"""Skills: summaries of finished trajectories, kept and read by the teacher of later ones."""
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
-
-from datasets import Dataset, IterableDataset
 
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.authors.written_source import WrittenSource, tagged, task_text, transcript
 from trl_opsd.privileged.base import imported
-from trl_opsd.privileged.checks import check_column, column_of
+from trl_opsd.privileged.checks import column_of
 from trl_opsd.privileged.sources.skill_store import Skill, SkillStore
 from trl_opsd.rollouts.rollout import Group, Messages, Rollout
 from trl_opsd.rollouts.view import View, Views
@@ -75,7 +74,9 @@ class Skills(WrittenSource):
     instruction: str = INSTRUCTION
     examples: Messages = field(default_factory=lambda: list(EXAMPLES))
 
-    uses_model = True  # whoever writes: the processes gather what was written, and none may be late for that
+    NAME = "skills"
+    COLUMN_FIELDS = ("key",)
+    uses_model = True  # with any author: the processes gather the skills, and none may be late for that
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,15 +90,6 @@ class Skills(WrittenSource):
         names = ("written", "malformed", "evicted", "stored", "missing")
         self.counts |= dict.fromkeys((f"skills_{name}" for name in names), 0)
 
-    @property
-    def columns(self) -> list[str]:
-        return [self.key] if isinstance(self.key, str) else []
-
-    def check(self, dataset: Dataset | IterableDataset, name: str) -> None:
-        """Look for the column before training."""
-        for column in self.columns:
-            check_column(column, dataset, name, "key")
-
     def __call__(self, groups: list[Group]) -> Views:
         self.counts = dict.fromkeys(self.counts, 0)
         rollouts = rollouts_of(groups)
@@ -106,31 +98,34 @@ class Skills(WrittenSource):
         if rollouts[0].training and due:  # the same on every process
             self._refresh(groups)
             self.refreshed = step
-        if self.run.process_index == 0:
+        if self.require_run().process_index == 0:
             self.counts["skills_stored"] = len(self.store.skills)
-        return self.together(lambda: [self._views(rollout) if rollout.wanted else [] for rollout in rollouts])
+        with self.raise_on_all_ranks():
+            return [self._views(rollout) if rollout.wanted else [] for rollout in rollouts]
 
     # Writing
 
     def _refresh(self, groups: list[Group]) -> None:
         """Write skills about the groups, each on one process, and add all of them in one order."""
-        index = self.run.process_index
+        run = self.require_run()
         owners: dict[int, int] = {}
-        for process, group in sorted(self.run.gather([(index, group[0].group) for group in groups])):
+        for process, group in sorted(run.gather([(run.process_index, group[0].group) for group in groups])):
             owners.setdefault(group, process)
-        own = [group for group in groups if owners[group[0].group] == index]
-        keys, requests, best = self.together(lambda: self._requests(own))
-        alone = not isinstance(self.author, str)
-        answers = self.together(lambda: self.ask(requests, best)) if alone else self.ask(requests, best)
-        told = [self._skill(*parts) for parts in zip(keys, best, answers, strict=True)]
-        written = [(rollout.group, skill) for rollout, skill in zip(best, told, strict=True) if skill is not None]
+        own = [group for group in groups if owners[group[0].group] == run.process_index]
+        with self.raise_on_all_ranks():
+            keys, requests, best = self._requests(own)
+        # The model is asked in a collective of its own
+        with nullcontext() if isinstance(self.author, str) else self.raise_on_all_ranks():
+            answers = self.ask(requests, best)
+        parsed = [self._skill(*parts) for parts in zip(keys, best, answers, strict=True)]
+        written = [(rollout.group, skill) for rollout, skill in zip(best, parsed, strict=True) if skill is not None]
         self.counts["skills_written"] = len(written)
-        self.counts["skills_malformed"] = len(told) - len(written) - answers.count(None)
-        evicted = [self.store.add(skill) for _, skill in sorted(self.run.gather(written), key=lambda pair: pair[0])]
-        self.counts["skills_evicted"] = sum(evicted) if index == 0 else 0
+        self.counts["skills_malformed"] = len(parsed) - len(written) - answers.count(None)
+        evicted = [self.store.add(skill) for _, skill in sorted(run.gather(written), key=lambda pair: pair[0])]
+        self.counts["skills_evicted"] = sum(evicted) if run.process_index == 0 else 0
 
     def _requests(self, groups: list[Group]) -> tuple[list[str], list[str], list[Rollout]]:
-        """Keys, what the author reads, and the best rollouts of those groups that have a finished one and a key."""
+        """Keys, requests and best rollouts of those groups that have a finished rollout and a key."""
         found = []
         for group in groups:
             finished = sorted((one for one in group if not one.truncated), key=_order)
@@ -175,11 +170,11 @@ class Skills(WrittenSource):
     # Restarts
 
     def state_dict(self) -> dict[str, Any]:
-        return {"refreshed": self.refreshed, "skills": self.store.state()}
+        return {"refreshed": self.refreshed, "skills": self.store.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.refreshed = state["refreshed"]
-        self.store.load(state["skills"])
+        self.store.load_state_dict(state["skills"])
 
 
 def _order(rollout: Rollout) -> float:

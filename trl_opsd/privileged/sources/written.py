@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Self-written contexts: somebody who knows the privileged information first writes, and that is what is read."""
+"""Self-written contexts: an author turns the privileged information into a hint, which the teacher reads instead."""
 
 import re
 from dataclasses import KW_ONLY, dataclass
@@ -11,7 +11,7 @@ from datasets import Dataset, IterableDataset
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.authors.endpoint import EndpointAuthor
 from trl_opsd.privileged.authors.written_source import Author, WrittenSource, task_text
-from trl_opsd.privileged.checks import check_column, check_context, column_of
+from trl_opsd.privileged.checks import check_context, column_of
 from trl_opsd.rollouts.rollout import Group, Rollout
 from trl_opsd.rollouts.view import PLACEHOLDER, Views
 
@@ -26,8 +26,8 @@ INSTRUCTION = (
 @dataclass
 class Written(WrittenSource):
     """
-    A hint or an analysis that is written with the privileged information in view, and that the teacher reads instead of
-    it. By default the teacher itself writes.
+    Hint or analysis that an author writes with the privileged information in view, and that the teacher reads instead
+    of it. By default the teacher itself is the author.
 
     One text is written for the rollouts of a prompt. A row whose column is `None` has no view; nor has one about which
     nothing was written (counted in `written_empty`).
@@ -50,6 +50,9 @@ class Written(WrittenSource):
     instruction: str = INSTRUCTION
     template: str = "A hint:\n\n{privileged_context}"
 
+    NAME = "written"
+    COLUMN_FIELDS = ("column",)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if PLACEHOLDER not in self.request:
@@ -62,38 +65,33 @@ class Written(WrittenSource):
             )
         self.counts |= dict.fromkeys(("written_asked", "written_empty"), 0)
 
-    @property
-    def columns(self) -> list[str]:
-        return [self.column]
-
     def check(self, dataset: Dataset | IterableDataset, name: str) -> None:
-        """
-        Look through a data set before training. An iterable one is checked as it streams.
-
-        Raises:
-            ValueError: If the column is missing, or a row of it holds what is no text.
-        """
-        check_column(self.column, dataset, name, "column")
+        """Check that the column is there and holds texts. Rows of an iterable dataset are checked when they are
+        asked for."""
+        super().check(dataset, name)
         if isinstance(dataset, Dataset):
             for number, context in enumerate(dataset[self.column]):
                 self._check(context, f"Row {number} of `{name}`: column `{self.column}`")
 
     def __call__(self, groups: list[Group]) -> Views:
         self.counts = dict.fromkeys(self.counts, 0)
-        asked = {rollout.index: self._speaker(rollout, group) for group in groups for rollout in group}
+        representatives = {rollout.index: self._representative(rollout, group) for group in groups for rollout in group}
         rollouts = rollouts_of(groups)
-        speakers = [one for one in rollouts if one.wanted and asked[one.index] == one.index]
-        requests = self.together(lambda: [self._request(rollout) for rollout in speakers])
-        pairs = [pair for pair in zip(speakers, requests, strict=True) if pair[1] is not None]
+        asked = [one for one in rollouts if one.wanted and representatives[one.index] == one.index]
+        with self.raise_on_all_ranks():
+            requests = [self._request(rollout) for rollout in asked]
+        pairs = [pair for pair in zip(asked, requests, strict=True) if pair[1] is not None]
         self.counts["written_asked"] = len(pairs)
-        told = self.ask([request for _, request in pairs], [one for one, _ in pairs], once=not self.per_rollout)
-        self.counts["written_empty"] = sum(text is not None and not text.strip() for text in told)
-        texts = {one.index: text.strip() for (one, _), text in zip(pairs, told, strict=True) if text and text.strip()}
-        found = [texts.get(asked[one.index]) if one.wanted else None for one in rollouts]
+        answers = self.ask([request for _, request in pairs], [one for one, _ in pairs], once=not self.per_rollout)
+        self.counts["written_empty"] = sum(text is not None and not text.strip() for text in answers)
+        texts = {
+            one.index: text.strip() for (one, _), text in zip(pairs, answers, strict=True) if text and text.strip()
+        }
+        found = [texts.get(representatives[one.index]) if one.wanted else None for one in rollouts]
         return [[] if text is None else [self.view(text)] for text in found]
 
-    def _speaker(self, rollout: Rollout, group: Group) -> int:
-        """Index of the rollout for which its text is written: the first of its prompt on this process."""
+    def _representative(self, rollout: Rollout, group: Group) -> int:
+        """Index of the rollout about which the text is asked for: the first of its prompt on this process."""
         if self.per_rollout:
             return rollout.index
         return next((one.index for one in group if one.wanted), rollout.index)
@@ -111,5 +109,5 @@ class Written(WrittenSource):
         if context is None:
             return
         if not isinstance(context, str):
-            raise ValueError(f"{where} must be text for somebody to write about, or None; got {context!r}.")
+            raise ValueError(f"{where} must be text for the author to read, or None; got {context!r}.")
         check_context(context, where)
