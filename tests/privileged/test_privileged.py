@@ -195,9 +195,15 @@ def literal_batch(make_trainer, tokenizer, prompt, context, **options):
     return ids_of(batch, "prompt")[0], ids_of(batch, "teacher_prompt")[0]
 
 
-@pytest.mark.parametrize("kind", ["text", "chat"])
-@pytest.mark.parametrize("tokenizer_kind", TOKENIZERS)
-@pytest.mark.parametrize("context", LITERALS.values(), ids=LITERALS)
+# Each context with each tokenizer, and each of both with each kind of prompt
+LITERAL_CASES = [
+    pytest.param(context, tokenizer_kind, ("text", "chat")[(i + j) % 2], id=f"{name}-{tokenizer_kind}")
+    for i, (name, context) in enumerate(LITERALS.items())
+    for j, tokenizer_kind in enumerate(TOKENIZERS)
+]
+
+
+@pytest.mark.parametrize(("context", "tokenizer_kind", "kind"), LITERAL_CASES)
 def test_a_text_context_is_literal(make_trainer, context, tokenizer_kind, kind):
     tokenizer = TOKENIZERS[tokenizer_kind]()
     prompt = "Q" if kind == "text" else QUESTION

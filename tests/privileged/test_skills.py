@@ -184,6 +184,8 @@ def test_a_task_keeps_one_skill():
     for reward, step, kept in ((0.5, 0, 0), (0.5, 1, 1), (0.0, 2, 1), (1.0, 3, 3), (None, 4, 3)):
         assert store.add(skill("a", reward, step)) == 0
         assert [one.step for one in store.skills.values()] == [kept]
+    store.add(skill("a", 1.0, 3, text="the later of two equals"))
+    assert [one.success for one in store.skills.values()] == ["the later of two equals"]
 
 
 def test_the_lowest_reward_leaves_then_the_oldest():

@@ -11,7 +11,20 @@ from datasets import Dataset
 from test_named import arguments_of
 
 from trl_opsd import View
-from trl_opsd.privileged import Run, Source, TextSource, as_source, call, named, rollouts_of, sources, together
+from trl_opsd.privileged import (
+    AllOf,
+    FirstOf,
+    Run,
+    Source,
+    TextSource,
+    When,
+    as_source,
+    call,
+    named,
+    rollouts_of,
+    sources,
+    together,
+)
 from trl_opsd.privileged.named import SOURCES, build_source, find_sources
 
 
@@ -55,6 +68,15 @@ def test_a_name_belongs_to_one_source(monkeypatch, tmp_path):
         find_sources()
 
 
+def test_only_a_name_of_its_own_counts(monkeypatch, tmp_path):
+    """A class that takes over the name of its base, as one with a second set of defaults does, is not found by it."""
+    text = ONE_FILE.replace('    NAME = "proverb"\n', "").replace(
+        "base import TextSource", "sources.fixed import Fixed"
+    )
+    with_folder(monkeypatch, tmp_path, other_fixed=text.replace("(TextSource)", "(Fixed)"))
+    assert find_sources() == SOURCES
+
+
 def test_every_source_is_found():
     assert list(SOURCES) == [
         "column", "critic", "empty", "environment", "exposure", "feedback", "fixed", "image_view", "other_row",
@@ -81,6 +103,11 @@ def test_columns_are_declared_once(name):
             source.check(dataset, "train_dataset")
         assert name == "column" or f"the option `{option}`" in str(caught.value)
     source.check(Dataset.from_dict({one: ["x"] for one in [*options.values(), "prompt"]}), "train_dataset")
+
+
+@pytest.mark.parametrize("name", ["other_row", "retrieval"])
+def test_contexts_of_the_training_data_need_no_column_in_others(name):
+    SOURCES[name]().check(Dataset.from_dict({"prompt": ["x"]}), "eval_dataset")
 
 
 def test_options_that_name_no_column():
@@ -195,6 +222,35 @@ def test_only_sources_that_use_collectives_wait_for_others():
     source.setup(run_of("OSError"))
     with pytest.raises(RuntimeError, match="OSError"), source.raise_on_all_ranks():
         pass
+
+
+def fails_here(groups):
+    raise OSError("here")
+
+
+@pytest.mark.parametrize("make", [FirstOf, AllOf], ids=lambda make: make.__name__)
+def test_a_part_that_fails_on_one_process_ends_all(make):
+    """Before the next part is asked, which may wait for the other process."""
+    part = Some()
+    source = make(nothing, part)
+    source.setup(run_of("OSError"))
+    with pytest.raises(RuntimeError, match="OSError"):
+        call(source, [])
+    source = make(fails_here, part)
+    source.setup(run_of(None))
+    with pytest.raises(OSError, match="here") as caught:
+        call(source, [])
+    assert "From fails_here on process 0." in caught.value.__notes__
+    assert part.counts == {"asked": 0}
+
+
+def test_a_condition_that_fails_on_one_process_ends_all():
+    part = Some()
+    source = When(lambda *_: True, part)
+    source.setup(run_of("OSError"))
+    with pytest.raises(RuntimeError, match="OSError"):
+        call(source, [])
+    assert part.counts == {"asked": 0}
 
 
 def test_together_is_deprecated():

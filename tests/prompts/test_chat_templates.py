@@ -11,6 +11,7 @@ import chat_templates
 from trl_opsd import Rollout, Turn, View
 from trl_opsd.prompts.tokenizer import PromptTokenizer
 from trl_opsd.prompts.view_encoder import ViewEncoder
+from trl_opsd.rollouts.view import PROMPT_PLACES
 
 
 USER = {"role": "user", "content": "What is 3 + 4?"}
@@ -62,9 +63,16 @@ def without(ids, part):
 every_template = pytest.mark.parametrize("name", chat_templates.TEMPLATES)
 
 
-@every_template
-@pytest.mark.parametrize("place", ["system", "before_user", "after_user", "user_turn"])
-@pytest.mark.parametrize("prompt", [[USER], [SYSTEM, USER]], ids=["user", "system and user"])
+PROMPTS = [[USER], [SYSTEM, USER]]
+# Each template with each place, and each of both with each prompt
+IN_THE_PROMPT = [
+    pytest.param(name, place, PROMPTS[(i + j) % 2], id=f"{name}-{place}-{len(PROMPTS[(i + j) % 2])}")
+    for i, name in enumerate(chat_templates.TEMPLATES)
+    for j, place in enumerate(PROMPT_PLACES)
+]
+
+
+@pytest.mark.parametrize(("name", "place", "prompt"), IN_THE_PROMPT)
 def test_places_in_the_prompt(name, place, prompt):
     made = encoder(name)
     if name in NO_SYSTEM and (place == "system" or len(prompt) > 1):
