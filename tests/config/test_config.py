@@ -147,7 +147,7 @@ def test_zero_where_it_means_off(config, name):
 @pytest.mark.parametrize("value", [-0.01, 1.01, float("nan")])
 @pytest.mark.parametrize("name", ["distillation_alpha", "teacher_update_rate"])
 def test_a_share_outside_zero_and_one(config, name, value):
-    refused(config, f"`{name}`", "between 0 and 1", repr(value), **{name: value})
+    refused(config, f"`{name}` must lie between 0 and 1", repr(value), **{name: value})
 
 
 INTEGERS = [

@@ -5,7 +5,7 @@
 import pytest
 import torch
 
-from trl_opsd.losses import distillation_mask, token_weights, view_shares
+from trl_opsd.losses import distillation_mask, relative_positions, token_weights, view_shares
 
 
 def test_distillation_mask_counts_model_tokens():
@@ -39,11 +39,12 @@ def test_distillation_mask_counts_model_tokens():
 MASK = torch.tensor([[1, 1, 0, 1], [0, 0, 0, 0], [0, 1, 0, 0]])
 
 
-def test_token_mean():
-    weights = token_weights(MASK, "token_mean", torch.tensor(4.0), torch.tensor(2.0))
+@pytest.mark.parametrize("reduction", ["token_mean", "joint_token_mean"])
+def test_token_mean(reduction):
+    weights = token_weights(MASK, reduction, torch.tensor(4.0), torch.tensor(2.0))
     torch.testing.assert_close(weights, MASK / 4)
     # The counts are those of all ranks and micro-batches
-    torch.testing.assert_close(token_weights(MASK, "token_mean", torch.tensor(10.0), torch.tensor(3.0)), MASK / 10)
+    torch.testing.assert_close(token_weights(MASK, reduction, torch.tensor(10.0), torch.tensor(3.0)), MASK / 10)
 
 
 def test_sequence_mean():
@@ -59,6 +60,13 @@ def test_sequence_mean():
 def test_rows_all_masked(reduction):
     weights = token_weights(torch.zeros(3, 4), reduction, torch.tensor(0.0), torch.tensor(0.0))
     assert torch.equal(weights, torch.zeros(3, 4))
+
+
+def test_relative_positions_count_model_tokens():
+    loss_mask = torch.tensor([[1, 1, 0, 1, 1, 0], [0, 0, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0]])
+    got = relative_positions(loss_mask)
+    torch.testing.assert_close(got[0, loss_mask[0] > 0], torch.tensor([0.125, 0.375, 0.625, 0.875]))
+    assert got[1, 2] == 0.5 and got.isfinite().all()
 
 
 def test_view_shares():
