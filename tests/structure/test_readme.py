@@ -107,11 +107,19 @@ def test_names_that_a_page_imports_exist(page):
             assert hasattr(importlib.import_module(module), name), f"{page.name}: from {module} import {name}"
 
 
+def anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.M)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_files_that_a_page_links_to_exist(page):
-    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
+def test_what_a_page_links_to_exists(page):
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", page.read_text()):
         if "://" not in target and target not in ARRIVING:
-            assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
+            file = page.parent / target if target else page
+            assert file.exists(), f"{page.name} links to {target}, which is not there"
+            assert not anchor or anchor in anchors(file), f"{page.name} links to {target}#{anchor}: no such heading"
 
 
 def glossary() -> list[tuple[str, str]]:
