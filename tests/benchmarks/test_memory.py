@@ -71,8 +71,8 @@ def test_states_teachers_and_keys_are_exact(config, dtype):
     for kind in ("base", "ema"):
         copies = CopiedWeights(model, Unsharded(), torch.float32 if kind == "ema" else None, False)
         copies.attach()
-        held = sum(one.nbytes for one in copies.parts.values())
-        with LiveBytes([*model.parameters(), *copies.parts.values()]) as live, copies.active(model):
+        held = sum(one.nbytes for one in copies.copies.values())
+        with LiveBytes([*model.parameters(), *copies.copies.values()]) as live, copies.active(model):
             pass
         copied = Run(shape, **SETTING, dtype=dtype, bf16=False, teacher=kind)
         assert [one.bytes for one in sizes.teacher(copied)[:2]] == [held, live.peak]

@@ -24,8 +24,6 @@ from trl_opsd.methods import Method
         ("losses", "Weigh", "losses.TokenWeight"),
         ("losses", "Extra", "losses.AuxiliaryLoss"),
         ("losses", "places", "losses.relative_positions"),
-        ("losses", "keep_sign", "methods.papers.rlcsd.keep_sign"),
-        ("losses", "top_share", "methods.papers.reopold.top_share"),
         ("privileged", "chance", "privileged.rollout_rng"),
     ],
 )
