@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from test_trainer_loss import batch_of, dense_logits
 from trl import GRPOConfig
 
 import conftest
 import tiny
+from batches import batch_of
+from dense import dense_logits
 from trl_opsd import OPSDConfig, OPSDTrainer
 
 

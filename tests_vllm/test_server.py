@@ -17,12 +17,13 @@ import pytest
 import requests
 import torch
 from datasets import Dataset
-from test_trainer_loss import batch_of, reference_loss
 from trl.generation.vllm_client import VLLMClient
 from trl.scripts.vllm_serve import ScriptArguments, build_command
 
 import conftest
 import tiny
+from batches import batch_of
+from dense import reference_loss
 from trl_opsd import OPSDConfig, OPSDTrainer
 
 

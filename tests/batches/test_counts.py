@@ -6,8 +6,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
-from test_trainer_loss import batch_of
 
+from batches import batch_of
 from trl_opsd.batches.counts import Counts
 
 

@@ -15,15 +15,14 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig
 from safetensors.torch import load_file
-from test_drop_in import assert_same_run, history
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 import kill_worker
 from conftest import length_reward
 from launch import outcome
+from runs import BUFFERED, LORA_WITH_DROPOUT, Leaves, assert_same_run, history, interrupted
 from trl_opsd.monitoring.alerts import SignalMonitor
 from trl_opsd.teacher.weights import CopiedWeights
 
@@ -32,10 +31,6 @@ pytestmark = pytest.mark.slow
 
 KILL_WORKER = Path(kill_worker.__file__)
 # A generation batch lasts for four steps
-BUFFERED = {
-    "reward_funcs": length_reward, "gradient_accumulation_steps": 1, "steps_per_generation": 2, "num_iterations": 2,
-    "teacher_model_kind": "ema", "save_strategy": "steps", "save_steps": 1, "logging_steps": 3,
-}  # fmt: skip
 
 
 def warnings(caplog):
@@ -57,34 +52,16 @@ def test_killed_at_random_points(tmp_path, data, kills):
     assert result["half_written"] >= kills // 7, f"seed {seed}: {result}"
 
 
-class Leaves(TrainerCallback):
-    """Ends a run after a step, as a kill would: nothing is tidied up."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
-
-
-def interrupted(make_trainer, step, **options):
-    """A run that ends after `step` steps; the folder stays."""
-    with pytest.raises(KeyboardInterrupt):
-        make_trainer(callbacks=[Leaves(step)], **options).train()
-
-
 # What is restored
 
 
-LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.2)
 GROUPS = {"reward_funcs": length_reward, "steps_per_generation": 2, "num_iterations": 2}
 RUNS: dict[str, dict] = {
     "pure, frozen": {"steps_per_generation": 3},
     "live": {**GROUPS, "teacher_model_kind": "live"},
     "snapshot": {**GROUPS, "teacher_model_kind": "snapshot", "teacher_sync_steps": 2},
-    "LoRA, frozen": {**GROUPS, "peft_config": LORA},
-    "LoRA, ema": {**GROUPS, "peft_config": LORA, "teacher_model_kind": "ema"},
+    "LoRA, frozen": {**GROUPS, "peft_config": LORA_WITH_DROPOUT},
+    "LoRA, ema": {**GROUPS, "peft_config": LORA_WITH_DROPOUT, "teacher_model_kind": "ema"},
     "sampled token": {**GROUPS, "distillation_mode": "sampled_token", "distillation_alpha": 1.0},
     "adaptive entropy": {**GROUPS, "use_adaptive_entropy": True, "entropy_coef": 0.01},
     "a step of two generation batches": {

@@ -14,10 +14,9 @@ import torch
 from accelerate import DistributedType
 from datasets import Dataset
 from peft import LoraConfig
-from test_drop_in import Shop, multiply, with_scripted_sampler
-from test_drop_in import tool_tokenizer as tool_tokenizer
 
 import tiny
+from agents import Shop, agent_tokenizer, multiply, with_scripted_sampler
 from conftest import length_reward
 from launch import launch
 from trl_opsd import View, preflight
@@ -209,6 +208,11 @@ def with_scripted_writer(trainer, monkeypatch):
     """Stand-in for the sampler alone: the teacher writes what the student's stand-in writes."""
     monkeypatch.setattr(TextGenerator, "answers", lambda self, ids, *_: script(ids, None, None, 1)[0])
     script = trainer._generate_single_turn
+
+
+@pytest.fixture
+def tool_tokenizer():
+    return agent_tokenizer()
 
 
 def test_the_teacher_calls_tools_and_starts_in_a_fresh_environment(make_trainer, tool_tokenizer, monkeypatch):

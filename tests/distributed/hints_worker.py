@@ -6,28 +6,29 @@ import json
 import sys
 from pathlib import Path
 
-import test_hints
 from datasets import Dataset
 
+import agents
 import conftest  # sets the environment before torch
+from batches import batch_of
 from trl_opsd import OPSDConfig, OPSDTrainer
 from trl_opsd.privileged import build_source
 
 
 def main(folder: str, processes: int) -> None:
-    options = {**conftest.ARGS, **test_hints.AGENT, "use_cpu": True, "shuffle_dataset": False}
+    options = {**conftest.ARGS, **agents.AGENT, "use_cpu": True, "shuffle_dataset": False}
     options |= {"per_device_train_batch_size": 4 // processes, "num_generations": 4}
     trainer = OPSDTrainer(
-        test_hints.agent_model(),
-        reward_funcs=[test_hints.small_reward],
+        agents.agent_model(),
+        reward_funcs=[agents.small_reward],
         args=OPSDConfig(output_dir=folder, **options),
         train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": "What is 3 times 4?"}]}] * 4),
-        processing_class=test_hints.agent_tokenizer(),
-        tools=[test_hints.multiply],
-        privileged=build_source(test_hints.KOLIBRI),
+        processing_class=agents.agent_tokenizer(),
+        tools=[agents.multiply],
+        privileged=build_source(agents.KOLIBRI),
     )
-    test_hints.follow_scripts(trainer, test_hints.FAILING)
-    batch = test_hints.batch_of(trainer)
+    agents.follow_scripts(trainer, agents.FAILING)
+    batch = batch_of(trainer)
     shown = {
         "views": [[view.context for view in row] for row in trainer.collected.views],
         "advantages": sorted(zip(batch["distillation"].index.tolist(), batch["advantages"].tolist(), strict=True)),

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_drop_in import assert_same_run
 from transformers import TrainerCallback
 
 import failing_worker
 import kill_worker
 from conftest import length_reward
 from launch import launch
+from runs import assert_same_run
 from trl_opsd import DatasetColumn, View
 from trl_opsd.checkpoints.folders import last_complete
 from trl_opsd.privileged import rollouts_of

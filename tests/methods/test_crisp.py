@@ -3,9 +3,8 @@
 """CRISP: reverse KL to the model that is asked to be brief."""
 
 import torch
-from test_places import teacher_reads
-from test_trainer_loss import batch_of
 
+from batches import batch_of, teacher_reads
 from method_cases import check_loss
 from trl_opsd.methods.papers.crisp import INSTRUCTION
 

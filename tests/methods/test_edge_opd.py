@@ -4,9 +4,8 @@
 
 import pytest
 import torch
-from test_places import teacher_reads
-from test_trainer_loss import batch_of
 
+from batches import batch_of, teacher_reads
 from method_cases import check_loss
 from trl_opsd.privileged.guided import GuidedRollouts
 

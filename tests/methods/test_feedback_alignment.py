@@ -2,8 +2,7 @@
 
 """Feedback Alignment: forward KL to the start's weights, which read a step-aligned critique of the rollout."""
 
-from test_trainer_loss import batch_of
-
+from batches import batch_of
 from method_cases import check_loss
 from scripted import right, sums, writing
 

@@ -2,15 +2,8 @@
 
 """docs/methods.md is made of the methods, and up to date."""
 
-import sys
-from pathlib import Path
-
-
-ROOT = Path(__file__).parent.parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import method_docs  # noqa: E402
-from trl_opsd.methods import method_names, method_of  # noqa: E402
+from scripts import method_docs
+from trl_opsd.methods import method_names, method_of
 
 
 def test_the_page_is_current():

@@ -7,10 +7,10 @@ from collections import Counter
 import pytest
 import torch
 from datasets import Dataset
-from test_hints import SCRIPTS, agent_model, agent_tokenizer, follow_scripts, multiply
-from test_trainer_loss import batch_of
 
 import tiny
+from agents import SCRIPTS, agent_model, agent_tokenizer, follow_scripts, multiply
+from batches import batch_of
 from scripted import right
 from trl_opsd.methods import method_names, method_of
 

@@ -4,8 +4,8 @@
 
 import pytest
 from datasets import Dataset
-from test_trainer_loss import batch_of
 
+from batches import batch_of
 from method_cases import check_loss
 
 

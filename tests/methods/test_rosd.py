@@ -6,11 +6,10 @@ import math
 
 import pytest
 import torch
-from test_reflection import saying, taught
-from test_trainer_loss import batch_of
 
+from batches import batch_of, taught_by_rollout
 from method_cases import check_loss
-from scripted import right, sums, writing
+from scripted import right, saying, sums, writing
 
 
 K = 4  # of the toy vocabulary, in place of 100
@@ -52,17 +51,17 @@ def test_wrong_rollouts_from_the_quote_on_and_right_ones_in_full(make_trainer):
     answers = ["I add. 1 + 1 = 3", "It is 2", "1 + 1 = 2"], ["It is 4", "It is 5", "So 5"]
     trainer, batch = reflected(make_trainer, *answers)
     in_full = [f"{text}<|im_end|>" for text in ("It is 2", "1 + 1 = 2", "It is 5", "So 5")]
-    assert taught(trainer, batch) == ["1 + 1 = 3<|im_end|>", *in_full[:2], "", *in_full[2:]]
+    assert taught_by_rollout(trainer, batch) == ["1 + 1 = 3<|im_end|>", *in_full[:2], "", *in_full[2:]]
     assert trainer.policy_weight == 0
 
 
 def test_a_lone_success_and_a_group_of_successes_teach_nothing(make_trainer):
     trainer, batch = reflected(make_trainer, ["I add. 1 + 1 = 3", "It is 2"], ["It is 5", "2 + 3 = 5"])
-    assert taught(trainer, batch) == ["1 + 1 = 3<|im_end|>", "", "", ""]
+    assert taught_by_rollout(trainer, batch) == ["1 + 1 = 3<|im_end|>", "", "", ""]
 
 
 @pytest.mark.parametrize("answer", ["It is 7", "1 + 1 = 3"], ids=["no quote", "with the quote"])
 def test_all_wrong_teaches_nothing(make_trainer, answer):
     trainer, batch = reflected(make_trainer, [answer] * 2, [answer] * 2)
-    assert taught(trainer, batch) == [""] * 4 and not batch["distillation"].counts.distilled_tokens.item()
+    assert taught_by_rollout(trainer, batch) == [""] * 4 and not batch["distillation"].counts.distilled_tokens.item()
     assert trainer.compute_loss(trainer.model, batch).item() == 0

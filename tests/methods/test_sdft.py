@@ -35,7 +35,7 @@ def test_values():
 
 
 def test_the_first_three_tokens_are_not_distilled(make_trainer):
-    from test_trainer_loss import batch_of
+    from batches import batch_of
 
     batch = batch_of(make_trainer(method="sdft"))
     mask, wrote = batch["distillation"].mask, batch["completion_mask"]

@@ -4,8 +4,8 @@
 
 import pytest
 import torch
-from test_trainer_loss import batch_of
 
+from batches import batch_of
 from method_cases import CLOSE, B, C, advantages, signals
 from scripted import right, sums, writing
 

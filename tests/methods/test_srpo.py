@@ -5,8 +5,8 @@
 import math
 
 import torch
-from test_trainer_loss import batch_of
 
+from batches import batch_of
 from method_batches import MIXED, RIGHT, WRONG, gradients, norm, scripted_trainer, views_of
 from method_cases import check_loss, signals
 from trl_opsd import OPSDConfig

@@ -5,10 +5,9 @@
 import math
 
 import pytest
-from test_hints import SCRIPTS, agent_model, agent_tokenizer, follow_scripts, multiply
-from test_hints import taught as taught_by
-from test_trainer_loss import batch_of
 
+from agents import SCRIPTS, agent_model, agent_tokenizer, follow_scripts, multiply
+from batches import batch_of, taught_by_row
 from method_cases import check_loss
 from trl_opsd.methods.papers.targeted_hint import RULE
 
@@ -45,7 +44,7 @@ def test_the_rollout_with_most_errors_of_a_failing_group(make_trainer):
     assert [len(views) for views in trainer.collected.views] == [1, 0, 0, 0]
     ((view,), *_) = trainer.collected.views
     assert (view.context, view.place, view.position, view.policy) == (RULE["hint"], "before_turn", 0, False)
-    by_rollout = dict(zip(batch["distillation"].index.tolist(), taught_by(trainer, batch, "hint"), strict=True))
+    by_rollout = dict(zip(batch["distillation"].index.tolist(), taught_by_row(trainer, batch, "hint"), strict=True))
     assert by_rollout[0] == SCRIPTS[0][0], "the turn that failed, and no other"
     advantages = dict(zip(batch["distillation"].index.tolist(), batch["advantages"].tolist(), strict=True))
     assert advantages[0] == 0 and advantages[1] > 0, "its own reward does not count, its group's does"

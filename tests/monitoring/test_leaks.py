@@ -4,28 +4,22 @@
 
 import json
 import random
-import sys
 import time
-from pathlib import Path
 
 import pandas
 import pytest
 import yaml
 from datasets import Dataset
-from test_hints import DONE, agent_model, agent_tokenizer, call, follow_scripts, multiply
-from test_places import giving
-from test_trainer_loss import batch_of
 
 import tiny
+from agents import DONE, agent_model, agent_tokenizer, call, follow_scripts, multiply
+from batches import batch_of
 from scripted import right, sums, writing
 from trl_opsd import Rollout, View
+from trl_opsd.cli import train
 from trl_opsd.monitoring.leaks import LEAK_PHRASES, Phrases, find_leaks, words
 from trl_opsd.rewards import leak_penalty, make_leak_penalty
-
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-
-from trl_opsd.cli import train
+from views import giving
 
 
 QUOTES, PHRASES = "self_distillation/leak/quotes", "self_distillation/leak/phrases"

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_places import giving, long_answers
-from test_trainer_loss import batch_of
 from transformers import TrainerCallback
 
 import asking_worker
+from batches import batch_of
 from launch import launch
+from scripted import long_answers
 from trl_opsd import View
 from trl_opsd.privileged import AllOf, DatasetColumn, FirstOf, Fixed, When, conditions, rollouts_of
+from views import giving
 
 
 def outcome(make_trainer, source, **options):

@@ -5,8 +5,8 @@
 import json
 
 import pytest
-from test_trainer_loss import batch_of
 
+from batches import batch_of
 from scripted import right, sums, writing
 from trl_opsd import View
 from trl_opsd.privileged import AllOf, DatasetColumn, Fixed, WithBaselines, build_source, rollouts_of

@@ -8,10 +8,9 @@ import json
 import pytest
 import yaml
 from datasets import Dataset
-from test_hints import DONE, agent_model, agent_tokenizer, call, follow_scripts, multiply
-from test_places import teacher_reads
-from test_trainer_loss import batch_of
 
+from agents import DONE, agent_model, agent_tokenizer, call, follow_scripts, multiply
+from batches import batch_of, teacher_reads
 from scripted import right, sums, writing
 from trl_opsd import View
 from trl_opsd.privileged import (

@@ -7,61 +7,59 @@ from collections import Counter
 
 import pytest
 from datasets import Dataset
-from test_data_sources import ROWS, views_of
-from test_group_sources import contexts_of
-from test_places import student_prompts, teacher_reads
-from test_trainer_loss import batch_of
 
+from batches import batch_of, student_prompts, teacher_reads
 from scripted import right, sums, writing
 from trl_opsd import View
 from trl_opsd.privileged import DatasetColumn, Empty, OtherRow, Shuffled, WrongDemonstration, rollout_rng
+from views import SUM_ROWS, contexts_of, views_and_reads
 
 
 def test_another_rows_context(make_trainer):
-    options = {"dataset": Dataset.from_list(ROWS * 16), "per_device_train_batch_size": 64}
-    views, *_ = views_of(make_trainer, OtherRow("solution"), **options)
+    options = {"dataset": Dataset.from_list(SUM_ROWS * 16), "per_device_train_batch_size": 64}
+    views, *_ = views_and_reads(make_trainer, OtherRow("solution"), **options)
     drawn = [row[0].context for row in views]
-    own = [row["solution"] for row in ROWS] * 16
+    own = [row["solution"] for row in SUM_ROWS] * 16
     assert not any(a == b for a, b in zip(drawn, own, strict=True))
     assert set(drawn) == set(own) and min(Counter(drawn).values()) > 4
 
 
 def test_worked_examples_of_other_problems(make_trainer):
-    views, reads, _ = views_of(make_trainer, OtherRow("solution", with_problem=True, count=3))
-    for row, own in zip(views, ROWS, strict=True):
+    views, reads, _ = views_and_reads(make_trainer, OtherRow("solution", with_problem=True, count=3))
+    for row, own in zip(views, SUM_ROWS, strict=True):
         assert [view.name for view in row] == [f"privileged-{i}" for i in (1, 2, 3)]
-        others = {f"{one['prompt'][0]['content']}\n\n{one['solution']}" for one in ROWS if one is not own}
+        others = {f"{one['prompt'][0]['content']}\n\n{one['solution']}" for one in SUM_ROWS if one is not own}
         assert {view.context for view in row} == others
     assert len(reads) == 3
 
 
 def test_other_rows_that_are_not_there(make_trainer):
     with pytest.raises(ValueError, match=r"`count=4` needs more prompts than the 4"):
-        make_trainer(dataset=Dataset.from_list(ROWS), privileged=OtherRow("solution", count=4))
+        make_trainer(dataset=Dataset.from_list(SUM_ROWS), privileged=OtherRow("solution", count=4))
     with pytest.raises(ValueError, match=r"OtherRow needs rows of at least two prompts .* there are 1"):
-        make_trainer(dataset=Dataset.from_list(ROWS[:1] * 4), privileged=OtherRow("solution"))
+        make_trainer(dataset=Dataset.from_list(SUM_ROWS[:1] * 4), privileged=OtherRow("solution"))
     with pytest.raises(ValueError, match="`count` is at least 1"):
         OtherRow(count=0)
 
 
 def test_shuffled_words(make_trainer):
     text = "alpha beta gamma delta epsilon zeta eta theta"
-    dataset = Dataset.from_list([{**row, "hint": text} for row in ROWS])
-    views, *_ = views_of(make_trainer, Shuffled("hint"), dataset)
+    dataset = Dataset.from_list([{**row, "hint": text} for row in SUM_ROWS])
+    views, *_ = views_and_reads(make_trainer, Shuffled("hint"), dataset)
     orders = [row[0].context for row in views]
     assert all(sorted(order.split()) == sorted(text.split()) for order in orders)
     assert len({*orders, text}) == 5, "each row in an order of its own"
     dataset = Dataset.from_list(
-        [{**row, "hint": text} for row, text in zip(ROWS, ["42", "a b", "x x", None], strict=True)]
+        [{**row, "hint": text} for row, text in zip(SUM_ROWS, ["42", "a b", "x x", None], strict=True)]
     )
-    views, *_ = views_of(make_trainer, Shuffled("hint"), dataset)
+    views, *_ = views_and_reads(make_trainer, Shuffled("hint"), dataset)
     assert [[view.context for view in row] for row in views] == [[], ["b a"], [], []], "never as it was"
 
 
 def test_an_empty_context_keeps_the_templates_words(make_trainer):
     template = "Here is a solution: {privileged_context}\nUse it."
-    _, reads, _ = views_of(make_trainer, Empty(template=template, place="after_user"))
-    for text, row in zip(reads["privileged"], ROWS, strict=True):
+    _, reads, _ = views_and_reads(make_trainer, Empty(template=template, place="after_user"))
+    for text, row in zip(reads["privileged"], SUM_ROWS, strict=True):
         asked = row["prompt"][0]["content"]
         assert re.search(re.escape(asked) + r"\s+Here is a solution: ?\s*\nUse it\.<\|im_end\|>", text), text
 
@@ -69,9 +67,9 @@ def test_an_empty_context_keeps_the_templates_words(make_trainer):
 @pytest.mark.parametrize("template", [" Here is it: {privileged_context}. Use it.", "Read:\n{privileged_context}\n"])
 def test_an_empty_context_joins_the_prompt_as_another_does(make_trainer, template):
     """White space at the template's ends decides whether an empty line comes between."""
-    _, reads, _ = views_of(make_trainer, DatasetColumn("solution", template=template))
-    _, empty, _ = views_of(make_trainer, Empty(template=template))
-    for full, bare, row in zip(reads["privileged"], empty["privileged"], ROWS, strict=True):
+    _, reads, _ = views_and_reads(make_trainer, DatasetColumn("solution", template=template))
+    _, empty, _ = views_and_reads(make_trainer, Empty(template=template))
+    for full, bare, row in zip(reads["privileged"], empty["privileged"], SUM_ROWS, strict=True):
         assert bare.split() == full.replace(row["solution"], "").split()
         begin = full.index(row["prompt"][0]["content"])
         end = full.index(row["solution"])

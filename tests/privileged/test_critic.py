@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_hints import AGENT, SCRIPTS, agent_model, agent_tokenizer, follow_scripts, multiply
-from test_places import teacher_reads
-from test_trainer_loss import batch_of
 
+from agents import AGENT, SCRIPTS, agent_model, agent_tokenizer, follow_scripts, multiply
+from batches import batch_of, teacher_reads
 from endpoint_server import asked, says, sends, serving, slow
 from scripted import right, sums, writing
 from trl_opsd.privileged import AllOf, Critic, DatasetColumn, FirstOf, When, build_source, conditions

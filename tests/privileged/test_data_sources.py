@@ -7,11 +7,10 @@ from collections import Counter
 import numpy as np
 import pytest
 from datasets import Dataset, IterableDataset
-from test_group_sources import contexts_of, tokenizer_of_agents
-from test_places import teacher_reads
-from test_trainer_loss import batch_of
 
 import tiny
+from agents import agent_tokenizer_with_schema
+from batches import batch_of
 from scripted import sums
 from trl_opsd.privileged import (
     Critic,
@@ -25,26 +24,10 @@ from trl_opsd.privileged import (
     Written,
     WrongDemonstration,
 )
+from views import SUM_ROWS, contexts_of, views_and_reads
 
 
 CHAT = [{"role": "user", "content": "3 + 3?"}, {"role": "assistant", "content": "6"}]
-ROWS = [
-    {"prompt": [{"role": "user", "content": f"What is {a} plus {b}?"}], "solution": f"{a} and {b} make {a + b}."}
-    for a, b in ((1, 2), (2, 2), (3, 1), (7, 8))
-]
-
-
-def views_of(make_trainer, source, dataset=None, **options):
-    """Views of each rollout of the first batch, what the teacher reads of its first view, and the trainer."""
-    dataset = Dataset.from_list(ROWS) if dataset is None else dataset
-    trainer = make_trainer(dataset=dataset, privileged=source, shuffle_dataset=False, **options)
-    batch = batch_of(trainer)
-    reads = {}
-    for name in {view.name for views in trainer.collected.views for view in views}:
-        texts = [trainer.processing_class.decode(ids) for ids in teacher_reads(batch, name)]
-        by_rollout = dict(zip(batch["distillation"].index.tolist(), texts, strict=True))
-        reads[name] = [by_rollout.get(i) for i in range(len(trainer.collected.views))]
-    return trainer.collected.views, reads, trainer
 
 
 # Columns and fixed texts
@@ -52,7 +35,9 @@ def views_of(make_trainer, source, dataset=None, **options):
 
 def test_several_columns_are_several_views(make_trainer):
     dataset = sums(worked=["one and one", None], shown=[CHAT, None], short=["2", "5"])
-    views, reads, _ = views_of(make_trainer, DatasetColumn(["worked", "shown", "short"]), dataset, num_generations=2)
+    views, reads, _ = views_and_reads(
+        make_trainer, DatasetColumn(["worked", "shown", "short"]), dataset, num_generations=2
+    )
     assert [[view.name for view in row] for row in views] == [["worked", "shown", "short"]] * 2 + [["short"]] * 2
     assert "one and one" in reads["worked"][0] and "3 + 3?" not in reads["worked"][0]
     assert "3 + 3?<|im_end|>\n<|im_start|>assistant\n6<|im_end|>" in reads["shown"][1]
@@ -65,7 +50,7 @@ def test_one_missing_of_several_columns_is_named(make_trainer):
 
 
 def test_a_streamed_row_without_the_column_is_named(make_trainer):
-    stream = Dataset.from_list(ROWS).to_iterable_dataset()
+    stream = Dataset.from_list(SUM_ROWS).to_iterable_dataset()
     stream = stream.map(lambda row: row)  # hides the columns
     assert stream.column_names is None
     trainer = make_trainer(dataset=stream, privileged=DatasetColumn("worked"))
@@ -74,22 +59,22 @@ def test_a_streamed_row_without_the_column_is_named(make_trainer):
 
 
 def test_a_fixed_rule_is_the_same_for_all(make_trainer):
-    _, reads, _ = views_of(make_trainer, Fixed("Answer in French."))
+    _, reads, _ = views_and_reads(make_trainer, Fixed("Answer in French."))
     assert all("<|im_start|>system\nAnswer in French." in text for text in reads["privileged"])
 
 
 def test_one_of_several_fixed_texts(make_trainer, tmp_path):
     rules = ["Be brief.", "Be kind.", "Be exact."]
-    options = {"per_device_train_batch_size": 64, "dataset": Dataset.from_list(ROWS * 16)}
-    drawn = [row[0].context for row in views_of(make_trainer, Fixed(rules), **options)[0]]
+    options = {"per_device_train_batch_size": 64, "dataset": Dataset.from_list(SUM_ROWS * 16)}
+    drawn = [row[0].context for row in views_and_reads(make_trainer, Fixed(rules), **options)[0]]
     assert set(drawn) == set(rules) and max(Counter(drawn).values()) < 40
-    assert drawn == [row[0].context for row in views_of(make_trainer, Fixed(rules), **options)[0]]
-    assert drawn != [row[0].context for row in views_of(make_trainer, Fixed(rules, seed=1), **options)[0]]
+    assert drawn == [row[0].context for row in views_and_reads(make_trainer, Fixed(rules), **options)[0]]
+    assert drawn != [row[0].context for row in views_and_reads(make_trainer, Fixed(rules, seed=1), **options)[0]]
 
 
 def test_a_fixed_text_from_a_file(make_trainer, tmp_path):
     (tmp_path / "rules.txt").write_text("Say 42 — always.\n", encoding="utf-8")
-    _, reads, _ = views_of(make_trainer, Fixed(file=str(tmp_path / "rules.txt"), place="after_user"))
+    _, reads, _ = views_and_reads(make_trainer, Fixed(file=str(tmp_path / "rules.txt"), place="after_user"))
     assert all(text.count("Say 42 — always.") == 1 for text in reads["privileged"])
 
 
@@ -147,21 +132,21 @@ def test_exposure(make_trainer, options, wanted):
 )
 def test_an_answer_stands_for_itself(make_trainer, solution, answer, hidden, shown):
     """It is neither hidden within longer numbers and words, nor taken for shown there."""
-    dataset = Dataset.from_list([{**row, "solution": solution, "answer": answer} for row in ROWS[:1] * 4])
+    dataset = Dataset.from_list([{**row, "solution": solution, "answer": answer} for row in SUM_ROWS[:1] * 4])
     for hide, wanted in ((True, hidden), (False, shown)):
-        views, *_ = views_of(make_trainer, PartialExposure(answer="answer", hide_answer=hide), dataset=dataset)
+        views, *_ = views_and_reads(make_trainer, PartialExposure(answer="answer", hide_answer=hide), dataset=dataset)
         assert views[0][0].context == (wanted or solution)
 
 
 @pytest.mark.parametrize("answer", [" ", None])
 def test_no_answer_is_shown_but_can_not_be_hidden(make_trainer, answer):
-    dataset = Dataset.from_list([{**row, "answer": answer} for row in ROWS])
-    views, *_ = views_of(make_trainer, PartialExposure(answer="answer"), dataset=dataset)
-    assert views[0][0].context == ROWS[0]["solution"]
+    dataset = Dataset.from_list([{**row, "answer": answer} for row in SUM_ROWS])
+    views, *_ = views_and_reads(make_trainer, PartialExposure(answer="answer"), dataset=dataset)
+    assert views[0][0].context == SUM_ROWS[0]["solution"]
     with pytest.raises(
         ValueError, match="The column `answer` has no answer to hide in the column `solution` of the row"
     ):
-        views_of(make_trainer, PartialExposure(answer="answer", hide_answer=True), dataset=dataset)
+        views_and_reads(make_trainer, PartialExposure(answer="answer", hide_answer=True), dataset=dataset)
 
 
 @pytest.mark.parametrize(
@@ -182,16 +167,16 @@ def test_no_answer_is_shown_but_can_not_be_hidden(make_trainer, answer):
 )
 def test_a_column_that_a_stream_does_not_have(make_trainer, source, text):
     """Its columns are not known before, so it is the first rollout that tells."""
-    stream = IterableDataset.from_generator(lambda: iter(ROWS))
+    stream = IterableDataset.from_generator(lambda: iter(SUM_ROWS))
     with pytest.raises(ValueError, match=text) as caught:
         batch_of(make_trainer(dataset=stream, privileged=source))
     assert "the row with prompt" in str(caught.value) and "'solution'" in str(caught.value)
 
 
 def test_a_solution_that_is_no_text(make_trainer):
-    dataset = Dataset.from_list([{**row, "solution": CHAT} for row in ROWS])
+    dataset = Dataset.from_list([{**row, "solution": CHAT} for row in SUM_ROWS])
     with pytest.raises(ValueError, match=r"The column `solution` of the row with prompt .* must be text or None"):
-        views_of(make_trainer, PartialExposure(), dataset=dataset)
+        views_and_reads(make_trainer, PartialExposure(), dataset=dataset)
 
 
 def test_a_scheduled_share(make_trainer):
@@ -205,19 +190,19 @@ def test_a_scheduled_share(make_trainer):
             return views
 
     source = Watched(share=1.0, end_share=0.25, steps=3)
-    dataset = Dataset.from_list([{**row, "solution": STEPS} for row in ROWS * 4])
+    dataset = Dataset.from_list([{**row, "solution": STEPS} for row in SUM_ROWS * 4])
     make_trainer(dataset=dataset, privileged=source, max_steps=5).train()
     assert seen == [{4}, {3}, {2}, {1}, {1}]
 
 
 def test_a_random_share(make_trainer):
-    options = {"dataset": Dataset.from_list([{**row, "solution": STEPS} for row in ROWS * 16])}
+    options = {"dataset": Dataset.from_list([{**row, "solution": STEPS} for row in SUM_ROWS * 16])}
     options["per_device_train_batch_size"] = 64
-    views, *_ = views_of(make_trainer, PartialExposure(share="random"), **options)
+    views, *_ = views_and_reads(make_trainer, PartialExposure(share="random"), **options)
     counts = Counter(row[0].context.count(".") if row else 0 for row in views)
     assert set(counts) == {0, 1, 2, 3}, "floor of an even draw below 1"
     assert min(counts.values()) > 5
-    again, *_ = views_of(make_trainer, PartialExposure(share="random"), **options)
+    again, *_ = views_and_reads(make_trainer, PartialExposure(share="random"), **options)
     assert [[v.context for v in row] for row in again] == [[v.context for v in row] for row in views]
 
 
@@ -248,9 +233,9 @@ def test_an_answer_that_is_not_in_the_solution(make_trainer):
 def test_retrieval_by_words(make_trainer):
     """The most similar rows stand last, the row itself nowhere, a prompt only once."""
     pytest.importorskip("bm25s")
-    dataset = Dataset.from_list([*ROWS, dict(ROWS[1], solution="again")])
-    views, reads, _ = views_of(make_trainer, Retrieval(k=2), dataset)
-    own = [row["prompt"][0]["content"] for row in ROWS]
+    dataset = Dataset.from_list([*SUM_ROWS, dict(SUM_ROWS[1], solution="again")])
+    views, reads, _ = views_and_reads(make_trainer, Retrieval(k=2), dataset)
+    own = [row["prompt"][0]["content"] for row in SUM_ROWS]
     shown = [[message["content"] for message in row[0].context if message["role"] == "user"] for row in views]
     for mine, questions, text in zip(own, shown, reads["privileged"], strict=True):
         assert mine not in questions and len(set(questions)) == 2
@@ -265,10 +250,10 @@ def by_length(texts):
 
 def test_retrieval_by_a_function_as_text(make_trainer):
     dataset = Dataset.from_list([{"prompt": "a" * n, "solution": f"{n} letters"} for n in (2, 3, 9, 200)])
-    views, *_ = views_of(make_trainer, Retrieval(by=by_length, as_turns=False), dataset)
+    views, *_ = views_and_reads(make_trainer, Retrieval(by=by_length, as_turns=False), dataset)
     shown = [row[0].context.split("\n")[1] for row in views]
     assert shown == ["3 letters", "2 letters", "200 letters", "9 letters"]
-    far, *_ = views_of(make_trainer, Retrieval(by=by_length, least_score=0.9999), dataset)
+    far, *_ = views_and_reads(make_trainer, Retrieval(by=by_length, least_score=0.9999), dataset)
     assert [len(row) for row in far] == [0, 0, 0, 0]
 
 
@@ -276,7 +261,7 @@ def test_prompts_that_share_no_word_are_not_alike(make_trainer):
     pytest.importorskip("bm25s")
     questions = ("??", "red apple", "green apple", "nothing else")
     dataset = Dataset.from_list([{"prompt": text, "solution": f"About {text}"} for text in questions])
-    views, *_ = views_of(make_trainer, Retrieval(as_turns=False), dataset)
+    views, *_ = views_and_reads(make_trainer, Retrieval(as_turns=False), dataset)
     assert [[view.context for view in row] for row in views] == [
         [], ["green apple\nAbout green apple"], ["red apple\nAbout red apple"], [],
     ]  # fmt: skip
@@ -295,9 +280,9 @@ class Greeting:
 
 @pytest.mark.parametrize("source", [Retrieval(by=by_length), OtherRow("solution")], ids=["retrieval", "other_row"])
 def test_what_an_environment_says_makes_no_other_row_of_ones_own(make_trainer, source):
-    tokenizer = tokenizer_of_agents()
+    tokenizer = agent_tokenizer_with_schema()
     trainer = make_trainer(
-        tiny.model(tokenizer, max_position_embeddings=4096), dataset=Dataset.from_list(ROWS * 4), privileged=source,
+        tiny.model(tokenizer, max_position_embeddings=4096), dataset=Dataset.from_list(SUM_ROWS * 4), privileged=source,
         environment_factory=Greeting, processing_class=tokenizer, per_device_train_batch_size=16,
         max_completion_length=8,
     )  # fmt: skip
@@ -307,13 +292,13 @@ def test_what_an_environment_says_makes_no_other_row_of_ones_own(make_trainer, s
 
 
 def test_bad_retrievals(make_trainer):
-    messages = Dataset.from_list([{**row, "solution": CHAT} for row in ROWS])
+    messages = Dataset.from_list([{**row, "solution": CHAT} for row in SUM_ROWS])
     with pytest.raises(ValueError, match="`solution` holds messages, which can only be shown as turns"):
         make_trainer(dataset=messages, privileged=Retrieval(by=by_length, as_turns=False))
     with pytest.raises(ValueError, match="`k` is at least 1"):
         Retrieval(k=0)
     with pytest.raises(ValueError, match=r"one vector for each of 4 texts, got shape \(1, 1\)"):
-        make_trainer(dataset=Dataset.from_list(ROWS), privileged=Retrieval(by=lambda texts: np.ones((1, 1))))
-    stream = Dataset.from_list(ROWS).to_iterable_dataset()
+        make_trainer(dataset=Dataset.from_list(SUM_ROWS), privileged=Retrieval(by=lambda texts: np.ones((1, 1))))
+    stream = Dataset.from_list(SUM_ROWS).to_iterable_dataset()
     with pytest.raises(ValueError, match=r"Retrieval shows other rows of `train_dataset`, .* without streaming"):
         make_trainer(dataset=stream, privileged=Retrieval(by=by_length))

@@ -4,10 +4,10 @@
 
 import pytest
 from datasets import Dataset
-from test_places import teacher_reads
-from test_trainer_loss import batch_of
 
 import tiny
+from agents import agent_tokenizer_with_schema
+from batches import batch_of, teacher_reads
 from scripted import right, sums, writing
 from trl_opsd.privileged import (
     EnvironmentFeedback,
@@ -17,27 +17,7 @@ from trl_opsd.privileged import (
     VerifierFeedback,
     WrongDemonstration,
 )
-
-
-def contexts_of(make_trainer, source, *texts, dataset=None, reward=right, **options):
-    """The context of each rollout (`None` without a view), and what the teacher reads, in the order of the batch."""
-    size = len(texts[0])
-    trainer = make_trainer(
-        dataset=dataset or sums(),
-        reward_funcs=reward,
-        privileged=source,
-        rollout_func=writing(*texts),
-        num_generations=size,
-        per_device_train_batch_size=size * len(texts),
-        max_completion_length=200,
-        **options,
-    )
-    batch = batch_of(trainer)
-    views = trainer.collected.views
-    for row, ids in zip(batch["distillation"].index.tolist(), teacher_reads(batch), strict=True):
-        if views[row]:
-            assert views[row][0].context in trainer.processing_class.decode(ids), "the teacher reads it"
-    return [row[0].context if row else None for row in views]
+from views import contexts_of
 
 
 GROUP = ["no idea", "a long way to 2", "2", "it is 2"]
@@ -211,20 +191,12 @@ def calling(*turns):
     def single_turn(prompt_ids, *args, **kwargs):
         said = []
         for ids in prompt_ids:
-            text = tokenizer_of_agents().decode(ids)
+            text = agent_tokenizer_with_schema().decode(ids)
             number = text.count("<tool_response>")
             said.append(turns[number] if number < len(turns) else "done")
-        return [tokenizer_of_agents()(text + "<|im_end|>")["input_ids"] for text in said], None
+        return [agent_tokenizer_with_schema()(text + "<|im_end|>")["input_ids"] for text in said], None
 
     return single_turn
-
-
-def tokenizer_of_agents():
-    from trl.chat_template_utils import add_response_schema, qwen3_chat_template
-
-    tokenizer = tiny.tokenizer()
-    tokenizer.chat_template = qwen3_chat_template
-    return add_response_schema(tokenizer)
 
 
 def call(count):
@@ -232,7 +204,7 @@ def call(count):
 
 
 def agent(make_trainer, source, *turns):
-    tokenizer = tokenizer_of_agents()
+    tokenizer = agent_tokenizer_with_schema()
     rows = [{"prompt": [{"role": "user", "content": "Empty the shelf."}], "start": 3}] * 4
     trainer = make_trainer(
         tiny.model(tokenizer, max_position_embeddings=4096),

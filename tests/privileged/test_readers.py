@@ -6,8 +6,8 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from test_trainer_loss import batch_of
 
+from batches import batch_of
 from trl_opsd import View
 from trl_opsd.privileged import DatasetColumn, Empty, rollouts_of
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_places import check_scores, completions, teacher_reads, tool_answers
-from test_trainer_loss import batch_of
 
-from scripted import right, sums, writing
+from batches import batch_of, completions, taught_by_rollout, teacher_reads
+from dense import check_scores
+from scripted import right, saying, sums, tool_answers, writing
 from trl_opsd.privileged import AllOf, Reflection, build_source
 from trl_opsd.privileged.authors.written_source import tagged
 from trl_opsd.privileged.sources import reflection, skills
@@ -24,18 +24,6 @@ ONE_WRONG = ["I add. 1 + 1 = 3", "It is 2"], ["It is 5", "2 + 3 = 5"]
 BOTH = ["It is 2", "It is 3"], ["2 + 3 = 5", "Hm, 2 + 3 = 6"]
 
 
-def saying(text):
-    """An author that answers every prompt alike, and keeps the prompts."""
-
-    def author(prompts, rollouts):
-        author.prompts += prompts
-        author.rollouts += rollouts
-        return [text] * len(prompts)
-
-    author.prompts, author.rollouts = [], []
-    return author
-
-
 def reflected(make_trainer, answers, text="Quote: x\nExplanation: y", dataset=None, **options):
     """A batch of rollouts with these texts, and views from a reflector that says `text`."""
     own = {name: options.pop(name) for name in list(options) if name in Reflection.__dataclass_fields__}
@@ -46,21 +34,10 @@ def reflected(make_trainer, answers, text="Quote: x\nExplanation: y", dataset=No
     return trainer, batch, source
 
 
-def taught(trainer, batch):
-    """Texts that the views teach, by rollout. Rows that teach nothing have left the micro-batch."""
-    marks = batch["distillation"].views["privileged"].taught & (
-        batch["distillation"].views["privileged"].weight > 0
-    ).unsqueeze(1)
-    texts = [""] * len(trainer.collected.rollouts)
-    for index, ids, row in zip(batch["distillation"].index.tolist(), completions(batch), marks.tolist(), strict=True):
-        texts[index] = trainer.processing_class.decode([i for i, kept in zip(ids, row, strict=False) if kept])
-    return texts
-
-
 def test_the_suffix_from_the_quote_on_is_taught(make_trainer, tokenizer):
     text = "Quote: 1 + 1 = 3\nExplanation: One and one\nmake two."
     trainer, batch, source = reflected(make_trainer, ONE_WRONG, text)
-    assert taught(trainer, batch) == ["1 + 1 = 3<|im_end|>", "", "", ""]
+    assert taught_by_rollout(trainer, batch) == ["1 + 1 = 3<|im_end|>", "", "", ""]
     (prompt,) = [tokenizer.decode(ids) for ids in teacher_reads(batch)]
     context = "Correct solution:\nIt is 2\n\nReflection: One and one\nmake two."
     assert prompt == f"<|im_start|>user\n1 + 1?\n\n{context}<|im_end|>\n<|im_start|>assistant\n"
@@ -73,7 +50,7 @@ def test_words_before_the_quote_itself(make_trainer, tokenizer):
     text = "Quote: 1 + 1 = 3\nExplanation: It is two."
     options = {"place": "before_token", "with_solution": False, "template": "({privileged_context}) "}
     trainer, batch, _ = reflected(make_trainer, ONE_WRONG, text, **options)
-    assert taught(trainer, batch)[0] == "1 + 1 = 3<|im_end|>"
+    assert taught_by_rollout(trainer, batch)[0] == "1 + 1 = 3<|im_end|>"
     own = trainer.collected.rollouts[0].text.index("1 + 1 = 3")
     (view,) = trainer.collected.views[0]
     assert (view.place, view.position, view.span) == ("before_token", own, None)
@@ -88,7 +65,7 @@ def test_scores_of_the_suffix(make_trainer):
     answers = ["It is 3", "Oh, it is 3."], ["is 3", "So it is 3 "]
     options = {"failed_groups": True, "distillation_mode": "sampled_token", "distillation_alpha": 1.0}
     trainer, batch, _ = reflected(make_trainer, answers, "Quote: is 3\nExplanation: No.", **options)
-    assert taught(trainer, batch) == [f"is 3{end}<|im_end|>" for end in ("", ".", "", " ")]
+    assert taught_by_rollout(trainer, batch) == [f"is 3{end}<|im_end|>" for end in ("", ".", "", " ")]
     check_scores(trainer, batch)
 
 
@@ -109,7 +86,7 @@ def test_prompts_that_are_text(make_trainer):
     trainer, batch, _ = reflected(make_trainer, ONE_WRONG, author, dataset, instruction="Do.", examples=[])
     (asked,) = author.prompts
     assert asked == ("Do.\n\nProblem:\n1 + 1?\n\nCorrect solution:\nIt is 2\n\nWrong solution:\nI add. 1 + 1 = 3\n\n")
-    assert taught(trainer, batch)[0] == "1 + 1 = 3<|im_end|>"
+    assert taught_by_rollout(trainer, batch)[0] == "1 + 1 = 3<|im_end|>"
 
 
 QUOTES = [
@@ -128,7 +105,7 @@ QUOTES = [
 def test_quotes(make_trainer, quote, threshold, expected):
     text = f"Quote: {quote}\nExplanation: No."
     trainer, batch, source = reflected(make_trainer, ONE_WRONG, text, threshold=threshold)
-    assert taught(trainer, batch)[0] == (expected or "")
+    assert taught_by_rollout(trainer, batch)[0] == (expected or "")
     assert source.counts["reflection_unmatched"] == (expected is None)
     assert source.counts["reflection_malformed"] == 0
 
@@ -178,7 +155,7 @@ FLAGS = [
 def test_which_rollouts_are_taught(make_trainer, answers, flags, expected, asked):
     dataset = sums(solution=["One and one are 2.", "Two and three are 5."])
     trainer, batch, source = reflected(make_trainer, answers, WRONG, dataset, **flags)
-    assert taught(trainer, batch) == expected
+    assert taught_by_rollout(trainer, batch) == expected
     assert source.counts["reflection_asked"] == asked
 
 
@@ -272,7 +249,7 @@ def test_an_author_by_name(make_trainer):
     source = build_source({"reflection": {"author": "test_reflection.author_of_a_recipe"}})
     trainer = make_trainer(dataset=sums(), privileged=source, **OPTIONS, rollout_func=writing(*BOTH))
     batch = batch_of(trainer)
-    assert taught(trainer, batch) == ["", "It is 3<|im_end|>", "", ""]
+    assert taught_by_rollout(trainer, batch) == ["", "It is 3<|im_end|>", "", ""]
     assert not source.uses_model
 
 

@@ -6,10 +6,9 @@ import json
 
 import pytest
 from datasets import Dataset
-from test_places import teacher_reads
-from test_restarts import Leaves
-from test_trainer_loss import batch_of
 
+from batches import batch_of, teacher_reads
+from runs import Leaves
 from scripted import right, sums, writing
 from trl_opsd.privileged import Skills, build_source
 from trl_opsd.privileged.sources.skill_store import Skill, SkillStore

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 from datasets import Dataset
-from test_named import arguments_of
 
+from source_arguments import arguments_of
 from trl_opsd import View
 from trl_opsd.privileged import (
     AllOf,

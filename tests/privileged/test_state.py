@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from datasets import Dataset
-from test_named import ARGUMENTS
 
+from source_arguments import ARGUMENTS
 from trl_opsd.privileged import AllOf, FirstOf, Run, Skills, Source, TextSource, When, WithBaselines, call, rollouts_of
 from trl_opsd.privileged.named import SOURCES
 from trl_opsd.rollouts.rollout import Rollout, Turn

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_places import teacher_reads
-from test_trainer_loss import batch_of
 
+from batches import batch_of, teacher_reads
 from scripted import right, sums, writing
 from trl_opsd.privileged import Written, build_source
 from trl_opsd.privileged.sources.written import INSTRUCTION

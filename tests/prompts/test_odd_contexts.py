@@ -8,15 +8,16 @@ import random
 import pytest
 import torch
 from datasets import Dataset
-from test_locate import real as smollm2
-from test_places import giving, long_answers, teacher_reads
-from test_restarts import interrupted
-from test_trainer_loss import batch_of
 
 import tiny
+from batches import batch_of, teacher_reads
+from runs import interrupted
+from scripted import long_answers
+from smollm2_tokenizer import smollm2_tokenizer
 from trl_opsd import View
 from trl_opsd.privileged import rollouts_of
 from trl_opsd.rollouts.view import PLACES
+from views import giving
 
 
 ODD = {
@@ -79,7 +80,7 @@ def test_every_text_in_every_place(make_trainer, tokenizer, place, kind):
 
 @pytest.fixture(scope="module")
 def real():
-    return smollm2()
+    return smollm2_tokenizer()
 
 
 LOST = "\x04\x06\x13\x14\x16\x1d"  # what SmolLM2's tokenizer leaves out

@@ -2,64 +2,24 @@
 
 """Where a context stands between the student's own tokens, and which of them it may teach."""
 
-import copy
 from dataclasses import replace
 
 import pytest
 import torch
 from datasets import Dataset
-from test_trainer_loss import batch_of
 from trl.chat_template_utils import qwen3_chat_template
 
 import tiny
+from batches import batch_of, completions, student_prompts, teacher_reads
+from dense import check_scores
+from runs import SAMPLED
+from scripted import long_answers, tool_answers
 from trl_opsd import View
-from trl_opsd.privileged import build_source, rollouts_of
+from trl_opsd.privileged import build_source
+from views import giving
 
 
-SAMPLED = {"distillation_mode": "sampled_token", "distillation_alpha": 1.0}
 HINT = "Think of a number!"
-
-
-def giving(*views):
-    """A source that gives every rollout these views."""
-    return lambda groups: [list(views) for _ in rollouts_of(groups)]
-
-
-def teacher_reads(batch, name="privileged"):
-    view = batch["distillation"].views[name]
-    return [row[kept.bool()].tolist() for row, kept in zip(view.prompt_ids, view.prompt_mask, strict=True)]
-
-
-def student_prompts(batch):
-    pairs = zip(batch["prompt_ids"], batch["prompt_mask"], strict=True)
-    return [row[kept.bool()].tolist() for row, kept in pairs]
-
-
-def completions(batch):
-    pairs = zip(batch["completion_ids"], batch["completion_mask"], strict=True)
-    return [row[kept.bool()].tolist() for row, kept in pairs]
-
-
-def dense_logps(model, head, tail):
-    """Log-probabilities of `tail` after `head`, in float64."""
-    model = copy.deepcopy(model).double().eval()
-    model.__dict__.pop("forward", None)
-    with torch.no_grad():
-        logits = model(input_ids=torch.tensor([head + tail])).logits[0, len(head) - 1 : -1]
-    return logits.log_softmax(-1).gather(1, torch.tensor(tail).unsqueeze(1)).squeeze(1)
-
-
-def check_scores(trainer, batch, name="privileged"):
-    """What the teacher says of each taught token is what a plain forward over its ids says."""
-    index = batch["distillation"].view_names.index(name)
-    logps, _ = trainer.objective._scores(trainer.model, batch["distillation"])
-    for row, (head, tail) in enumerate(zip(teacher_reads(batch, name), completions(batch), strict=True)):
-        start = int(batch["distillation"].views[name].start[row])
-        wanted = torch.zeros(batch["completion_ids"].shape[1], dtype=torch.float64)
-        wanted[start : len(tail)] = dense_logps(trainer.model, head, tail[start:])
-        taught = batch["distillation"].views[name].taught[row] & batch["distillation"].mask[row].bool()
-        torch.testing.assert_close(logps[index, row].double()[taught], wanted[taught], rtol=1e-4, atol=1e-5)
-        assert taught.any()
 
 
 CHAT = {
@@ -147,13 +107,6 @@ def test_spans_teach_their_tokens_only(make_trainer, mode):
         check_scores(trainer, batch, name)
 
 
-def long_answers(prompts, trainer):
-    """Eight tokens each, that depend on the prompt alone."""
-    prompt_ids = trainer._tokenize_prompts(prompts)[0]
-    ids = [[(3 + 7 * sum(prompt) + 11 * i) % 250 + 3 for i in range(8)] for prompt in prompt_ids]
-    return {"prompt_ids": prompt_ids, "completion_ids": ids, "logprobs": [[0.0] * 8 for _ in ids]}
-
-
 def test_an_inserted_nothing_changes_nothing(make_trainer):
     """A live teacher that reads the student's own ids, split within the completion, agrees at every token."""
     view = View("x", place="before_token", position=3, template="{privileged_context}")
@@ -165,19 +118,6 @@ def test_an_inserted_nothing_changes_nothing(make_trainer):
     assert torch.equal(batch["distillation"].views["privileged"].start, torch.full((4,), 3))
     assert batch["distillation"].mask.sum(1).tolist() == [5] * 4
     assert trainer._compute_loss(trainer.model, batch).item() == 0.0
-
-
-def tool_answers(prompts, trainer):
-    """Two turns with a tool's result between them."""
-    tokenizer = trainer.processing_class
-    prompt_ids = trainer._tokenize_prompts(prompts)[0]
-    first = tokenizer("call it<|im_end|>")["input_ids"]
-    result = tokenizer("\n<|im_start|>tool\nno such key<|im_end|>\n<|im_start|>assistant\n")["input_ids"]
-    second = tokenizer("sorry!<|im_end|>")["input_ids"]
-    ids = [first + result + second for _ in prompts]
-    mask = [[1] * len(first) + [0] * len(result) + [1] * len(second) for _ in prompts]
-    logps = [[0.0] * len(row) for row in ids]
-    return {"prompt_ids": prompt_ids, "completion_ids": ids, "logprobs": logps, "env_mask": mask}
 
 
 @pytest.mark.parametrize("kind", ["live", "base", "ema"])

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from test_trainer_loss import batch_of
 
+from batches import batch_of
 from scripted import right, sums, writing
 from trl_opsd import OPSDTrainer
 

@@ -45,3 +45,35 @@ def writing(*texts: list[str], end: str = "<|im_end|>") -> Callable[..., dict[st
         }
 
     return rollout
+
+
+def long_answers(prompts, trainer):
+    """Eight tokens each, that depend on the prompt alone."""
+    prompt_ids = trainer._tokenize_prompts(prompts)[0]
+    ids = [[(3 + 7 * sum(prompt) + 11 * i) % 250 + 3 for i in range(8)] for prompt in prompt_ids]
+    return {"prompt_ids": prompt_ids, "completion_ids": ids, "logprobs": [[0.0] * 8 for _ in ids]}
+
+
+def tool_answers(prompts, trainer):
+    """Two turns with a tool's result between them."""
+    tokenizer = trainer.processing_class
+    prompt_ids = trainer._tokenize_prompts(prompts)[0]
+    first = tokenizer("call it<|im_end|>")["input_ids"]
+    result = tokenizer("\n<|im_start|>tool\nno such key<|im_end|>\n<|im_start|>assistant\n")["input_ids"]
+    second = tokenizer("sorry!<|im_end|>")["input_ids"]
+    ids = [first + result + second for _ in prompts]
+    mask = [[1] * len(first) + [0] * len(result) + [1] * len(second) for _ in prompts]
+    logps = [[0.0] * len(row) for row in ids]
+    return {"prompt_ids": prompt_ids, "completion_ids": ids, "logprobs": logps, "env_mask": mask}
+
+
+def saying(text):
+    """An author that answers every prompt alike, and keeps the prompts."""
+
+    def author(prompts, rollouts):
+        author.prompts += prompts
+        author.rollouts += rollouts
+        return [text] * len(prompts)
+
+    author.prompts, author.rollouts = [], []
+    return author

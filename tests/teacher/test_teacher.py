@@ -9,14 +9,12 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from test_trainer_loss import batch_of
 
 import tiny
+from batches import batch_of
 from conftest import length_reward
+from runs import LORA, move
 from trl_opsd.teacher.weights import CopiedWeights, StudentWeights
-
-
-LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
 
 
 def teacher_answer(trainer, inputs):
@@ -24,13 +22,6 @@ def teacher_answer(trainer, inputs):
     return trainer.objective._teacher_outputs(
         trainer.model, inputs["distillation"], inputs["distillation"].mask.flatten().nonzero().squeeze(1)
     )[0][0]
-
-
-def move(model, scale=0.1):
-    with torch.no_grad():
-        for param in model.parameters():
-            if param.requires_grad:
-                param.add_(scale * torch.randn_like(param))
 
 
 @pytest.mark.parametrize(

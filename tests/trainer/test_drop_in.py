@@ -11,31 +11,20 @@ import pytest
 import torch
 from datasets import Dataset, IterableDataset
 from peft import LoraConfig, get_peft_model
-from test_trainer_loss import batch_of
 from transformers import AutoModelForCausalLM, pipeline
 from trl import GRPOConfig, GRPOTrainer
-from trl.chat_template_utils import qwen3_chat_template
 
 import tiny
+from agents import Shop, agent_tokenizer, multiply, with_scripted_sampler
+from batches import batch_of
 from conftest import length_reward
+from runs import assert_same_run, history
 from trl_opsd import OPSDConfig, OPSDTrainer, View
 from trl_opsd.privileged import rollouts_of
 from trl_opsd.teacher.weights import CopiedWeights
 
 
 DIVERGENCE = "self_distillation/divergence"
-
-
-def history(trainer):
-    """Every logged number but the times."""
-    times = ("runtime", "per_second", "step_time")
-    return [{k: v for k, v in log.items() if not any(t in k for t in times)} for log in trainer.state.log_history]
-
-
-def assert_same_run(one, other):
-    assert history(one) == history(other)
-    for (name, a), b in zip(one.model.named_parameters(), other.model.parameters(), strict=True):
-        assert torch.equal(a, b), name
 
 
 def trained(trainer):
@@ -243,39 +232,7 @@ def test_num_loss_tokens_to_skip(make_trainer):
 
 @pytest.fixture
 def tool_tokenizer():
-    tokenizer = tiny.tokenizer()
-    tokenizer.chat_template = qwen3_chat_template
-    return tokenizer
-
-
-def multiply(a: int, b: int) -> int:
-    """
-    Multiply two numbers.
-
-    Args:
-        a: First number.
-        b: Second number.
-
-    Returns:
-        Their product.
-    """
-    return a * b
-
-
-CALL = '<tool_call>\n{"name": "NAME", "arguments": {"a": 3, "b": 4}}\n</tool_call><|im_end|>'
-
-
-def with_scripted_sampler(trainer, name):
-    """Stand-in for the sampler alone: a random model calls no tools. First a call, then an answer."""
-    tokenizer = trainer._tokenizer
-
-    def single_turn(prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
-        called = [tokenizer.decode(ids).count("<tool_response>") > 0 for ids in prompt_ids]
-        texts = ["It is 12.<|im_end|>" if done else CALL.replace("NAME", name) for done in called]
-        return tokenizer(texts)["input_ids"], None
-
-    trainer._generate_single_turn = single_turn
-    return trainer
+    return agent_tokenizer()
 
 
 def test_tool_results_are_not_distilled_and_zero_where_contexts_agree(make_trainer, tool_tokenizer, rows):
@@ -295,31 +252,6 @@ def test_tool_results_are_not_distilled_and_zero_where_contexts_agree(make_train
 
     model = tiny.model(tool_tokenizer, max_position_embeddings=4096)
     trained(with_scripted_sampler(make_trainer(model, **options), "multiply"))
-
-
-class Shop:
-    """An environment with state, a tool and a reward of its own."""
-
-    def reset(self, **row) -> str:
-        self.bought = 0
-        return " The shop is open."
-
-    def buy(self, a: int, b: int) -> str:
-        """
-        Buy things.
-
-        Args:
-            a: How many.
-            b: At which price.
-
-        Returns:
-            A receipt.
-        """
-        self.bought += a
-        return f"Bought {a} for {a * b}."
-
-    def get_reward(self) -> float:
-        return float(self.bought)
 
 
 def test_environment(make_trainer, tool_tokenizer, rows):

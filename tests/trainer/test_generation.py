@@ -11,11 +11,12 @@ import copy
 import pytest
 import torch
 from datasets import Dataset
-from test_trainer_loss import batch_of, dense_logits
 from trl import GRPOTrainer
 
 import tiny
+from batches import batch_of
 from conftest import length_reward, retaken
+from dense import dense_logits
 from trl_opsd import OPSDConfig
 from trl_opsd.trainer.setup_checks import check_student_lengths
 

@@ -5,12 +5,13 @@
 import pytest
 import torch
 from peft import LoraConfig
-from test_trainer_loss import FAMILIES, SMALL, batch_of
 from transformers import AutoConfig, AutoModelForCausalLM
 from trl import GRPOTrainer
 
 import tiny
+from batches import batch_of
 from conftest import length_reward, retaken
+from families import FAMILIES, SMALL
 
 
 OPTIONS = {

@@ -15,9 +15,10 @@ import torch
 import transformers.trainer
 from datasets import Dataset
 from huggingface_hub.utils import filter_repo_objects
-from test_places import long_answers, teacher_reads
-from test_privileged import contains, text_block, user
 
+from batches import contains, teacher_reads
+from messages import text_block, user
+from scripted import long_answers
 from trl_opsd import OPSDConfig, View
 from trl_opsd.privileged import rollouts_of
 from trl_opsd.trainer.model_card import settings_section

@@ -12,44 +12,11 @@ from peft import LoraConfig
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import tiny
+from batches import batch_of
 from conftest import backbone_inputs, length_reward
+from dense import reference_loss
+from families import FAMILIES, SMALL
 from trl_opsd.privileged import rollouts_of
-
-
-def batch_of(trainer):
-    """One micro-batch, sampled by the trainer itself."""
-    trainer.model.train()
-    trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
-    generation_batch = next(iter(trainer.get_train_dataloader()))
-    return trainer._prepare_inputs(generation_batch)
-
-
-def dense_logits(model, prompt_ids, prompt_mask, inputs, temperature=1.0, dtype=torch.float64):
-    """Next-token log-probabilities `(B, C, V)` at the completion, from the model's own full forward."""
-    model = copy.deepcopy(model).to(dtype)
-    model.__dict__.pop("forward", None)
-    ids = torch.cat([prompt_ids, inputs["completion_ids"]], 1)
-    mask = torch.cat([prompt_mask, inputs["completion_mask"]], 1)
-    length = inputs["completion_ids"].shape[1]
-    logits = type(model).forward(model, input_ids=ids, attention_mask=mask).logits[:, -length - 1 : -1]
-    return model, (logits / temperature).log_softmax(-1)
-
-
-def reference_loss(trainer, inputs, teacher_model=None, dtype=torch.float64):
-    """Forward KL, mean over the tokens of rows with a context, and its gradient on the embedding."""
-    temperature = trainer.args.temperature
-    model, log_p = dense_logits(trainer.model, inputs["prompt_ids"], inputs["prompt_mask"], inputs, temperature, dtype)
-    teacher_ids = (
-        inputs["distillation"].views["privileged"].prompt_ids,
-        inputs["distillation"].views["privileged"].prompt_mask,
-    )
-    _, log_q = dense_logits(teacher_model or trainer.model, *teacher_ids, inputs, temperature, dtype)
-    log_q = log_q.detach()
-    mask = inputs["completion_mask"] * (inputs["distillation"].views["privileged"].weight > 0).unsqueeze(1)
-    divergence = (log_q.exp() * (log_q - log_p)).sum(-1)
-    loss = divergence[mask.bool()].sum() / mask.sum()
-    loss.backward()
-    return loss.item(), {name: param.grad for name, param in model.named_parameters()}
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -71,20 +38,6 @@ def test_pure_loss_and_gradients_equal_a_dense_reference(make_trainer, tokenizer
     assert loss.item() == pytest.approx(value, rel=1e-5)
     for name, param in trainer.model.named_parameters():
         torch.testing.assert_close(param.grad.double(), gradients[name], rtol=1e-3, atol=1e-5, msg=name)
-
-
-SMALL = {
-    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.3,
-}  # fmt: skip
-FAMILIES = {
-    "gemma2": {"final_logit_softcapping": 2.0, "head_dim": 8, "attn_implementation": "eager"},
-    "cohere": {"logit_scale": 0.3},
-    "granite": {"logits_scaling": 3.0},
-    "qwen3_moe": {
-        "moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2, "head_dim": 8,
-    },
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -7,19 +7,18 @@ import copy
 import pytest
 import torch
 from datasets import Dataset
-from test_drop_in import assert_same_run
-from test_places import completions, giving, student_prompts, teacher_reads
-from test_restarts import BUFFERED, LORA, Leaves
-from test_trainer_loss import batch_of
 
 import tiny_vlm
+from batches import batch_of, completions, student_prompts, teacher_reads
 from conftest import length_reward
+from runs import BUFFERED, LORA_WITH_DROPOUT, Leaves, assert_same_run
 from trl_opsd import View, preflight
 from trl_opsd.batches.pixels import MODALITIES
 from trl_opsd.privileged import ImageView, rollouts_of, with_images, without_images
 from trl_opsd.rollouts.message_images import images_of
 from trl_opsd.rollouts.rollout import message_text
 from trl_opsd.trainer.text_generator import TextGenerator
+from views import giving
 
 
 every_kind = pytest.mark.parametrize("kind", tiny_vlm.KINDS)
@@ -532,7 +531,7 @@ def test_a_resumed_run_has_its_pictures(make, tmp_path, kind, lora):
     """A generation batch lasts for four steps, and its checkpoint holds the pictures that only the teacher sees."""
     data = pictured(crop=lambda i: tiny_vlm.image(i + 100))
     options = {"privileged": ImageView(image_column="crop"), "max_steps": 6, **BUFFERED}
-    options |= {"peft_config": LORA} if lora else {}
+    options |= {"peft_config": LORA_WITH_DROPOUT} if lora else {}
     whole = make(kind, data, **options, output_dir=str(tmp_path / "whole"))
     whole.train()
     with pytest.raises(KeyboardInterrupt):

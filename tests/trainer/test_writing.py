@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig
-from test_teacher import LORA, move
-from test_trainer_loss import batch_of
 
 import tiny
 import writing_worker
+from batches import batch_of
 from launch import launch
+from runs import LORA, move
 from writing_worker import CHATS, TEXTS, alone
 
 
