@@ -24,6 +24,7 @@ import conftest
 import tiny
 from batches import batch_of
 from dense import reference_loss
+from lifetime import end_launcher_with_parent
 from trl_opsd import OPSDConfig, OPSDTrainer
 
 
@@ -50,7 +51,9 @@ def server(tmp_path_factory):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
     log = (folder / "server.log").open("w")
-    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    process = subprocess.Popen(
+        command, env=environment, stdout=log, stderr=log, start_new_session=True, preexec_fn=end_launcher_with_parent
+    )
     url = f"http://127.0.0.1:{port}"
     try:
         VLLMClient(url, connection_timeout=150)

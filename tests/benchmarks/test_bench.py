@@ -4,12 +4,12 @@
 
 import csv
 import platform
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import lifetime
 import tiny
 from benchmarks import measure, report, scaling
 from trl_opsd.methods import method_names
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 def run(*command: object) -> str:
     """Output of a Python command in the repository's root."""
-    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = lifetime.run([sys.executable, *map(str, command)], cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

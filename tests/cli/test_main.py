@@ -3,13 +3,13 @@
 """The command `trl-opsd`, and the three ways to start a training."""
 
 import importlib
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
+import lifetime
 from trl_opsd.cli import arguments, train
 from trl_opsd.cli import main as cli
 from trl_opsd.methods import method_names, method_of
@@ -81,7 +81,5 @@ def test_examples_of_a_checkout_are_found_from_anywhere(monkeypatch, tmp_path):
 def test_each_door_leads_to_the_training(door, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("bf16: false\n")
-    done = subprocess.run(
-        [sys.executable, *door, "--config", str(recipe)], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+    done = lifetime.run([sys.executable, *door, "--config", str(recipe)], cwd=ROOT, timeout=300)
     assert done.returncode == 1 and "error: `dataset_name` is missing" in done.stderr, done.stderr[-2000:]

@@ -23,6 +23,7 @@ from transformers import TrainerCallback
 
 import conftest
 import kill_worker
+from lifetime import fork
 from trl_opsd import DatasetColumn, View
 
 
@@ -118,7 +119,7 @@ def both_ranks(folder: Path, kind: str, failing_rank: int, resume: bool) -> list
     folder.mkdir(exist_ok=True)
     port, processes = free_port(), []
     for rank in range(2):
-        process = os.fork()
+        process = fork()
         if process == 0:
             os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}

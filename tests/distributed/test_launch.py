@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 import tiny
+from lifetime import end_launcher_with_parent
 
 
 pytestmark = pytest.mark.slow
@@ -67,7 +68,7 @@ def start(config: str, *options: str) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [*command, *options], cwd=ROOT, env=environment, start_new_session=True, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=end_launcher_with_parent,
     )  # fmt: skip
 
 

@@ -6,11 +6,12 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import lifetime
 
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +28,7 @@ def test_demo(tmp_path):
         (tmp_path / "demo" / "models").symlink_to(ROOT / "demo" / "models")
     command = [sys.executable, "examples/demo.py", "--max_steps", "2", "--eval_steps", "2"]
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
+    done = lifetime.run(command, cwd=tmp_path, env=environment, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((tmp_path / "demo" / "results.json").read_text())
     assert results["teacher_score"] > 0.9, "the teacher follows the rule that it reads"

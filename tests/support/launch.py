@@ -10,13 +10,22 @@ from pathlib import Path
 
 import pytest
 
+from lifetime import end_with_parent
+
 
 SUPPORT = Path(__file__).parent
 TESTS = SUPPORT.parent
 
 
+def search_path() -> str:
+    """`PYTHONPATH` of a process that imports what test files import."""
+    folders = [TESTS.parent, TESTS, SUPPORT, TESTS / "distributed"]
+    return os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def launch(script: Path, *arguments: str, processes: int, seconds: int) -> None:
-    """Run a script in one process, or under torchrun in several. A hang ends the whole process group."""
+    """Run a script in one process, or under torchrun in several. A hang ends the whole process group, and so
+    does the end of this process."""
     code, output = outcome(script, *arguments, processes=processes, seconds=seconds)
     assert code == 0, output[-6000:]
 
@@ -26,12 +35,11 @@ def outcome(script: Path, *arguments: str, processes: int, seconds: int) -> tupl
     command = [sys.executable, str(SUPPORT / "rank.py"), str(script), *arguments]
     if processes > 1:
         command[1:1] = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"]
-    folders = [str(TESTS / name) for name in (".", "support", "distributed", "privileged", "prompts", "trainer")]
-    path = os.pathsep.join([*folders, *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": search_path()}
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, text=True
-    )
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, text=True,
+        preexec_fn=end_with_parent,
+    )  # fmt: skip
     try:
         output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:

@@ -6,7 +6,12 @@ import os
 import runpy
 import sys
 
-import torch
+from lifetime import end_with_parent
+
+
+end_with_parent()  # before torch, which takes seconds to import
+
+import torch  # noqa: E402
 
 
 def main() -> None:
