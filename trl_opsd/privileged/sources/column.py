@@ -41,7 +41,8 @@ class DatasetColumn(TextSource):
             if column not in rollout.row and not self.teach_bare_rows:
                 raise ValueError(self._missing(column, "A training row", list(rollout.row)))
             context = rollout.row.get(column)
-            if context is not None:  # valid: `check` and, for a stream, the view encoder look at it
+            if context is not None:  # the view encoder sees whether it fits a prompt that streams
+                check_context(context, f"The column `{column}` of {rollout.where}")
                 views.append(self.view(context, **self._named(column)))
         bare = View(name=self.name, weight=self.weight, policy=self.policy, reader=self.reader)
         return views or ([bare] if self.teach_bare_rows else [])
