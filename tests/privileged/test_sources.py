@@ -10,9 +10,10 @@ import pytest
 from datasets import Dataset
 
 from source_arguments import arguments_of
-from trl_opsd import View
+from trl_opsd import Rollout, View
 from trl_opsd.privileged import (
     AllOf,
+    Asker,
     FirstOf,
     Run,
     Source,
@@ -251,6 +252,29 @@ def test_a_condition_that_fails_on_one_process_ends_all():
     with pytest.raises(RuntimeError, match="OSError"):
         call(source, [])
     assert part.counts == {"asked": 0}
+
+
+@pytest.mark.parametrize("name", ["critic", "reflection", "skills", "written"])
+def test_requests_that_fail_on_one_process_end_all(name):
+    """Before the model is let write, here `None`, which no process could call."""
+    source = SOURCES[name](author="live")
+    with pytest.raises(ValueError, match="was not set up"):
+        source.ask([], [])
+    source.setup(run_of("OSError"))
+    with pytest.raises(RuntimeError, match="OSError"):
+        source.ask([], [])
+    if name != "skills":  # it first sorts the groups of all processes
+        with pytest.raises(RuntimeError, match="OSError"):
+            call(source, [])
+
+
+def test_only_wanted_rollouts_have_views():
+    """One that is there to complete its group has none, whatever the source gave it."""
+    rows = [
+        Rollout({}, "Q", "A", [1], [2], [], {}, 0.0, False, {}, 0, i, 0, False, True, wanted=i < 2) for i in range(3)
+    ]
+    asker = Asker(lambda groups: [[View(str(one.index))] for one in rollouts_of(groups)], "error", None)
+    assert [views[0].context for views in asker([rows])] == ["0", "1"]
 
 
 def test_together_is_deprecated():

@@ -10,7 +10,7 @@ from accelerate import PartialState
 import chat_templates
 from trl_opsd import Rollout, Turn, View
 from trl_opsd.prompts.tokenizer import PromptTokenizer
-from trl_opsd.prompts.view_encoder import ViewEncoder
+from trl_opsd.prompts.view_encoder import Reading, ViewEncoder
 from trl_opsd.rollouts.view import PROMPT_PLACES
 
 
@@ -50,7 +50,8 @@ def rollout_of(made, prompt):
 def ids_of(made, view, rollout):
     """All that the teacher reads before the tokens that it scores."""
     before = rollout.prompt_ids + rollout.completion_ids[: view.start(rollout)]
-    return made.encode_view(view, rollout.prompt, before, None)[0]
+    ((ids, _),) = made.encode_readings([Reading(view, rollout.prompt, before, None)])
+    return ids
 
 
 def without(ids, part):

@@ -47,15 +47,6 @@ class EncodedView:
     dropped: int = 0
     shortened: int = 0
 
-    def add(
-        self, ids: list[int], weight: float, start: int, span: tuple[int, int], pixels: Pixels | None = None
-    ) -> None:
-        self.prompt_ids.append(ids)
-        self.weights.append(float(weight))
-        self.starts.append(start)
-        self.spans.append(span)
-        self.pixels.append(pixels)
-
     def tensors(
         self, name: str, width: int, pad_token_id: int, multiple: int | None, device: torch.device
     ) -> "ViewTensors":

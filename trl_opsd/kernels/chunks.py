@@ -10,8 +10,6 @@ where they cost a third of what they cost in memory; on a GPU it bounds the temp
 Legend: N tokens, V vocabulary.
 """
 
-from collections.abc import Iterator
-
 import torch
 
 
@@ -48,7 +46,7 @@ def chunks(n: int, v: int, blocks: int, dtype: torch.dtype, device: torch.device
     return [slice(start, min(start + length, n)) for start in range(0, n, max(length, 1))]
 
 
-def tiles(rows: int, v: int, device: torch.device) -> Iterator[slice]:
+def tiles(rows: int, v: int, device: torch.device) -> list[slice]:
     """Cut the rows of a chunk into tiles."""
     size = max(1, (_CPU_TILE if device.type == "cpu" else _TILE) // v)
-    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]

@@ -38,9 +38,12 @@ class LinearDivergenceForward:
         task ([`~trl_opsd.kernels.inputs.LinearDivergenceInputs`]): What to compute.
         sums ([`GradAccumulator`]): Where the gradients grow. They are to be multiplied by `unit`: token weights are of
             the size of 1 / tokens, where float16 has few digits left, so its gradients are formed at the size of 1.
+        names (`tuple[str]`): Names of the statistics, from [`stat_names`].
     """
 
-    def __init__(self, hidden: torch.Tensor, task: LinearDivergenceInputs, sums: GradAccumulator):
+    def __init__(
+        self, hidden: torch.Tensor, task: LinearDivergenceInputs, sums: GradAccumulator, names: tuple[str, ...]
+    ):
         self.hidden, self.task, self.sums = hidden, task, sums
         self.student = task.head.prepared(hidden)
         prepared = {id(task.head): self.student}  # each head is cast once
@@ -51,12 +54,14 @@ class LinearDivergenceForward:
         new, (k, m) = task.weights.new_zeros, task.weights.shape
         # Pre-allocated: small tensors allocated between large short-lived ones fragment the heap and fault in new pages
         # for every tile
-        self.stats = {name: new(*(() if name in STUDENT_STATS else (k,)), m) for name in stat_names(task.spec)}
+        self.stats = {name: new(*(() if name in STUDENT_STATS else (k,)), m) for name in names}
         self.total = new(())
         self.scored: Scored | None = None
         if task.policy is not None:
-            self.scored = score(task.policy, self.student, hidden, task.labels, task.chunk_size, sums.wanted())
+            self.scored = score(task.policy, self.student, hidden, task.labels, task.chunk_size, sums.wanted)
             self.total += self.scored.loss
+        # Raw logits of all tokens, `(N, V)`, where scoring the policy left them
+        self._kept = None if self.scored is None else self.scored.raw
         self.unit = self._unit()
         # What a method reads of all tokens at once, before the first tile
         self.all_tokens = self._all_scores() if task.spec.needs_all_tokens else None
@@ -68,13 +73,13 @@ class LinearDivergenceForward:
         (k, m), n = self.task.weights.shape, len(self.hidden)
         cut = self._chunks(m, k + 1)
         # Allocated once: on the CPU, new memory of this size costs a tenth of the products
-        block = self._block(cut)
-        blocks = [teacher.empty(cut[0].stop) for teacher in self.teachers] if cut else []
+        heads = [self.student if self._kept is None else None, *self.teachers]
+        block, *blocks = [head and head.empty(cut[0].stop) for head in heads] if cut else [None]
         for rows in cut:
             self._distilled_chunk(rows, block, blocks)
-        if self.scored is not None and self.sums.wanted():
+        if self.scored is not None and self.sums.wanted:
             cut = self._chunks(n - m, 1)
-            block = self._block(cut)
+            block = self.student.empty(cut[0].stop) if cut and self._kept is None else None
             for rows in cut:
                 self._policy_chunk(slice(rows.start + m, rows.stop + m), block)
         return self.total, self.stats
@@ -94,17 +99,9 @@ class LinearDivergenceForward:
         sizes = [factor.abs().max() for factor in factors if factor.numel()]
         return torch.stack(sizes).max().clamp(min=torch.finfo(self.total.dtype).tiny) if sizes else one
 
-    def _kept(self) -> torch.Tensor | None:
-        """Raw logits of all tokens, `(N, V)`, where scoring the policy left them."""
-        return None if self.scored is None else self.scored.raw
-
-    def _block(self, cut: list[slice]) -> torch.Tensor | None:
-        """Memory for the student's raw logits of a chunk, unless they are there already."""
-        return self.student.empty(cut[0].stop) if cut and self._kept() is None else None
-
     def _raw(self, rows: slice, block: torch.Tensor | None) -> torch.Tensor:
         """Raw logits of a chunk, `(c, V)`, in memory that may be written to."""
-        return self._kept()[rows] if block is None else self.student.project(self.hidden[rows], block)
+        return self._kept[rows] if block is None else self.student.project(self.hidden[rows], block)
 
     def _distilled_chunk(self, rows: slice, block: torch.Tensor | None, blocks: list[torch.Tensor]) -> None:
         raw = self._raw(rows, block)
@@ -115,7 +112,7 @@ class LinearDivergenceForward:
             gradient = self._tile(raw[tile], [teacher[tile] for teacher in teachers], token_slice)
             if gradient is not None:
                 raw[tile] = gradient  # over the logits, which are not needed any more
-        if self.sums.wanted():
+        if self.sums.wanted:
             self.sums.add(raw, self.hidden, rows, self.student)
 
     def _policy_chunk(self, rows: slice, block: torch.Tensor | None) -> None:
@@ -129,15 +126,15 @@ class LinearDivergenceForward:
         """Add loss and statistics of a tile; returns its gradient on the raw logits, `(t, V)`, if one is asked for."""
         spec, labels = self.task.spec, self.task.labels[rows].unsqueeze(-1)
         log_p, p = _distribution(self.student.transform(raw), spec)
-        student_logps = log_p.gather(-1, labels).squeeze(-1)
-        self.stats["student_logps"][rows] = reported(student_logps)
-        self.stats["student_entropy"][rows] = -(p * log_p).sum(-1)
-        plain = weights = self.task.weights[:, rows] * self._importance(student_logps, rows)  # (K, t)
         views = zip(self.teachers, teachers, strict=True)
         targets = [_distribution(head.transform(teacher), spec) for head, teacher in views]
+        logps = torch.stack([one.gather(-1, labels).squeeze(-1) for one in (log_p, *(log_q for log_q, _ in targets))])
+        shown = reported(logps)  # (1 + K, t)
+        self.stats["student_logps"][rows], self.stats["teacher_logps"][:, rows] = shown[0], shown[1:]
+        self.stats["student_entropy"][rows] = -(p * log_p).sum(-1)
         for view, (log_q, q) in enumerate(targets):
-            self.stats["teacher_logps"][view, rows] = reported(log_q.gather(-1, labels).squeeze(-1))
             self.stats["teacher_entropy"][view, rows] = -(q * log_q).sum(-1)
+        plain = weights = self.task.weights[:, rows] * self._importance(logps[0], rows)  # (K, t)
         if spec.token_weight is not None:
             weights = weights * self._factors(rows)
         log_qs = [log_q for log_q, _ in targets]
@@ -152,7 +149,7 @@ class LinearDivergenceForward:
                 self.stats[name][slice(None) if spec.target else view, rows] = value
             # Selected, not multiplied: a loss may be infinite where its weight is 0
             self.total += torch.where(weights[view] != 0, result.loss * weights[view], 0.0).sum()
-            if self.sums.wanted():
+            if self.sums.wanted:
                 part = result.gradient.mul_((weights[view] / (self.unit * spec.temperature)).unsqueeze(-1))
                 gradient = part if gradient is None else gradient.add_(part)
         if spec.auxiliary_loss is not None:
@@ -177,7 +174,7 @@ class LinearDivergenceForward:
         """Add the auxiliary loss; returns the gradient with its own."""
         loss, part = self.task.spec.auxiliary_loss(tile)
         self.total += torch.where(weights != 0, loss * weights, 0.0).sum()
-        if not self.sums.wanted():
+        if not self.sums.wanted:
             return gradient
         return gradient.add_(part * (weights / (self.unit * self.task.spec.temperature)).unsqueeze(-1))
 

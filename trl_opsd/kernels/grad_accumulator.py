@@ -17,20 +17,16 @@ class GradAccumulator:
 
     Args:
         leaves (`tuple[torch.Tensor or None]`): Hidden states `(N, H)`, head weight and head bias.
-        needed (`list[bool]`): Which of them need a gradient.
+        needed (`list[bool]`): Which of them need a gradient. `wanted` says whether any does.
     """
 
     def __init__(self, leaves: tuple[torch.Tensor | None, ...], needed: list[bool]):
-        self.leaves, self.needed = leaves, needed
+        self.leaves, self.needed, self.wanted = leaves, needed, any(needed)
         self.dtype = torch.promote_types(leaves[1].dtype, torch.float32)
         self.hidden = torch.zeros_like(leaves[0], dtype=self.dtype) if needed[0] else None
         # The largest array of all. The first chunk's product makes it, which spares filling it with zeros
         self.weight: torch.Tensor | None = None
         self.bias = torch.zeros_like(leaves[2], dtype=self.dtype) if needed[2] else None
-
-    def wanted(self) -> bool:
-        """Whether any gradient is asked for."""
-        return any(self.needed)
 
     def tensors(self) -> tuple[torch.Tensor | None, ...]:
         """The gradients, `None` where none is asked for."""

@@ -35,8 +35,10 @@ def linear_divergence(
         `teacher_logps` and `teacher_entropy` of shape `(K, M)`, `student_logps` and `student_entropy` of shape `(M,)`,
         in nats at the temperature of `spec`.
     """
-    outputs = _LinearDivergence.apply(hidden, task.head.weight, task.head.bias, task, torch.is_grad_enabled())
-    return outputs[0], dict(zip(stat_names(task.spec), outputs[1:], strict=True))
+    names = stat_names(task.spec)
+    weights = task.head.weight, task.head.bias
+    loss, *stats = _LinearDivergence.apply(hidden, *weights, task, names, torch.is_grad_enabled())
+    return loss, dict(zip(names, stats, strict=True))
 
 
 class _LinearDivergence(torch.autograd.Function):
@@ -47,15 +49,16 @@ class _LinearDivergence(torch.autograd.Function):
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         task: LinearDivergenceInputs,
+        names: tuple[str, ...],
         differentiate: bool,
     ) -> tuple[torch.Tensor, ...]:
         needed = [differentiate and needed for needed in ctx.needs_input_grad[:3]]
         sums = GradAccumulator((hidden, weight, bias), needed)
-        work = LinearDivergenceForward(hidden.detach(), task, sums)
+        work = LinearDivergenceForward(hidden.detach(), task, sums, names)
         total, stats = work.run()
         ctx.save_for_backward(*sums.tensors(), work.unit)
         ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
-        outputs = tuple(stats[name] for name in stat_names(task.spec))
+        outputs = tuple(stats[name] for name in names)
         ctx.mark_non_differentiable(*outputs)
         return total, *outputs
 
@@ -68,4 +71,4 @@ class _LinearDivergence(torch.autograd.Function):
             scaled = (None if s is None else s.to(dtype) for s, dtype in zip(sums, ctx.dtypes, strict=True))
         else:
             scaled = (None if s is None else (s * scale).to(dtype) for s, dtype in zip(sums, ctx.dtypes, strict=True))
-        return *scaled, None, None
+        return *scaled, None, None, None

@@ -84,21 +84,19 @@ def _grams(parts: list[str], n: int) -> list[tuple[str, ...]]:
     return list(zip(*(parts[i:] for i in range(n)), strict=False))
 
 
-def written_and_read(prompt: str | Messages, completion: str | Messages) -> tuple[str, str]:
-    """What the student wrote, with its reasoning and the arguments of its tool calls, and what it read: its prompt and
-    the tools' results."""
+def _sides(prompt: str | Messages, completion: str | Messages) -> tuple[Any, Any]:
+    """Messages or text that the student wrote, and that it read: its prompt and the tools' results."""
     if isinstance(completion, str):
-        return completion, "\n".join(strings(prompt))
+        return completion, prompt
     own = [message for message in completion if message["role"] == "assistant"]
     others = [message for message in completion if message["role"] != "assistant"]
-    return "\n".join(strings(own)), "\n".join([*strings(prompt), *strings(others)])
+    return own, [*([prompt] if isinstance(prompt, str) else prompt), *others]
 
 
-def _told(view: View) -> str:
-    """What the teacher reads of a view beside the student's prompt."""
-    if isinstance(view.context, str):
-        return view.text
-    return "\n".join(strings(view.prompt if view.context is None else view.context))
+def written_and_read(prompt: str | Messages, completion: str | Messages) -> tuple[str, str]:
+    """Texts that the student wrote, with its reasoning and the arguments of its tool calls, and that it read: its
+    prompt and the tools' results."""
+    return tuple("\n".join(strings(side)) for side in _sides(prompt, completion))
 
 
 def find_leaks(rollouts: list[Rollout], views: list[list[View]], n: int, phrases: Phrases) -> list[Leak]:
@@ -113,17 +111,23 @@ def find_leaks(rollouts: list[Rollout], views: list[list[View]], n: int, phrases
         n (`int`): Words in a row that make a quote. 0 looks for none.
         phrases ([`Phrases`]): What gives a context away by itself, also where there is none.
     """
+    sides = [_sides(rollout.prompt, rollout.completion) for rollout in rollouts]
+    shown = iter([view.shown for row in views for view in row])
+    written, read, contexts = (
+        ["\n".join(parts) for parts in [strings(one) for one in part]]
+        for part in ([own for own, _ in sides], [other for _, other in sides], shown)
+    )
+    next_context = iter(contexts)
     # Rows of a group often share a context
     grams_of: Any = functools.cache(lambda text: frozenset(_grams(words(text), n)))
     leaks = []
-    for rollout, row in zip(rollouts, views, strict=True):
-        text, read = written_and_read(rollout.prompt, rollout.completion)
-        written, quote = words(text), None
-        if n and row:
-            contexts = [grams_of(_told(view)) for view in row]
-            found = [gram for gram in _grams(written, n) if any(gram in context for context in contexts)]
-            known = grams_of(read) if found else ()
-            quote = next((" ".join(gram) for gram in found if gram not in known), None)
-        hits = phrases.hits(written, read)
+    for text, known, row in zip(written, read, views, strict=True):
+        own, quote = words(text), None
+        grams = [grams_of(next(next_context)) for _ in row] if n else []
+        if grams:
+            found = [gram for gram in _grams(own, n) if any(gram in context for context in grams)]
+            before = grams_of(known) if found else ()
+            quote = next((" ".join(gram) for gram in found if gram not in before), None)
+        hits = phrases.hits(own, known)
         leaks.append(Leak(quote, hits[0] if hits else None))
     return leaks

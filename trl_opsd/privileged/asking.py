@@ -13,7 +13,7 @@ from typing import Any
 from accelerate.logging import get_logger
 
 from trl_opsd.privileged.base import source_name
-from trl_opsd.privileged.checks import check_view
+from trl_opsd.privileged.checks import row_error
 from trl_opsd.rollouts.rollout import Group, Rollout
 from trl_opsd.rollouts.view import PrivilegedSource, View, Views
 
@@ -139,21 +139,6 @@ def _check_count(views: Any, groups: list[Group], source: Any) -> None:
         )
 
 
-def _check_row(views: Any, rollout: Rollout, source: Any) -> None:
-    if not isinstance(views, list) or not all(isinstance(view, View) for view in views):
-        raise ValueError(
-            f"The privileged source {source_name(source)} must return a list of `View` for each rollout (an empty one "
-            f"for a rollout without), got {repr(views)[:120]} for {rollout.where}."
-        )
-    names = [view.name for view in views]
-    if len(set(names)) != len(names):
-        raise ValueError(
-            f"The views of a rollout need different names, got {names} from {source_name(source)} for {rollout.where}."
-        )
-    for view in views:
-        check_view(view, rollout)
-
-
 @dataclass
 class Asker:
     """
@@ -190,8 +175,10 @@ class Asker:
             self.raised = True
             self._skip(error, len(wanted))
             return [[] for _ in wanted]
-        rows = zip(rollouts_of(groups), views, strict=True)
-        return [self._checked(row, rollout) for rollout, row in rows if rollout.wanted]
+        rows = [(row, one) for one, row in zip(rollouts_of(groups), views, strict=True) if one.wanted]
+        name = source_name(self.source)
+        errors = [row_error(row, rollout, name) for row, rollout in rows]
+        return [self._valid(row, error) for (row, _), error in zip(rows, errors, strict=True)]
 
     def _in_time(self, groups: list[Group]) -> Views:
         way = "Raise `privileged_timeout`, or set `privileged_on_error='skip'` to train such a batch without its views."
@@ -204,14 +191,15 @@ class Asker:
             self._late = error.thread
             raise TimeoutError(f"It gave no views within {self.timeout} seconds. {way}") from None
 
-    def _checked(self, views: Any, rollout: Rollout) -> list[View]:
+    def _valid(self, views: list[View], error: ValueError | None) -> list[View]:
+        if error is None:
+            return views
         try:
             with _naming(self.source):
-                _check_row(views, rollout, self.source)
-        except ValueError as error:
-            self._skip(error, 1)
-            return []
-        return views
+                raise error
+        except ValueError as named:
+            self._skip(named, 1)
+        return []
 
     def _skip(self, error: Exception, count: int) -> None:
         if self.on_error == "error":

@@ -205,6 +205,10 @@ class TextSource(Source):
         }
         return View(context, **{**options, **changes})
 
+    def views(self, contexts: list[str | Messages | None], **changes: Any) -> list[View | None]:
+        """[`view`] of each context, `None` where there is none."""
+        return [None if context is None else self.view(context, **changes) for context in contexts]
+
     # Columns
 
     def column_options(self) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 """Validation of privileged contexts, prompts, views, dataset columns and rewards."""
 
 import math
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
@@ -15,13 +16,32 @@ from trl_opsd.rollouts.rollout import Rollout, message_text
 from trl_opsd.rollouts.view import PLACEHOLDER, PLACES, PROMPT_PLACES, READERS, View
 
 
-def check_context(context: Any, where: str) -> None:
+@dataclass(frozen=True)
+class Where:
+    """
+    Name of a value of a rollout in an error, written when an error needs it: the row's prompt may be long.
+
+    Args:
+        before (`str`): Text before the name of the rollout.
+        rollout ([`Rollout`]): The rollout.
+        after (`str`): Text after it.
+    """
+
+    before: str
+    rollout: Rollout
+    after: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.before}{self.rollout.where}{self.after}"
+
+
+def check_context(context: Any, where: "str | Where") -> None:
     """
     Validate a privileged context.
 
     Args:
         context (`Any`): A dataset value that is not `None`.
-        where (`str`): Row and column, for the error.
+        where (`str` or [`Where`]): Row and column, for the error.
 
     Raises:
         ValueError: If it is neither text nor chat messages, or is empty, or can't be encoded.
@@ -105,7 +125,7 @@ def text_of(rollout: Rollout, column: str, option: str) -> str | None:
     return text
 
 
-def check_prompt(prompt: Any, where: str) -> None:
+def check_prompt(prompt: Any, where: str | Where) -> None:
     """
     Validate a teacher's prompt: text or chat messages, not empty, that can be encoded.
 
@@ -139,6 +159,33 @@ def _check_content(content: Any, where: str) -> None:
             raise ValueError(f"{where} has an image block without an image: put it under the block's key `image`.")
 
 
+def row_error(views: Any, rollout: Rollout, source: str) -> ValueError | None:
+    """
+    Error of the views that a source gave for a rollout, `None` where they are valid.
+
+    Args:
+        views (`Any`): What it gave.
+        rollout ([`Rollout`]): For which rollout.
+        source (`str`): Name of the source.
+    """
+    if not isinstance(views, list) or not all(isinstance(view, View) for view in views):
+        return ValueError(
+            f"The privileged source {source} must return a list of `View` for each rollout (an empty one for a rollout "
+            f"without), got {repr(views)[:120]} for {rollout.where}."
+        )
+    names = [view.name for view in views]
+    if len(set(names)) != len(names):
+        return ValueError(
+            f"The views of a rollout need different names, got {names} from {source} for {rollout.where}."
+        )
+    try:
+        for view in views:
+            check_view(view, rollout)
+    except ValueError as error:
+        return error
+    return None
+
+
 def check_view(view: View, rollout: Rollout) -> None:
     """
     Validate a view of a rollout.
@@ -146,7 +193,7 @@ def check_view(view: View, rollout: Rollout) -> None:
     Raises:
         ValueError: If the teacher can't read it; it names the view and the row.
     """
-    here = f"The view {view.name!r} of {rollout.where}"
+    here = Where(f"The view {view.name!r} of ", rollout)
     if not isinstance(view.name, str) or not view.name:
         raise ValueError(f"A view of {rollout.where} has the name {view.name!r}: a name is text.")
     if not isinstance(view.weight, (int, float)) or not 0 < view.weight < math.inf:
@@ -159,11 +206,11 @@ def check_view(view: View, rollout: Rollout) -> None:
         raise ValueError(f"{here} has place {view.place!r}: it must be one of {list(PLACES)}.")
     _check_options(view, here)
     if view.context is not None:
-        check_context(view.context, f"{here}: its context")
+        check_context(view.context, replace(here, after=": its context"))
         if not isinstance(view.context, str) and view.prompt is None and view.place not in PROMPT_PLACES:
             raise ValueError(f"{here} has chat messages, which stand before the prompt's own: no place {view.place!r}.")
     if view.prompt is not None:
-        check_prompt(view.prompt, f"{here}: its prompt")
+        check_prompt(view.prompt, replace(here, after=": its prompt"))
         if isinstance(view.prompt, str) != isinstance(rollout.prompt, str):
             raise ValueError(f"{here}: its prompt and the student's must both be text or both be chat messages.")
     _check_position(view, rollout, here)
@@ -175,13 +222,13 @@ def check_view(view: View, rollout: Rollout) -> None:
         )
 
 
-def _check_options(view: View, here: str) -> None:
+def _check_options(view: View, here: Where) -> None:
     """Validate the types of fields that a user-defined source sets."""
     if not isinstance(view.template, str) or PLACEHOLDER not in view.template:
         raise ValueError(
             f"{here} has the template {excerpt(view.template)}: it must be text with the placeholder {PLACEHOLDER}."
         )
-    check_encodable(view.template, f"{here}: its template")
+    check_encodable(view.template, replace(here, after=": its template"))
     if view.role is not None and not isinstance(view.role, str):
         raise ValueError(f"{here} has role {view.role!r}: it must be text, or None.")
     if view.chat_template_kwargs is not None and not isinstance(view.chat_template_kwargs, dict):
@@ -194,7 +241,9 @@ def _check_options(view: View, here: str) -> None:
         raise ValueError(f"{here} has span {excerpt(span)}: it must be a tuple of two whole numbers.")
 
 
-def _check_position(view: View, rollout: Rollout, here: str) -> None:
+def _check_position(view: View, rollout: Rollout, here: Where) -> None:
+    if view.position is None and view.place in PROMPT_PLACES:
+        return
     if not view.inserted:
         if view.position is not None:
             raise ValueError(f"{here} has position {view.position}, which only 'before_turn' and 'before_token' read.")
@@ -211,7 +260,7 @@ def _check_position(view: View, rollout: Rollout, here: str) -> None:
         )
 
 
-def check_encodable(text: str, where: str) -> None:
+def check_encodable(text: str, where: str | Where) -> None:
     """Check that a text has no lone surrogate, which tokenizers can't encode. `where` names it in the error."""
     try:
         text.encode()

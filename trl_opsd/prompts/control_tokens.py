@@ -41,8 +41,13 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase, context: str | Messages | None) -> list[str]:
     """Special tokens that occur as text in a privileged context, longest first."""
-    texts = strings(context)
-    return [token for token in special_tokens(tokenizer) if any(token in text for text in texts)]
+    return control_tokens_of(tokenizer, [context])[0]
+
+
+def control_tokens_of(tokenizer: PreTrainedTokenizerBase, contexts: list[str | Messages | None]) -> list[list[str]]:
+    """[`control_tokens`] of each of several contexts."""
+    special, texts = special_tokens(tokenizer), [strings(context) for context in contexts]
+    return [[token for token in special if any(token in text for text in of_one)] for of_one in texts]
 
 
 def encode_literally(

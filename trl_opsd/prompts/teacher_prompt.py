@@ -5,8 +5,8 @@
 from typing import Any
 
 from trl_opsd.rollouts.message_images import decoded
-from trl_opsd.rollouts.rollout import Messages, message_text
-from trl_opsd.rollouts.view import PLACEHOLDER
+from trl_opsd.rollouts.rollout import Messages, message_text, named_by_prompt
+from trl_opsd.rollouts.view import PLACEHOLDER, PROMPT_PLACES, View
 
 
 def teacher_prompt(prompt: str | Messages, context: str | Messages, template: str, place: str) -> str | Messages:
@@ -41,6 +41,32 @@ def teacher_prompt(prompt: str | Messages, context: str | Messages, template: st
         return [prompt[0], *messages[1:], *prompt[1:]]
     own_system = 1 if prompt[0]["role"] == "system" else 0
     return [*prompt[:own_system], *messages, *prompt[own_system:]]
+
+
+def whole_prompt(view: View, prompt: str | Messages) -> str | Messages | None:
+    """
+    Prompt that the teacher reads for a view, `None` where the context stands between the student's own tokens.
+
+    Args:
+        view ([`View`]): A valid view.
+        prompt (`str` or `list[dict]`): Prompt of the student.
+
+    Raises:
+        ValueError: If the context does not fit into the prompt; it names the view and the row.
+    """
+    if view.prompt is not None or view.context is None:
+        return prompt if view.prompt is None else view.prompt
+    if view.place not in PROMPT_PLACES:
+        return None
+    try:
+        return teacher_prompt(prompt, view.context, view.template, view.place)
+    except ValueError as error:
+        raise named_error(view, prompt, error) from None
+
+
+def named_error(view: View, prompt: str | Messages, error: Exception) -> ValueError:
+    """An error of a view with its name and that of its row."""
+    return ValueError(f"The view {view.name!r} of {named_by_prompt(prompt)}: {error}")
 
 
 def _from_arrow(message: dict[str, Any]) -> dict[str, Any]:

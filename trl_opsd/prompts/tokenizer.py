@@ -3,6 +3,7 @@
 """Tokenization of teacher prompts: whole prompts, single messages, bare text, and the beginning of an answer."""
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import TemplateError
@@ -10,7 +11,13 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from trl.data_utils import prepare_multimodal_messages
 
 from trl_opsd.batches.pixels import ImageCache, ImageInputs, ImageTensors
-from trl_opsd.prompts.control_tokens import control_tokens, encode_literally, special_tokens, strings
+from trl_opsd.prompts.control_tokens import (
+    control_tokens,
+    control_tokens_of,
+    encode_literally,
+    special_tokens,
+    strings,
+)
 from trl_opsd.rollouts.message_images import images_of
 from trl_opsd.rollouts.rollout import Messages
 
@@ -19,6 +26,38 @@ Tools = list[Any] | None
 
 _USER = {"role": "user", "content": "Hello."}
 _ANSWER = {"role": "assistant", "content": "Hello."}
+
+
+@dataclass(frozen=True)
+class PromptRequest:
+    """
+    A whole prompt to be tokenized.
+
+    Args:
+        prompt (`str` or `list[dict]`): Text, or chat messages.
+        tools (`list`, *optional*): Tools of the row.
+        kwargs (`dict[str, Any]`): Chat template arguments.
+        context (`str` or `list[dict]`, *optional*): Part of it in which control tokens are plain text.
+    """
+
+    prompt: str | Messages
+    tools: Tools
+    kwargs: dict[str, Any]
+    context: str | Messages | None = None
+
+
+class PromptError(ValueError):
+    """
+    Error of one prompt among several.
+
+    Args:
+        number (`int`): Which one.
+        text (`str`): What is wrong with it.
+    """
+
+    def __init__(self, number: int, text: str):
+        super().__init__(text)
+        self.number = number
 
 
 class PromptTokenizer:
@@ -46,11 +85,9 @@ class PromptTokenizer:
             images.probe(lambda prompt: self._tensors(prompt, None, {}))
         self._known: set[str] = set()
 
-    def prompt(
-        self, prompt: str | Messages, tools: Tools, kwargs: dict[str, Any], context: str | Messages | None = None
-    ) -> list[int]:
+    def prompt(self, prompt: str | Messages, tools: Tools, kwargs: dict[str, Any]) -> list[int]:
         """Token ids of a whole prompt, as [`encode`] gives them."""
-        return self.encode(prompt, tools, kwargs, context)[0]
+        return self.encode(prompt, tools, kwargs)[0]
 
     def encode(
         self,
@@ -60,31 +97,49 @@ class PromptTokenizer:
         context: str | Messages | None = None,
         cache: ImageCache | None = None,
     ) -> tuple[list[int], ImageTensors]:
+        """Token ids and images of one prompt: see [`PromptRequest`] and [`encode_all`]."""
+        (encoded,) = self.encode_all([PromptRequest(prompt, tools, kwargs, context)], cache)
+        return encoded
+
+    def encode_all(
+        self, requests: list[PromptRequest], cache: ImageCache | None = None
+    ) -> list[tuple[list[int], ImageTensors]]:
         """
-        Token ids of a whole prompt, as TRL encodes the student's, and the pixel tensors of its images.
+        Token ids of whole prompts, as TRL encodes the student's, and the pixel tensors of their images.
 
         Args:
-            prompt (`str` or `list[dict]`): Text, or chat messages.
-            tools (`list`, *optional*): Tools of the row.
-            kwargs (`dict[str, Any]`): Chat template arguments.
-            context (`str` or `list[dict]`, *optional*): Part of it in which control tokens are plain text.
+            requests (`list[PromptRequest]`): The prompts.
             cache ([`~trl_opsd.batches.pixels.ImageCache`], *optional*): Cache of the batch, for prompts with images.
 
         Raises:
-            ValueError: If it has images and nothing here can read them, or not beside control tokens.
+            PromptError: If a prompt has images and nothing here can read them, or not beside control tokens, or if the
+                chat template refuses it.
         """
-        if images := images_of(prompt):
-            return self._with_images(prompt, images, tools, kwargs, context, ImageCache() if cache is None else cache)
-        return self._without_images(prompt, tools, kwargs, context), ImageTensors([], {}, dict)
+        cache = ImageCache() if cache is None else cache
+        images = [images_of(one.prompt) for one in requests]
+        literal = control_tokens_of(self.tokenizer, [one.context for one in requests])
+        encoded = []
+        for one, pictures, tokens in zip(requests, images, literal, strict=True):
+            try:
+                if pictures:
+                    encoded.append(self._with_images(one, pictures, tokens, cache))
+                else:
+                    encoded.append((self._without_images(one, tokens), ImageTensors([], {}, dict)))
+            except ValueError as error:
+                raise PromptError(len(encoded), str(error)) from error
+        return encoded
 
-    def _without_images(
-        self, prompt: str | Messages, tools: Tools, kwargs: dict[str, Any], context: str | Messages | None
-    ) -> list[int]:
-        if control_tokens(self.tokenizer, context):
+    def _without_images(self, request: PromptRequest, tokens: list[str]) -> list[int]:
+        prompt, tools, kwargs = request.prompt, request.tools, request.kwargs
+        if tokens:
             is_text = isinstance(prompt, str)
             start = self.bos if is_text else []
             return encode_literally(
-                self.tokenizer, prompt, context, lambda p: p if is_text else self._render(p, tools, kwargs), start
+                self.tokenizer,
+                prompt,
+                request.context,
+                lambda p: p if is_text else self._render(p, tools, kwargs),
+                start,
             )
         if isinstance(prompt, str):
             return list(self.processing_class(text=[prompt])["input_ids"][0])
@@ -94,29 +149,27 @@ class PromptTokenizer:
             raise ValueError(f"The chat template refuses its messages ({error}). Choose another place.") from error
 
     def _with_images(
-        self,
-        prompt: Messages,
-        images: list[Any],
-        tools: Tools,
-        kwargs: dict[str, Any],
-        context: str | Messages | None,
-        cache: ImageCache,
+        self, request: PromptRequest, images: list[Any], tokens: list[str], cache: ImageCache
     ) -> tuple[list[int], ImageTensors]:
         if self.images is None:
             raise ValueError(
                 f"it has {len(images)} images, and `processing_class` is a tokenizer. Pass the model's processor, or "
                 "leave the images out."
             )
-        if tokens := control_tokens(self.tokenizer, context):
+        if tokens:
             raise ValueError(
                 f"its context has the control tokens {tokens} as text beside images, and a processor can't tell them "
                 "from its own. Remove them from the context."
             )
-        text = self._render(prompt, tools, kwargs)
-        return self.images.encode(text, images, lambda: self._tensors(prompt, tools, kwargs), cache)
+        whole = request.prompt, request.tools, request.kwargs
+        return self.images.encode(self._render(*whole), images, lambda: self._tensors(*whole), cache)
 
     def _tensors(self, prompt: Messages, tools: Tools, kwargs: dict[str, Any]) -> dict[str, Any]:
         return self._template(prompt, tools, kwargs, tokenize=True, return_dict=True, return_tensors="pt")
+
+    def knows(self, contexts: list[str | Messages | None]) -> bool:
+        """Whether every character of these contexts has passed [`check_characters`] before."""
+        return all(self._known.issuperset("".join(texts)) for texts in [strings(context) for context in contexts])
 
     def check_characters(self, context: str | Messages | None) -> None:
         """

@@ -14,17 +14,36 @@ from accelerate.logging import get_logger
 
 from trl_opsd.batches.encoded_view import EncodedView
 from trl_opsd.batches.pixels import ImageCache, ImageTensors, Pixels
-from trl_opsd.prompts.teacher_prompt import teacher_prompt
-from trl_opsd.prompts.tokenizer import PromptTokenizer, Tools
+from trl_opsd.prompts.teacher_prompt import named_error, whole_prompt
+from trl_opsd.prompts.tokenizer import PromptError, PromptRequest, PromptTokenizer, Tools
 from trl_opsd.rollouts.message_images import images_of, same_images
-from trl_opsd.rollouts.rollout import Messages, Rollout, named_by_prompt
-from trl_opsd.rollouts.view import PROMPT_PLACES, View
+from trl_opsd.rollouts.rollout import Messages, Rollout
+from trl_opsd.rollouts.view import PlacedView, View, placed_views
 
 
 logger = get_logger(__name__)
 
 CUT = " [...]"  # end of a shortened context
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*\s+|[。！？][\"')\]”’」』）]*\s*|\n+")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """
+    A view with what the teacher reads it beside.
+
+    Args:
+        view ([`View`]): The view.
+        prompt (`str` or `list[dict]`): Prompt of the student.
+        before (`list[int]`): Student's own ids up to the first scored token: its prompt and the beginning of the
+            completion.
+        tools (`list`, *optional*): Tools of the row.
+    """
+
+    view: View
+    prompt: str | Messages
+    before: list[int]
+    tools: Tools
 
 
 @dataclass
@@ -58,7 +77,7 @@ class ViewEncoder:
         cache: ImageCache | None = None,
     ) -> EncodedView:
         """
-        Encode the views called `name`, one row after the other.
+        Encode the views called `name`, stage by stage for all rows.
 
         Args:
             name (`str`): Name of the view.
@@ -73,53 +92,76 @@ class ViewEncoder:
         """
         if self.tokenizer.images is not None:
             self.tokenizer.images.check_rows([len(images_of(rollout.prompt)) for rollout in rollouts])
-        encoded = EncodedView(live=live)
         cache = ImageCache() if cache is None else cache
-        for rollout, row_views, row_tools in zip(rollouts, views, tools, strict=True):
-            view = next((view for view in row_views if view.name == name), None)
-            if view is not None:
-                ids, seen = self.encode_view(view, rollout.prompt, _before(view, rollout), row_tools, cache)
-                if over := self._over(ids, view, rollout):
-                    view, ids = self._overlong(view, ids, over, rollout, row_tools, cache)
-                    encoded.dropped += view is None
-                    encoded.shortened += view is not None
-            if view is None:
-                encoded.add(rollout.prompt_ids, 0.0, 0, (0, 0))
+        placed = placed_views(name, rollouts, views)
+        readings = [
+            None if one is None else Reading(one.view, one.rollout.prompt, one.before, own)
+            for one, own in zip(placed, tools, strict=True)
+        ]
+        found = iter(self.encode_readings([reading for reading in readings if reading is not None], cache))
+        rows, dropped, shortened = [], 0, 0
+        for one, rollout, reading in zip(placed, rollouts, readings, strict=True):
+            ids, seen = (None, None) if reading is None else next(found)
+            if ids is not None and (over := self._over(ids, one)):
+                ids = self._overlong(one, ids, over, reading, cache)
+                dropped, shortened = dropped + (ids is None), shortened + (ids is not None)
+            if ids is None:
+                rows.append((rollout.prompt_ids, 0.0, 0, (0, 0), None))
             else:
-                pixels = self._pixels(seen, rollout)
-                encoded.add(ids, view.weight, view.start(rollout), view.taught(rollout), pixels)
-        return encoded
+                rows.append((ids, float(one.view.weight), one.start, one.span, self._pixels(seen, rollout)))
+        columns = (list(column) for column in zip(*rows, strict=True))
+        return EncodedView(*columns, live=live, dropped=dropped, shortened=shortened)
 
-    def encode_view(
-        self, view: View, prompt: str | Messages, before: list[int], tools: Tools, cache: ImageCache | None = None
-    ) -> tuple[list[int], ImageTensors | None]:
+    def encode_readings(
+        self, readings: list[Reading], cache: ImageCache | None = None
+    ) -> list[tuple[list[int], ImageTensors | None]]:
         """
-        Token ids that the teacher reads before the tokens it scores, and the images within them.
+        Token ids that the teacher reads before the tokens it scores, and the images within them, of each reading.
 
         Args:
-            view ([`View`]): View to encode.
-            prompt (`str` or `list[dict]`): Prompt of the student.
-            before (`list[int]`): Student's own ids up to the first scored token: its prompt and the beginning of the
-                completion.
-            tools (`list`, *optional*): Tools of the row.
+            readings (`list[Reading]`): Views with what they are read beside.
             cache ([`~trl_opsd.batches.pixels.ImageCache`], *optional*): Images of the batch.
 
         Returns:
-            `tuple[list[int], ImageTensors | None]`: `None` for the student's own images.
+            `list[tuple[list[int], ImageTensors | None]]`: `None` for the student's own images.
 
         Raises:
-            ValueError: If the view can't be placed; it names the view and the row.
+            ValueError: If a view can't be placed; it names the view and the row.
         """
+        self._check_characters(readings)
+        prompts = [whole_prompt(one.view, one.prompt) for one in readings]
+        kwargs = [{**self.teacher_kwargs, **(one.view.chat_template_kwargs or {})} for one in readings]
+        whole = [i for i, prompt in enumerate(prompts) if prompt is not None]
+        requests = [PromptRequest(prompts[i], readings[i].tools, kwargs[i], readings[i].view.context) for i in whole]
         try:
-            self.tokenizer.check_characters(view.context)
-            whole = _whole_prompt(view, prompt)
-            if whole is None:
-                return self._between_tokens(view, before, not isinstance(prompt, str), tools), None
-            kwargs = {**self.teacher_kwargs, **(view.chat_template_kwargs or {})}
-            ids, seen = self.tokenizer.encode(whole, tools, kwargs, view.context, cache)
-            return ids if isinstance(whole, str) else self._begun_alike(ids, kwargs, tools), seen
-        except ValueError as error:
-            raise ValueError(f"The view {view.name!r} of {named_by_prompt(prompt)}: {error}") from None
+            found = self.tokenizer.encode_all(requests, cache)
+            encoded = dict(zip(whole, found, strict=True))
+            return [
+                self._begun(one, *encoded[i], prompts[i], kwargs[i]) if i in encoded else self._between_tokens(one)
+                for i, one in enumerate(readings)
+            ]
+        except PromptError as error:
+            number = whole[error.number]
+            raise named_error(readings[number].view, readings[number].prompt, error) from None
+
+    def _check_characters(self, readings: list[Reading]) -> None:
+        if self.tokenizer.knows([one.view.context for one in readings]):
+            return
+        for one in readings:
+            try:
+                self.tokenizer.check_characters(one.view.context)
+            except ValueError as error:
+                raise named_error(one.view, one.prompt, error) from None
+
+    def _begun(
+        self,
+        reading: Reading,
+        ids: list[int],
+        seen: ImageTensors,
+        prompt: str | Messages,
+        kwargs: dict[str, Any],
+    ) -> tuple[list[int], ImageTensors]:
+        return ids if isinstance(prompt, str) else self._begun_alike(ids, kwargs, reading.tools), seen
 
     def _pixels(self, seen: ImageTensors | None, rollout: Rollout) -> Pixels | None:
         """Pixel tensors that the teacher reads, `None` for those of the student."""
@@ -150,7 +192,16 @@ class ViewEncoder:
             self._warned = True
         return ids[: len(ids) - len(own)] + student
 
-    def _between_tokens(self, view: View, before: list[int], is_chat: bool, tools: Tools) -> list[int]:
+    def _between_tokens(self, reading: Reading) -> tuple[list[int], None]:
+        try:
+            return self._inserted(
+                reading.view, reading.before, not isinstance(reading.prompt, str), reading.tools
+            ), None
+        except ValueError as error:
+            raise named_error(reading.view, reading.prompt, error) from None
+
+    def _inserted(self, reading: Reading) -> list[int]:
+        view, before, is_chat = reading.view, reading.before, not isinstance(reading.prompt, str)
         kwargs = {**self.student_kwargs, **(view.chat_template_kwargs or {})}
         if view.place == "prepend":
             start = [] if is_chat else self.tokenizer.bos
@@ -161,7 +212,7 @@ class ViewEncoder:
             bos = self.tokenizer.tokenizer.bos_token_id
             return block + before[1 if bos is not None and block[:1] == before[:1] == [bos] else 0 :]
         if view.place == "before_turn" and is_chat:
-            begun = self.tokenizer.beginning(tools, self.student_kwargs)
+            begun = self.tokenizer.beginning(reading.tools, self.student_kwargs)
             if before[len(before) - len(begun) :] != begun:
                 raise ValueError(
                     f"The tokens before turn {view.position} do not end in what the chat template begins an answer "
@@ -176,20 +227,23 @@ class ViewEncoder:
     def length(self, view: View, prompt: str | Messages, tools: Tools) -> int:
         """Tokens that the teacher reads before a completion of `prompt`. For places in or before the prompt."""
         student_ids = self.tokenizer.prompt(prompt, tools, self.student_kwargs)
-        return len(self.encode_view(view, prompt, student_ids, tools)[0])
+        ((ids, _),) = self.encode_readings([Reading(view, prompt, student_ids, tools)])
+        return len(ids)
 
-    def _over(self, ids: list[int], view: View, rollout: Rollout) -> int:
+    def _over(self, ids: list[int], placed: PlacedView) -> int:
         """Number of tokens above the limit, or 0."""
-        length = len(ids) + len(rollout.completion_ids) - view.start(rollout)
+        length = len(ids) + len(placed.rollout.completion_ids) - placed.start
         return max(length - self.max_length, 0) if self.max_length else 0
 
     def _overlong(
-        self, view: View, ids: list[int], over: int, rollout: Rollout, tools: Tools, cache: ImageCache
-    ) -> tuple[View | None, list[int]]:
+        self, placed: PlacedView, ids: list[int], over: int, reading: Reading, cache: ImageCache
+    ) -> list[int] | None:
+        """Token ids of a view that is too long, as `overlong` says; `None` for a view that is dropped."""
+        view, rollout = placed.view, placed.rollout
         if self.overlong == "drop_view":
-            return None, []
+            return None
         if self.overlong == "shorten" and isinstance(view.context, str) and view.prompt is None:
-            return self._shortened(view, rollout, tools, cache)
+            return self._shortened(placed, reading, cache)
         way = "Shorten the privileged context, raise `teacher_max_length` if the model can take it, or set "
         way += "`teacher_overlong='drop_view'`"
         if self.overlong == "shorten":
@@ -198,37 +252,22 @@ class ViewEncoder:
             way += " or `'shorten'`"
         raise ValueError(
             f"The teacher's prompt of view {view.name!r} has {len(ids)} tokens and the completion "
-            f"{len(rollout.completion_ids) - view.start(rollout)}, {over} more than the {self.max_length} that "
+            f"{len(rollout.completion_ids) - placed.start}, {over} more than the {self.max_length} that "
             f"`teacher_max_length` or the model's context allows, for {rollout.where}. {way}."
         )
 
-    def _shortened(
-        self, view: View, rollout: Rollout, tools: Tools, cache: ImageCache
-    ) -> tuple[View | None, list[int]]:
-        """View with as many of the context's first sentences as fit; no view where not even one does."""
-        ends = [match.end() for match in _SENTENCE_END.finditer(view.context)]
-        best: tuple[View | None, list[int]] = None, []
+    def _shortened(self, placed: PlacedView, reading: Reading, cache: ImageCache) -> list[int] | None:
+        """Token ids with as many of the context's first sentences as fit; `None` where not even one does."""
+        context = placed.view.context
+        ends = [match.end() for match in _SENTENCE_END.finditer(context)]
+        best: list[int] | None = None
         low, high = 0, len(ends)
         while low < high:
             middle = (low + high) // 2
-            shorter = replace(view, context=view.context[: ends[middle]].rstrip() + CUT)
-            ids, _ = self.encode_view(shorter, rollout.prompt, _before(view, rollout), tools, cache)
-            if self._over(ids, shorter, rollout):
+            shorter = replace(placed.view, context=context[: ends[middle]].rstrip() + CUT)
+            ((ids, _),) = self.encode_readings([replace(reading, view=shorter)], cache)
+            if self._over(ids, placed):
                 high = middle
             else:
-                best, low = (shorter, ids), middle + 1
+                best, low = ids, middle + 1
         return best
-
-
-def _before(view: View, rollout: Rollout) -> list[int]:
-    """Student's own ids up to the first token that the teacher scores."""
-    return rollout.prompt_ids + rollout.completion_ids[: view.start(rollout)]
-
-
-def _whole_prompt(view: View, prompt: str | Messages) -> str | Messages | None:
-    """Prompt that the teacher reads, `None` where the context stands between the student's own tokens."""
-    if view.prompt is not None or view.context is None:
-        return prompt if view.prompt is None else view.prompt
-    if view.place in PROMPT_PLACES:
-        return teacher_prompt(prompt, view.context, view.template, view.place)
-    return None

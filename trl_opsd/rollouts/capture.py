@@ -1,14 +1,17 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Rollout capture: from what TRL hands to its generation and reward hooks to [`Rollout`] records."""
+"""Rollout capture: from what TRL hands to its generation and reward hooks to [`Rollout`] records, in whole groups."""
 
 import itertools
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from trl_opsd.rollouts.rollout import Messages, Rollout, Turn
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from trl_opsd.rollouts.rollout import Group, Messages, Rollout, Turn
 
 
 @dataclass(frozen=True)
@@ -136,3 +139,28 @@ def total_reward(rewards: Iterable[float], weights: Iterable[float]) -> float:
     """Weighted sum of the rewards that are there, as TRL's, `nan` if none is."""
     there = [reward * weight for reward, weight in zip(rewards, weights, strict=True) if not math.isnan(reward)]
     return sum(there) if there else math.nan
+
+
+def whole_groups(rollouts: list[Rollout], group_size: int, accelerator: Accelerator) -> list[Group]:
+    """
+    The groups of the local rollouts, completed by those that other processes hold.
+
+    Groups lie side by side in the global generation batch, so one may begin on one process and end on the next. Only
+    then do the processes exchange rollouts, and only those of such groups.
+
+    Args:
+        rollouts (`list[Rollout]`): The local ones, in order.
+        group_size (`int`): Rollouts of one prompt.
+        accelerator (`Accelerator`): Gathers from the other processes.
+    """
+    everyone = list(rollouts)
+    if len(rollouts) % group_size:  # the same on every process
+        head = -rollouts[0].index % group_size
+        tail = (rollouts[-1].index + 1) % group_size
+        parts = {r.index: r for r in rollouts[:head] + rollouts[max(len(rollouts) - tail, 0) :]}
+        sent = [replace(rollout, environment=None, wanted=False) for rollout in parts.values()]
+        own = {rollout.index for rollout in rollouts}
+        groups = {rollout.group for rollout in rollouts}
+        everyone += [r for r in gather_object(sent) if r.group in groups and r.index not in own]
+        everyone.sort(key=lambda rollout: rollout.index)
+    return [list(group) for _, group in itertools.groupby(everyone, key=lambda rollout: rollout.group)]

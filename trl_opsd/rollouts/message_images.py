@@ -23,11 +23,6 @@ def decoded(image: Any) -> Any:
     return ImageFeature().decode_example(image) if isinstance(image, dict) else image
 
 
-def with_empty_lists(images: list[list[Any] | None] | None) -> list[list[Any]] | None:
-    """The images of each row. TRL says `None` of a row without, which the processors that it calls next refuse."""
-    return None if images is None else [of_row or [] for of_row in images]
-
-
 def same_images(one: list[Any], other: list[Any]) -> bool:
     """Whether two lists hold the same pictures, be they the same objects or not."""
     if len(one) != len(other):

@@ -3,12 +3,8 @@
 """[`Rollout`], one sampled completion with all that is known of it before the loss, and groups of them."""
 
 import ast
-import itertools
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
-
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 
 
 Messages = list[dict[str, Any]]
@@ -139,28 +135,3 @@ def _tool_error(message: dict[str, Any]) -> str | None:
     except (ValueError, SyntaxError, MemoryError, RecursionError):  # JSON with null, or what only looks like it
         return text
     return str(told["error"]) if isinstance(told, dict) else None
-
-
-def whole_groups(rollouts: list[Rollout], group_size: int, accelerator: Accelerator) -> list[Group]:
-    """
-    The groups of the local rollouts, completed by those that other processes hold.
-
-    Groups lie side by side in the global generation batch, so one may begin on one process and end on the next. Only
-    then do the processes exchange rollouts, and only those of such groups.
-
-    Args:
-        rollouts (`list[Rollout]`): The local ones, in order.
-        group_size (`int`): Rollouts of one prompt.
-        accelerator (`Accelerator`): Gathers from the other processes.
-    """
-    everyone = list(rollouts)
-    if len(rollouts) % group_size:  # the same on every process
-        head = -rollouts[0].index % group_size
-        tail = (rollouts[-1].index + 1) % group_size
-        parts = {r.index: r for r in rollouts[:head] + rollouts[max(len(rollouts) - tail, 0) :]}
-        sent = [replace(rollout, environment=None, wanted=False) for rollout in parts.values()]
-        own = {rollout.index for rollout in rollouts}
-        groups = {rollout.group for rollout in rollouts}
-        everyone += [r for r in gather_object(sent) if r.group in groups and r.index not in own]
-        everyone.sort(key=lambda rollout: rollout.index)
-    return [list(group) for _, group in itertools.groupby(everyone, key=lambda rollout: rollout.group)]

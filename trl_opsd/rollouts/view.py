@@ -81,6 +81,13 @@ class View:
         return self.template.replace(PLACEHOLDER, self.context) if isinstance(self.context, str) else ""
 
     @property
+    def shown(self) -> str | Messages | None:
+        """What the teacher reads of it beside the student's prompt: its text, its messages or a whole prompt."""
+        if isinstance(self.context, str):
+            return self.text
+        return self.prompt if self.context is None else self.context
+
+    @property
     def inserted(self) -> bool:
         """Whether it stands within the completion."""
         return self.prompt is None and self.place in ("before_turn", "before_token")
@@ -101,8 +108,40 @@ class View:
         return self.start(rollout), len(rollout.completion_ids)
 
 
+@dataclass(frozen=True)
+class PlacedView:
+    """
+    A view of one rollout, with its place among the tokens of the completion.
+
+    Args:
+        view ([`View`]): The view.
+        rollout ([`Rollout`]): Its rollout.
+        start (`int`): Tokens of the completion that come before the context.
+        span (`tuple[int, int]`): Tokens of the completion that the view may teach.
+    """
+
+    view: View
+    rollout: Rollout
+    start: int
+    span: tuple[int, int]
+
+    @property
+    def before(self) -> list[int]:
+        """The student's own ids up to the first token that the teacher scores."""
+        return self.rollout.prompt_ids + self.rollout.completion_ids[: self.start]
+
+
 Views = list[list[View]]
 PrivilegedSource = Callable[[list[Group]], Views | Awaitable[Views]]
+
+
+def placed_views(name: str, rollouts: list[Rollout], views: Views) -> list[PlacedView | None]:
+    """The view called `name` of each rollout, `None` where it has none."""
+    found = [next((view for view in row if view.name == name), None) for row in views]
+    return [
+        None if view is None else PlacedView(view, rollout, view.start(rollout), view.taught(rollout))
+        for view, rollout in zip(found, rollouts, strict=True)
+    ]
 
 
 def shown_context(views: list[View]) -> str | None:

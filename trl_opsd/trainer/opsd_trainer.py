@@ -49,7 +49,6 @@ from trl_opsd.privileged.base import Run, Source
 from trl_opsd.prompts.tokenizer import PromptTokenizer
 from trl_opsd.prompts.view_encoder import ViewEncoder
 from trl_opsd.rollouts.capture import Sampled, build_rollouts, rows_of_columns
-from trl_opsd.rollouts.message_images import with_empty_lists
 from trl_opsd.rollouts.rollout import Rollout
 from trl_opsd.rollouts.view import PrivilegedSource, shown_context
 from trl_opsd.teacher import TEACHER_KINDS
@@ -263,7 +262,9 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         if self.is_plain_grpo:
             return sampled
         self._sampled = Sampled(prompt_ids=sampled[0], tool_mask=sampled[2])
-        return (*sampled[:6], with_empty_lists(sampled[6]), *sampled[7:])
+        images = sampled[6]
+        # TRL says `None` of a row without images, which the processors that it calls next refuse
+        return (*sampled[:6], images and [of_row or [] for of_row in images], *sampled[7:])
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)

@@ -22,7 +22,8 @@ from trl_opsd.privileged import Asker, DatasetColumn, Run, Source, as_source, bu
 from trl_opsd.privileged.base import source_name
 from trl_opsd.prompts.tokenizer import Tools
 from trl_opsd.prompts.view_encoder import ViewEncoder
-from trl_opsd.rollouts.rollout import Rollout, whole_groups
+from trl_opsd.rollouts.capture import whole_groups
+from trl_opsd.rollouts.rollout import Rollout
 from trl_opsd.rollouts.view import PrivilegedSource, View
 from trl_opsd.teacher import TEACHER_KINDS
 

@@ -8,7 +8,7 @@ from datasets import Dataset, IterableDataset
 
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.base import TextSource
-from trl_opsd.privileged.checks import check_context
+from trl_opsd.privileged.checks import Where, check_context
 from trl_opsd.prompts.teacher_prompt import teacher_prompt
 from trl_opsd.rollouts.rollout import Group, Rollout
 from trl_opsd.rollouts.view import PROMPT_PLACES, View, Views
@@ -33,21 +33,22 @@ class DatasetColumn(TextSource):
     COLUMN_FIELDS = ("column",)
 
     def __call__(self, groups: list[Group]) -> Views:
-        return [self._views(rollout) for rollout in rollouts_of(groups)]
+        rollouts = rollouts_of(groups)
+        columns = [self._of_column(column, rollouts) for column in self.columns]
+        rows = [[view for view in row if view is not None] for row in zip(*columns, strict=True)]
+        if not self.teach_bare_rows:
+            return rows
+        bare = View(name=self.name, weight=self.weight, policy=self.policy, reader=self.reader)
+        return [row or [bare] for row in rows]
 
-    def _views(self, rollout: Rollout) -> list[View]:
-        views = []
-        for column in self.columns:
+    def _of_column(self, column: str, rollouts: list[Rollout]) -> list[View | None]:
+        contexts = [rollout.row.get(column) for rollout in rollouts]
+        for rollout, context in zip(rollouts, contexts, strict=True):
             if column not in rollout.row and not self.teach_bare_rows:
                 raise ValueError(self._missing(column, "A training row", list(rollout.row)))
-            context = rollout.row.get(column)
-            if context is not None:  # valid: `check` and, for a stream, the view encoder look at it
-                views.append(self.view(context, **self._named(column)))
-        bare = View(name=self.name, weight=self.weight, policy=self.policy, reader=self.reader)
-        return views or ([bare] if self.teach_bare_rows else [])
-
-    def _named(self, column: str) -> dict[str, str]:
-        return {} if isinstance(self.column, str) else {"name": column}
+            if context is not None:  # the view encoder sees whether it fits a prompt that streams
+                check_context(context, Where(f"The column `{column}` of ", rollout))
+        return self.views(contexts, **({} if isinstance(self.column, str) else {"name": column}))
 
     def check(self, dataset: Dataset | IterableDataset, name: str) -> None:
         """Check that the columns are there and that their contexts fit the prompts. Rows of an iterable dataset are
