@@ -5,10 +5,10 @@ BIN := .venv/bin
 RUN := CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv venv-vllm demo test test-matrix lint addition bench clean
+.PHONY: help venv venv-vllm demo test test-engines test-matrix lint addition bench clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 .venv/.ready: pyproject.toml scripts/setup.sh
 	@PYTHON="$(PYTHON)" sh scripts/setup.sh
@@ -42,10 +42,17 @@ bench: .venv/.ready  ## time and memory beside other losses and trainers, in abo
 	@$(BIN)/python -m benchmarks step --methods --repeats 2 $(ARGS)
 	@$(BIN)/python -m benchmarks scaling --repeats 2 $(ARGS)
 
-# The files that depend most on transformers run with both of its versions. With ARGS, the tests that it names alone
-test: .venv/.ready .venv-vllm/.ready  ## all tests; those of vLLM in .venv-vllm, with the oldest transformers supported
-	@$(BIN)/python -m pytest $(ARGS)
-	@$(if $(ARGS),,.venv-vllm/bin/python -m pytest tests_vllm tests/trainer/test_trl_pins.py tests/trainer/test_trainer_loss.py tests/trainer/test_generation.py)
+# ARGS goes to pytest: `make test ARGS="tests/kernels -x"`. Files are dealt to two processes whole, so that what a file's
+# tests share is made once
+test: .venv/.ready  ## the tests, in minutes, without those of `make test-engines`
+	@$(BIN)/python -m pytest -m "not engines" -n 2 --dist loadfile $(ARGS)
+
+# Those of vLLM run in .venv-vllm, with the oldest transformers supported, as do the files that depend most on transformers
+OLDEST = tests/distributed/test_vllm_*.py tests/trainer/test_trl_pins.py tests/trainer/test_trainer_loss.py tests/trainer/test_generation.py
+
+test-engines: .venv/.ready .venv-vllm/.ready  ## tests with several processes, engines that shard, vLLM, kills, the whole demo: half an hour
+	@$(BIN)/python -m pytest -m engines $(ARGS)
+	@$(if $(ARGS),,.venv-vllm/bin/python -m pytest $(OLDEST))
 
 test-matrix:  ## the quick tests with Python 3.11 to 3.13, oldest and newest transformers: a long time, and gigabytes
 	@sh scripts/matrix.sh $(ARGS)

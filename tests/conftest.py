@@ -26,6 +26,7 @@ from trl_opsd import OPSDConfig, OPSDTrainer
 from trl_opsd.batches.distillation_batch import DistillationBatch
 
 
+DISTRIBUTED = Path(__file__).parent / "distributed"
 ARGS: dict[str, Any] = {
     "per_device_train_batch_size": 4,
     "num_generations": 1,
@@ -39,6 +40,13 @@ ARGS: dict[str, Any] = {
     "disable_tqdm": True,
     "gradient_checkpointing": False,
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs in processes of its own is no quick test."""
+    for item in items:
+        if DISTRIBUTED in item.path.parents:
+            item.add_marker(pytest.mark.engines)
 
 
 @pytest.fixture(autouse=True, scope="session")

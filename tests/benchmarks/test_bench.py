@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import lifetime
+import processes
 import tiny
 from benchmarks import measure, report, scaling
 from trl_opsd.methods import method_names
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 def run(*command: object) -> str:
     """Output of a Python command in the repository's root."""
-    done = lifetime.run([sys.executable, *map(str, command)], cwd=ROOT, timeout=300)
+    done = processes.run([sys.executable, *map(str, command)], cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -44,7 +44,7 @@ def model(tmp_path, tokenizer) -> Path:
     return tmp_path / "tiny"
 
 
-@pytest.mark.slow
+@pytest.mark.engines
 def test_kernel(tmp_path):
     rows, page = bench("kernel", tmp_path)
     timed = [row for row in rows if row["part"] == "losses"]
@@ -57,7 +57,7 @@ def test_kernel(tmp_path):
     assert "ours over the matrix products" in page and "<= 1.25" in page
 
 
-@pytest.mark.slow
+@pytest.mark.engines
 def test_a_loss_that_differs_is_refused(tmp_path):
     """In another process, as the benchmark forks and autograd has run in this one."""
     code = """
@@ -73,7 +73,7 @@ __main__.main(["kernel", "--quick", "--repeats", "1", "--output", sys.argv[1]])
     assert "Refused, as they do not: wrong." in output
 
 
-@pytest.mark.slow
+@pytest.mark.engines
 def test_step(tmp_path, model):
     rows, page = bench("step", tmp_path, "--model", model)
     own = [row for row in rows if row["scenario"] == "own"]
@@ -91,14 +91,14 @@ def test_step(tmp_path, model):
     assert "t/g = " in page and "1 + 1.1 t/g" in page
 
 
-@pytest.mark.slow
+@pytest.mark.engines
 def test_methods_beside_their_plain_losses(tmp_path, model):
     rows, page = bench("step", tmp_path, "--methods", "--model", model, made="step_methods")
     assert {f"method {name}" for name in method_names()} < {row["contender"] for row in rows}
     assert "| sampled token, snapshot, reward |" in page and "| top-k 100, base, 2 views |" in page
 
 
-@pytest.mark.slow
+@pytest.mark.engines
 def test_scaling(tmp_path, model):
     rows, page = bench("scaling", tmp_path, "--model", model)
     parts = {row["part"] for row in rows}

@@ -27,8 +27,6 @@ from trl_opsd.monitoring.alerts import SignalMonitor
 from trl_opsd.teacher.weights import CopiedWeights
 
 
-pytestmark = pytest.mark.slow
-
 KILL_WORKER = Path(kill_worker.__file__)
 # A generation batch lasts for four steps
 
@@ -40,6 +38,7 @@ def warnings(caplog):
 # Killed runs
 
 
+@pytest.mark.engines
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(("data", "kills"), [("map", 20), ("stream", 2)])
 def test_killed_at_random_points(tmp_path, data, kills):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import lifetime
+import processes
 from trl_opsd.cli import arguments, train
 from trl_opsd.cli import main as cli
 from trl_opsd.methods import method_names, method_of
@@ -74,12 +74,11 @@ def test_examples_of_a_checkout_are_found_from_anywhere(monkeypatch, tmp_path):
     assert str(folder) in sys.path and str(folder / "scripts") not in sys.path, "it has none"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "door", [["scripts/opsd.py"], ["-m", "trl_opsd.cli.train"], ["-m", "trl_opsd.cli.main", "train"]], ids=" ".join
 )
 def test_each_door_leads_to_the_training(door, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("bf16: false\n")
-    done = lifetime.run([sys.executable, *door, "--config", str(recipe)], cwd=ROOT, timeout=300)
+    done = processes.run([sys.executable, *door, "--config", str(recipe)], cwd=ROOT, timeout=300)
     assert done.returncode == 1 and "error: `dataset_name` is missing" in done.stderr, done.stderr[-2000:]

@@ -476,7 +476,7 @@ def ranks(folder, processes, **options):
     return reports, [torch.load(folder / f"weights-{rank}.pt") for rank in range(processes)]
 
 
-@pytest.mark.slow
+@pytest.mark.engines
 @pytest.mark.parametrize("rows_with_view", [[1, 2, 4], []], ids=["on one rank alone", "on none"])
 def test_two_processes_report_what_one_reports(tmp_path, rows_with_view):
     (one,), _ = ranks(tmp_path / "one", 1, rows_with_view=rows_with_view)

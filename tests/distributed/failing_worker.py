@@ -11,7 +11,6 @@ import json
 import os
 import resource
 import signal
-import socket
 import sys
 import time
 import traceback
@@ -23,7 +22,7 @@ from transformers import TrainerCallback
 
 import conftest
 import kill_worker
-from lifetime import fork
+from processes import fork, free_port
 from trl_opsd import DatasetColumn, View
 
 
@@ -106,12 +105,6 @@ def train(folder: Path, rank: int, kind: str, resume: bool) -> None:
         raise  # out by the interpreter's own way, in which a process group could hang
     torch.save(kill_worker.left_by(trainer), folder / f"left-{rank}.pt")
     os._exit(0)
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("localhost", 0))
-        return one.getsockname()[1]
 
 
 def both_ranks(folder: Path, kind: str, failing_rank: int, resume: bool) -> list[int]:

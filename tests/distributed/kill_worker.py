@@ -21,7 +21,7 @@ import torch
 from datasets import Dataset, IterableDataset
 
 import conftest  # sets the environment before torch
-import lifetime
+import processes
 import tiny
 from trl_opsd import OPSDConfig, OPSDTrainer
 from trl_opsd.checkpoints.folders import MARKER, last_complete
@@ -117,7 +117,7 @@ def run(folder: Path, stream: bool) -> None:
 def fork(folder: Path, stream: bool) -> int:
     """Start a run in a process of its own, with its output in a file."""
     folder.mkdir(exist_ok=True)
-    process = lifetime.fork()
+    process = processes.fork()
     if process:
         return process
     code = 1

@@ -1,13 +1,13 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""One rank of tests/support/test_lifetime.py: starts a child, says so in a folder, and sleeps."""
+"""One rank of tests/support/test_processes.py: starts a child, says so in a folder, and sleeps."""
 
 import os
 import sys
 import time
 from pathlib import Path
 
-from lifetime import fork
+from processes import fork
 
 
 def main(folder: Path) -> None:

@@ -22,8 +22,6 @@ from trl_opsd.checkpoints.folders import last_complete
 from trl_opsd.privileged import rollouts_of
 
 
-pytestmark = pytest.mark.slow
-
 WORKER = Path(failing_worker.__file__)
 LIMIT_SECONDS = 300
 QUICK_SECONDS = 5  # from the failure of one to the error of both; on a full disk the other one's exit comes first

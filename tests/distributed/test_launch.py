@@ -23,10 +23,8 @@ from safetensors.torch import load_file
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 import tiny
-from lifetime import end_launcher_with_parent
+from processes import end_launcher_with_parent, free_port
 
-
-pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 LIMIT_SECONDS = 150
@@ -99,7 +97,7 @@ def run(tmp_path_factory, prepared):
     def launched(config: str) -> Path:
         folder = tmp_path_factory.mktemp(config)
         if config == "multi_node":  # of one process each
-            options = ["--num_processes", "2", "--num_machines", "2", "--main_process_port", "29621"]
+            options = ["--num_processes", "2", "--num_machines", "2", "--main_process_port", str(free_port())]
             nodes = [["--machine_rank", str(rank)] for rank in range(2)]
             finish([start(config, *options, *node, *script(folder, prepared)) for node in nodes])
         else:

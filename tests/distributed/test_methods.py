@@ -13,8 +13,6 @@ from launch import launch
 from trl_opsd.methods import method_names
 
 
-pytestmark = pytest.mark.slow
-
 WORKER = Path(__file__).parent / "methods_worker.py"
 LIMIT_SECONDS = 400
 # Their means, quantiles or noise are of a micro-batch, as their docs say, and that is another one here

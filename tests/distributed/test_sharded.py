@@ -23,8 +23,6 @@ from engine_cases import BFLOAT16, CASES, COMPARED_WITH_DDP, EMA, MATRIX, PROCES
 from launch import launch
 
 
-pytestmark = pytest.mark.slow
-
 WORKER = Path(__file__).parent / "sharded_worker.py"
 LIMIT_SECONDS = 500
 # What is compared of the log, beside all of self-distillation

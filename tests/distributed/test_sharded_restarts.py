@@ -11,8 +11,6 @@ import pytest
 from launch import launch
 
 
-pytestmark = pytest.mark.slow
-
 WORKER = Path(__file__).parent / "sharded_restart_worker.py"
 LIMIT_SECONDS = 240
 LORA = {"lora": {}, "teacher_model_kind": "base"}

@@ -11,8 +11,6 @@ import torch
 from launch import launch
 
 
-pytestmark = pytest.mark.slow
-
 WORKER = Path(__file__).parent / "worker.py"
 LIMIT_SECONDS = 120
 PREFIX = "self_distillation/"

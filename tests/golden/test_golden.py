@@ -14,8 +14,6 @@ import pytest
 from launch import launch
 
 
-pytestmark = pytest.mark.slow
-
 FOLDER = Path(__file__).parent
 RECORDED = json.loads((FOLDER / "values.json").read_text())
 TWO = [name for name in RECORDED if name.startswith("two processes")]

@@ -366,7 +366,7 @@ RAISED = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.engines
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("kind", RAISED)
 def test_one_process_fails_and_both_stop(both, kind):
@@ -378,7 +378,7 @@ def test_one_process_fails_and_both_stop(both, kind):
     assert failing["steps"] == other["steps"] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.engines
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("kind", RAISED)
 def test_one_process_skips_and_both_go_on(both, kind):

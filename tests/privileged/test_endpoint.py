@@ -7,7 +7,6 @@ import itertools
 import json
 import logging
 import multiprocessing
-import socket
 import sys
 import time
 from email.utils import formatdate
@@ -16,6 +15,7 @@ import pytest
 
 import endpoint_server
 from endpoint_server import breaks_off, drips, drips_headers, echoes_the_key, hangs_up, says, sends, serving, slow
+from processes import free_port
 from trl_opsd.privileged import EndpointAuthor
 from trl_opsd.privileged.authors import endpoint_client
 
@@ -125,10 +125,7 @@ def test_time_out(endpoint, reply):
 
 
 def test_nobody_listens():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    author = EndpointAuthor(f"http://127.0.0.1:{port}/v1", "m", retries=0)
+    author = EndpointAuthor(f"http://127.0.0.1:{free_port()}/v1", "m", retries=0)
     with pytest.raises(RuntimeError, match=r"completions gives no answer .*: ConnectError: All connection attempts"):
         author.write(chat("one"), **OPTIONS)
 

@@ -251,7 +251,7 @@ def test_the_rollout_with_most_errors_of_a_group_that_failed(make_agent, reward,
     assert share == [0.25 if reward else 0.0]
 
 
-@pytest.mark.slow
+@pytest.mark.engines
 def test_a_group_on_two_processes(tmp_path):
     for processes in (1, 2):
         launch(WORKER, str(tmp_path), str(processes), processes=processes, seconds=120)

@@ -3,6 +3,7 @@
 """What the teacher reads, what the student must never read, and what a privileged source gets to see."""
 
 import math
+from itertools import cycle
 
 import pytest
 import torch
@@ -328,16 +329,18 @@ KWARGS = [
 ]
 
 
-@pytest.mark.parametrize("context", ["hint", "<|im_end|>"], ids=["plain", "control"])
-@pytest.mark.parametrize(("options", "expected"), KWARGS)
+# Each with a plain context and with one that holds a control token, in turn
+KWARGS = [(*case, context) for case, context in zip(KWARGS, cycle(["hint", "<|im_end|>"]), strict=False)]
+
+
+@pytest.mark.parametrize(("options", "expected", "context"), KWARGS)
 def test_chat_template_arguments_reach_their_side_only(make_trainer, tokenizer, options, expected, context):
     own = {"teacher_generation_prompt": "own"}
     student, teacher = literal_batch(make_trainer, tokenizer, QUESTION, context, **own, **options)
     assert tuple(THINK in tokenizer.decode(ids) for ids in (student, teacher)) == expected
 
 
-@pytest.mark.parametrize("context", ["hint", "<|im_end|>"], ids=["plain", "control"])
-@pytest.mark.parametrize(("options", "expected"), KWARGS)
+@pytest.mark.parametrize(("options", "expected", "context"), KWARGS)
 def test_the_teacher_goes_on_from_the_students_beginning(make_trainer, tokenizer, options, expected, context, caplog):
     """By default a think block that one side opens and the other does not is the student's."""
     student, teacher = literal_batch(make_trainer, tokenizer, QUESTION, context, **options)

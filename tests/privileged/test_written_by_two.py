@@ -11,7 +11,7 @@ import written_worker
 from launch import launch
 
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.engines
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@
 
 import json
 import random
+from itertools import cycle
 
 import pytest
 import torch
@@ -136,8 +137,9 @@ def test_white_space_at_the_ends_stays(make_trainer, tokenizer, place):
     assert all(odd in text for odd, text in zip(WHITE, found, strict=True))
 
 
-@pytest.mark.parametrize("context", ["a\ud800b", "\udfff", "x" * 99_999 + "\ud83d"])
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    ("place", "context"), zip(PLACES, cycle(["a\ud800b", "\udfff", "x" * 99_999 + "\ud83d"]), strict=False)
+)
 def test_lone_surrogates_are_refused(make_trainer, place, context):
     trainer = make_trainer(privileged=giving(view(context, place)), rollout_func=long_answers)
     character = next(i for i, one in enumerate(context) if "\ud800" <= one <= "\udfff")

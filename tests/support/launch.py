@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lifetime import end_with_parent
+from processes import end_with_parent
 
 
 SUPPORT = Path(__file__).parent

@@ -6,7 +6,7 @@ import os
 import runpy
 import sys
 
-from lifetime import end_with_parent
+from processes import end_with_parent
 
 
 end_with_parent()  # before torch, which takes seconds to import

@@ -3,7 +3,8 @@
 """
 Whatever generates, training means the same: continuous batching, and a sampler that disagrees with the trainer.
 
-What needs a vLLM engine is in tests_vllm. Here the disagreement is made by hand, and the loss computed independently.
+What needs a vLLM engine is in tests/distributed. Here the disagreement is made by hand, and the loss computed
+independently.
 """
 
 import copy

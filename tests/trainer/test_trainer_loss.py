@@ -16,6 +16,7 @@ from batches import batch_of
 from conftest import backbone_inputs, length_reward
 from dense import reference_loss
 from families import FAMILIES, SMALL
+from pairwise import pairwise
 from trl_opsd.privileged import rollouts_of
 
 
@@ -151,9 +152,10 @@ MODES = [
 ]
 
 
-@pytest.mark.parametrize("mode", MODES, ids=lambda mode: "-".join(map(str, mode.values())))
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-@pytest.mark.parametrize("widths", ["same", "several"])
+AGREEING = pairwise(mode=MODES, lora=[False, True], widths=["same", "several"])
+
+
+@pytest.mark.parametrize(("mode", "lora", "widths"), AGREEING)
 def test_identical_contexts_give_zero(make_trainer, mode, lora, widths):
     """A live teacher that reads the student's own prompt: zero divergence, zero gradient."""
     from trl_opsd import View

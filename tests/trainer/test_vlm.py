@@ -525,7 +525,6 @@ def test_columns_of_pixels_are_never_padding(make):
         trainer._compute_loss(trainer.model, batch).backward()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "lora"), [("idefics3", False), ("qwen", True), ("llava", True)])
 def test_a_resumed_run_has_its_pictures(make, tmp_path, kind, lora):
     """A generation batch lasts for four steps, and its checkpoint holds the pictures that only the teacher sees."""

@@ -176,7 +176,7 @@ def test_weights_that_there_are_not(made):
         trainer.collector.run.write(CHATS, weights="ema")
 
 
-@pytest.mark.slow
+@pytest.mark.engines
 def test_two_processes_with_unequal_numbers_of_prompts(tmp_path):
     """Seven prompts and none, none and three, five and six, none at all: each gets its own texts."""
     launch(Path(writing_worker.__file__), str(tmp_path), processes=2, seconds=120)

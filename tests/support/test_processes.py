@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from launch import TESTS, search_path
-from lifetime import end_with_parent
+from processes import end_with_parent
 
 
 WORKER = TESTS / "distributed" / "sleeping_worker.py"

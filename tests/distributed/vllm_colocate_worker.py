@@ -1,14 +1,13 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-One process of tests_vllm/test_colocate.py: trains the tiny model with a colocated vLLM and writes down what was seen.
+One process of test_vllm_colocate.py: trains the tiny model with a colocated vLLM and writes down what was seen.
 
 The runs share a process, as importing vLLM takes longer than loading an engine of this size.
 """
 
 import json
 import os
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,12 @@ import conftest
 import tiny
 from batches import batch_of
 from dense import dense_logits
+from processes import free_port
 from trl_opsd import OPSDConfig, OPSDTrainer
 
 
 os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"  # GiB; else a share of the memory, less what the process has taken by then
-with socket.socket() as free:  # so that two runs of the tests do not meet at the default port
-    free.bind(("127.0.0.1", 0))
-    os.environ["MASTER_PORT"] = str(free.getsockname()[1])
+os.environ["MASTER_PORT"] = str(free_port())  # so that two runs of the tests do not meet at the default port
 MAX_MODEL_LENGTH = 80
 RATIO_CAP = 1.5
 ALIVE: list[OPSDTrainer] = []  # an engine that is deleted takes the process group of the next one with it

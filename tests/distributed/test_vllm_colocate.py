@@ -7,6 +7,7 @@ Training runs in float32, and vLLM by default in half precision, on GPUs as here
 digit: the log-probabilities of this model differ by about 0.01.
 """
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -15,8 +16,10 @@ import pytest
 from launch import launch
 
 
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vLLM: `make test-engines`")
+
 AGREEMENT = 0.03
-WORKER = Path(__file__).parent / "colocate_worker.py"
+WORKER = Path(__file__).parent / "vllm_colocate_worker.py"
 
 
 @pytest.fixture(scope="module")

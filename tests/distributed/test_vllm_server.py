@@ -6,9 +6,9 @@ Completions from a real vLLM server, started as docs/engines.md says.
 The server computes in float32 here, as the trainer does, so that the two agree.
 """
 
+import importlib.util
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,9 +24,11 @@ import conftest
 import tiny
 from batches import batch_of
 from dense import reference_loss
-from lifetime import end_launcher_with_parent
+from processes import end_launcher_with_parent, free_port
 from trl_opsd import OPSDConfig, OPSDTrainer
 
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vLLM: `make test-engines`")
 
 PROMPTS = ["What is 7?", "Why?", "Explain very briefly."]
 
@@ -38,9 +40,7 @@ def server(tmp_path_factory):
     tokenizer = tiny.tokenizer()
     tiny.model(tokenizer, hidden_size=128, initializer_range=0.1).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     arguments = ScriptArguments(
         model=str(folder / "model"), host="127.0.0.1", port=port, max_model_len=128, dtype="float32"
     )

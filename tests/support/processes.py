@@ -1,10 +1,11 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Processes of the tests end with the one that started them, however that one ends."""
+"""Processes of tests: they end with the one that started them, however that one ends; and a port for them."""
 
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 from typing import Any
@@ -42,6 +43,13 @@ def fork() -> int:
     if process == 0:
         end_with_parent()
     return process
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
 
 
 def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
