@@ -30,7 +30,7 @@ run() {
         failed=1
         return
     }
-    "$venv/bin/python" -m pytest -m "not engines" -p no:cacheprovider "$@" 2>&1 | tee "$venv/tests.log"
+    "$venv/bin/python" -m pytest -m "not engines" -n 2 --dist loadfile -p no:cacheprovider "$@" 2>&1 | tee "$venv/tests.log"
     summary=$(grep -E '[0-9]+ (passed|failed|errors?)' "$venv/tests.log" | tail -n 1 | tr -d '=')
     case $summary in
     *failed* | *error* | "") failed=1 ;;

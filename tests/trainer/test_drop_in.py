@@ -223,8 +223,9 @@ def test_mask_truncated_completions_carry_no_distillation(make_trainer):
 
 def test_num_loss_tokens_to_skip(make_trainer):
     trainer = make_trainer(num_loss_tokens_to_skip=3)
-    mask = batch_of(trainer)["distillation"].mask
-    assert not mask[:, :3].any() and mask[:, 3:].any()
+    batch = batch_of(trainer)["distillation"]
+    assert not batch.mask[:, :3].any() and batch.mask[:, 3:].any()
+    assert torch.equal(batch.shares.sum(0) > 0, batch.mask.bool()), "nor do they count in the metrics"
 
 
 # Tools and environments

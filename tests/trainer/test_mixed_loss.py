@@ -12,6 +12,7 @@ import tiny
 from batches import batch_of
 from conftest import length_reward, retaken
 from families import FAMILIES, SMALL
+from runs import SAMPLED
 
 
 OPTIONS = {
@@ -82,6 +83,18 @@ def test_mixed_loss_is_the_sum_of_its_terms(make_trainer, case):
     inputs = batch_of(trainer)
     assert 0 < inputs["distillation"].mask.any(1).sum() < 4, "rows with and without a view"
     check_sum_of_terms(trainer, off_policy(inputs))
+
+
+def test_weight_of_the_verifiers_advantage_in_sampled_token_mode(make_trainer):
+    trainer = make_trainer(reward_funcs=length_reward, policy_weight=0.3, **SAMPLED)
+    batch = batch_of(trainer)["distillation"]
+    stats = {name: torch.randn(batch.mask.shape) for name in ("student_logps", "student_entropy")}
+    stats |= {name: torch.randn(batch.shares.shape) for name in ("teacher_logps", "teacher_entropy")}
+    batch.advantages = torch.zeros(4)
+    gap = trainer.objective.sampled_advantages(batch, stats)
+    batch.advantages = torch.tensor([1.0, -1.0, 0.5, 2.0])
+    both = trainer.objective.sampled_advantages(batch, stats)
+    torch.testing.assert_close(both - gap, 0.3 * batch.advantages.unsqueeze(1).expand_as(gap))
 
 
 def test_balancing_loss_of_experts(make_trainer, tokenizer):
