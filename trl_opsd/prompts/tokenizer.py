@@ -116,7 +116,7 @@ class PromptTokenizer:
                 chat template refuses it.
         """
         cache = ImageCache() if cache is None else cache
-        images = [images_of(one.prompt) for one in requests]
+        images = [images_of(one.prompt) if _has_blocks(one.prompt) else [] for one in requests]
         literal = control_tokens_of(self.tokenizer, [one.context for one in requests])
         encoded = []
         for one, pictures, tokens in zip(requests, images, literal, strict=True):
@@ -291,3 +291,8 @@ class PromptTokenizer:
             **how,
             **kwargs,
         )
+
+
+def _has_blocks(prompt: str | Messages) -> bool:
+    """Whether a message of a prompt is made of content blocks, among which images can be."""
+    return not isinstance(prompt, str) and any(isinstance(message.get("content"), list) for message in prompt)
