@@ -127,6 +127,13 @@ def test_places_between_tokens(name, place, position):
         assert view.taught(rollout) == (start, len(rollout.completion_ids)) and start == (position or 0)
 
 
+@every_template
+def test_no_tools_are_no_tools(name):
+    """Llama's template prints something for an empty list."""
+    made = encoder(name)
+    assert made.tokenizer.prompt([USER], [], {}) == made.tokenizer.prompt([USER], None, {})
+
+
 THINKERS = {
     "Qwen3": ({"enable_thinking": False}, {"enable_thinking": True}),
     "Qwen3.5, thinking": ({"enable_thinking": False}, {"enable_thinking": True}),
