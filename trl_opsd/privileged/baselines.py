@@ -19,8 +19,7 @@ class WithBaselines(Composite):
         alone, bare (`bool`): Whether each baseline is added.
 
     Raises:
-        ValueError: If none is added; when asked, for several views of a rollout, or a context without a place in the
-            prompt.
+        ValueError: If none is added; when asked, for several views of a rollout, or a context outside the prompt.
     """
 
     def __init__(self, source: PrivilegedSource, alone: bool = True, bare: bool = True):

@@ -215,7 +215,7 @@ class PromptTokenizer:
         key = json.dumps([bool(tools), kwargs], sort_keys=True, default=str)
         if key not in self._beginnings:
             begun = self._render([_USER], tools, kwargs)
-            # Without a beginning, some templates print an end in its place
+            # Without a generation prompt, some templates print an end instead
             bare = self._render([_USER], tools, kwargs, begin=False)
             same = next((i for i, (one, other) in enumerate(zip(begun, bare, strict=False)) if one != other), len(bare))
             self._beginnings[key] = begun[self._whole_token(begun, same) :]
