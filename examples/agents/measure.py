@@ -52,9 +52,10 @@ def evaluated(trainer: Any, rows: Any) -> dict[str, float]:
     rollouts: list[Rollout] = []
     collect = trainer.collector.collect
 
-    def keep(local: list[Rollout], group_size: int) -> CollectedViews:
-        rollouts.extend(local)
-        return collect(local, group_size)
+    def keep(*given: Any) -> CollectedViews:
+        collected = collect(*given)
+        rollouts.extend(collected.rollouts)
+        return collected
 
     trainer.collector.collect = keep
     trainer.evaluate(rows)

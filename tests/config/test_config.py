@@ -17,12 +17,18 @@ from trl.chat_template_utils import qwen3_chat_template
 import tiny
 from conftest import length_reward
 from trl_opsd import OPSDConfig, OPSDParser
-from trl_opsd.config.validation import CHOICES, DEPENDENT, SPEC_CHOICES
-from trl_opsd.losses import DivergenceSpec
+from trl_opsd.config.validation import CHOICES, DEPENDENT
+from trl_opsd.losses import DIVERGENCES, TARGETS, DivergenceSpec
+from trl_opsd.losses.divergence_spec import ENTRY_CLIP_MODES, TOPK_SOURCES
 
 
 OWN = [item for item in fields(OPSDConfig) if item.name not in {inherited.name for inherited in fields(GRPOConfig)}]
-ALL_CHOICES = CHOICES | SPEC_CHOICES
+ALL_CHOICES = CHOICES | {
+    "distillation_divergence": tuple(DIVERGENCES),
+    "distillation_topk_source": TOPK_SOURCES,
+    "distillation_target": tuple(TARGETS),
+    "distillation_entry_clip_mode": ENTRY_CLIP_MODES,
+}
 every_option = pytest.mark.parametrize("option", OWN, ids=lambda item: item.name)
 
 DEFAULTS = {

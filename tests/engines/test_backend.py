@@ -105,3 +105,9 @@ def test_only_the_engines_ask_which_engine_it_is():
     files = [path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] != "engines"]
     asking = {str(path.relative_to(PACKAGE)): ENGINE_NAMES.findall(path.read_text()) for path in files}
     assert len(files) > 100 and not {path: names for path, names in asking.items() if names}
+
+
+@pytest.mark.parametrize("zero3", [True, False])
+def test_zero3_shards_every_model_that_is_loaded(monkeypatch, zero3):
+    monkeypatch.setattr(backend, "is_deepspeed_zero3_enabled", lambda: zero3)
+    assert backend.shards_loaded_models() is zero3

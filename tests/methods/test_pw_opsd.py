@@ -9,7 +9,7 @@ import torch
 
 from method_cases import N, check_loss
 from trl_opsd import OPSDConfig
-from trl_opsd.losses import relative_positions
+from trl_opsd.batches.distillation_batch import relative_positions
 
 
 def clipped(log_p, log_q):

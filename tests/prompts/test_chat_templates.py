@@ -128,6 +128,13 @@ def test_places_between_tokens(name, place, position):
         assert view.taught(rollout) == (start, len(rollout.completion_ids)) and start == (position or 0)
 
 
+@every_template
+def test_no_tools_are_no_tools(name):
+    """Llama's template prints something for an empty list."""
+    made = encoder(name)
+    assert made.tokenizer.prompt([USER], [], {}) == made.tokenizer.prompt([USER], None, {})
+
+
 THINKERS = {
     "Qwen3": ({"enable_thinking": False}, {"enable_thinking": True}),
     "Qwen3.5, thinking": ({"enable_thinking": False}, {"enable_thinking": True}),
@@ -149,3 +156,12 @@ def test_think_blocks_of_one_side(name, swapped):
         assert (made.tokenizer.tokenizer.decode(ids).count("<think>")) == made.tokenizer.tokenizer.decode(wanted).count(
             "<think>"
         )
+
+
+def test_a_prompt_that_ends_otherwise_is_left_alone(monkeypatch):
+    """Where a template does not end a prompt in the generation prompt, there is nothing to exchange."""
+    student, teacher = THINKERS["Qwen3"]
+    made = encoder("Qwen3", student_kwargs=student, teacher_kwargs=teacher, beginning="student")
+    rollout = rollout_of(made, [USER])
+    monkeypatch.setattr(made.tokenizer, "encode", lambda *_: ([1, 2, 3], None))
+    assert ids_of(made, View(HINT), rollout) == [1, 2, 3]

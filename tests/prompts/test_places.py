@@ -200,8 +200,9 @@ def test_rollouts_that_are_not_the_rows_of_the_batch(make_trainer, monkeypatch):
     trainer = make_trainer(privileged=giving(View("x")))
     collect = trainer.collector.collect
 
-    def turned(rollouts, group_size):
-        return replace(collect(rollouts, group_size), rollouts=rollouts[::-1])
+    def turned(*given):
+        collected = collect(*given)
+        return replace(collected, rollouts=collected.rollouts[::-1])
 
     monkeypatch.setattr(trainer.collector, "collect", turned)
     with pytest.raises(RuntimeError, match="are not the rows of its batch any more"):

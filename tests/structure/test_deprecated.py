@@ -23,7 +23,6 @@ from trl_opsd.methods import Method
         ("methods", "OPSDParser", "OPSDParser"),
         ("losses", "Weigh", "losses.TokenWeight"),
         ("losses", "Extra", "losses.AuxiliaryLoss"),
-        ("losses", "places", "losses.relative_positions"),
         ("privileged", "chance", "privileged.rollout_rng"),
     ],
 )

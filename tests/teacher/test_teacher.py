@@ -247,3 +247,24 @@ def test_the_student_gets_its_weights_back(make_trainer):
     assert {name: param.data_ptr() for name, param in trainer.model.named_parameters()} == own
     assert trainer.model.training
     assert all(torch.equal(part, parts[name]) for name, part in trainer.teacher.weights.copies.items())
+
+
+def test_the_start_is_copied_once(make_trainer):
+    """`attach` comes again when training begins, where a checkpoint may be in the student by then."""
+    trainer = make_trainer(teacher_model_kind="base")
+    start = {name: copy.clone() for name, copy in trainer.teacher.weights.copies.items()}
+    move(trainer.model)
+    trainer.teacher.attach()
+    assert all(torch.equal(copy, start[name]) for name, copy in trainer.teacher.weights.copies.items())
+
+
+def test_the_start_is_copied_from_the_engine(make_trainer, monkeypatch):
+    """DeepSpeed and FSDP cast and shard the parameters when training begins: no copy is made before that."""
+    monkeypatch.setattr("trl_opsd.engines.Backend.prepares_model_in_train", True)
+    trainer = make_trainer(teacher_model_kind="base")
+    assert not trainer.teacher.weights.copies
+    move(trainer.model)
+    trainer.teacher.attach()
+    student = dict(trainer.model.named_parameters())
+    assert trainer.teacher.weights.copies
+    assert all(torch.equal(copy, student[name]) for name, copy in trainer.teacher.weights.copies.items())

@@ -11,8 +11,6 @@ from dataclasses import dataclass, fields
 import torch
 from accelerate import Accelerator
 
-from trl_opsd.losses import token_weights
-
 
 # `loss_type`s of GRPO that average over the rows of a micro-batch, those without a loss too
 _ROW_LOSS_TYPES = ("grpo", "sapo", "luspo", "dr_grpo")
@@ -49,10 +47,6 @@ class Counts:
         local = torch.stack([mask.sum(), mask.any(1).sum(), loss_mask.sum(), rows]).float()
         return cls(*accelerator.reduce(local, reduction="sum"))
 
-    @classmethod
-    def names(cls) -> list[str]:
-        return [field.name for field in fields(cls)]
-
     def token_weights(self, mask: torch.Tensor, reduction: str, parts: float) -> torch.Tensor:
         """
         Weight of each token in the distillation loss, `(B, C)`, so that the loss is a plain weighted sum.
@@ -66,8 +60,12 @@ class Counts:
             parts (`float`): Into how many equal losses the batch is divided: the accumulation windows in it, times the
                 processes, over which the gradient is averaged.
         """
+        mask = mask.float()
+        if reduction == "sequence_mean":
+            rows = (self.distilled_rows / parts).clamp(min=1.0)
+            return mask / mask.sum(1, keepdim=True).clamp(min=1.0) / rows
         tokens = self.tokens if reduction == "joint_token_mean" else self.distilled_tokens
-        return token_weights(mask, reduction, tokens / parts, self.distilled_rows / parts)
+        return mask / (tokens / parts).clamp(min=1.0)
 
     def dilution(self, loss_type: str, num_items: torch.Tensor) -> torch.Tensor:
         """
@@ -82,3 +80,6 @@ class Counts:
             return self.rows / self.distilled_rows.clamp(min=1.0)
         tokens = self.tokens if loss_type == "bnpo" else num_items
         return tokens / self.distilled_tokens.clamp(min=1.0)
+
+
+COUNTS = tuple(field.name for field in fields(Counts))

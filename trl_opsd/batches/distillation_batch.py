@@ -4,10 +4,10 @@
 The tensors of a micro-batch that the distillation term adds to TRL's.
 
 TRL keeps a generation batch as a dict, which it shuffles and splits by the first dimension of its values. Until then
-the values here are flat keys of that dict ([`flat_keys`]). Afterwards [`DistillationBatch.take`] makes one typed value
-of them, under the key `KEY` of each micro-batch.
+the values here are flat keys of that dict ([`with_flat_keys`]). Afterwards [`DistillationBatch.take`] makes one typed
+value of them, under the key `KEY` of each micro-batch.
 
-Legend: B rows, C completion tokens, K views.
+Legend: B rows, C completion tokens, K views, M distilled tokens.
 """
 
 from dataclasses import dataclass, field
@@ -16,10 +16,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from trl_opsd.batches.counts import Counts
+from trl_opsd.batches.counts import COUNTS, Counts
 from trl_opsd.batches.encoded_view import VIEW_PREFIX, ViewTensors, views_of
 from trl_opsd.batches.teacher_batch import TeacherBatch
-from trl_opsd.losses import distillation_mask, view_shares
 
 
 Inputs = dict[str, Any]
@@ -32,27 +31,29 @@ _PER_ROW = ("mask", "index", "success", "group_success")
 _PER_GENERATION = ("generation", "generation_size")
 
 
-def flat_keys(
+def with_flat_keys(
     inputs: Inputs,
     views: list[ViewTensors],
     tokens_to_skip: int,
     accelerator: Accelerator,
-    **known: torch.Tensor,
+    known: dict[str, torch.Tensor],
 ) -> Inputs:
     """
-    What a generation batch gains once its views are there. A collective, as tokens are counted over all processes.
+    A generation batch with the flat keys of these views, in place of others. A collective, as tokens are counted over
+    all processes.
 
     Args:
         inputs (`dict`): TRL's generation batch of this process.
         views (`list[ViewTensors]`): Its K views, with the same names on every process.
         tokens_to_skip (`int`): `num_loss_tokens_to_skip`.
         accelerator (`Accelerator`): Sums over processes.
-        known (`torch.Tensor`): The other fields of [`DistillationBatch`] that are not made of these, by name.
+        known (`dict[str, torch.Tensor]`): The other fields of [`DistillationBatch`] that are not made of these.
     """
+    inputs = without_flat_keys(inputs)
     loss_mask = loss_mask_of(inputs)
     mask = distillation_mask(loss_mask, view_weights(views).sum(0) > 0, tokens_to_skip)
     counts = Counts.gather(mask, loss_mask, accelerator)
-    return _flat(views, counts, {"mask": mask, **known})
+    return inputs | _flat(views, counts, {"mask": mask, **known})
 
 
 def without_flat_keys(inputs: Inputs) -> Inputs:
@@ -79,6 +80,8 @@ class DistillationBatch:
         views (`dict[str, ViewTensors]` of length K): Its views by name, with the same names on every process.
         mask (`torch.Tensor` of shape `(B, C)`): 1 at distilled tokens.
         loss_mask (`torch.Tensor` of shape `(B, C)`): 1 at all tokens that the model wrote.
+        token_index (`torch.Tensor` of shape `(M,)`): The distilled tokens, counted along the rows, `(B, C)`.
+        relative_positions (`torch.Tensor` of shape `(B, C)`): Position among the model tokens of the row, in (0, 1).
         shares (`torch.Tensor` of shape `(K, B, C)`): Share of each view at each token, 0 where it does not teach it.
         sampler_logps (`torch.Tensor` of shape `(B, C)`, *optional*): Log-probabilities that `distillation_is_clip`
             compares the current ones with, `nan` where the sampler gave none. Under
@@ -102,6 +105,8 @@ class DistillationBatch:
     views: dict[str, ViewTensors]
     mask: torch.Tensor
     loss_mask: torch.Tensor
+    token_index: torch.Tensor
+    relative_positions: torch.Tensor
     shares: torch.Tensor
     sampler_logps: torch.Tensor | None
     importance_ratio: torch.Tensor | None
@@ -126,12 +131,14 @@ class DistillationBatch:
         batch = cls(
             views=views,
             loss_mask=loss_mask,
+            token_index=mask.flatten().nonzero().squeeze(1),
+            relative_positions=relative_positions(loss_mask),
             shares=view_shares(view_weights(list(views.values()))) * mask,
             sampler_logps=logps,
             importance_ratio=inputs.get("importance_sampling_ratio"),
             advantages=inputs["advantages"],
             num_items=inputs["num_items_in_batch"],
-            counts=Counts(**{name: inputs[f"{KEY}/{name}"] for name in Counts.names()}),
+            counts=Counts(**{name: inputs[f"{KEY}/{name}"] for name in COUNTS}),
             **{name: inputs[f"{KEY}/{name}"] for name in _PER_ROW},
             **{name: int(inputs[f"{KEY}/{name}"]) for name in _PER_GENERATION},
         )
@@ -143,17 +150,41 @@ class DistillationBatch:
         generation = {name: torch.tensor(getattr(self, name)) for name in _PER_GENERATION}
         return _flat(list(self.views.values()), self.counts, rows | generation)
 
-    @property
-    def view_names(self) -> list[str]:
-        return list(self.views)
-
-    @property
-    def token_index(self) -> torch.Tensor:
-        """The M distilled tokens, `(M,)`, counted along the rows of the completions, `(B, C)`."""
-        return self.mask.flatten().nonzero().squeeze(1)
-
 
 def _flat(views: list[ViewTensors], counts: Counts, values: dict[str, torch.Tensor]) -> Inputs:
     keys = {name: value for view in views for name, value in view.flat().items()}
-    values = values | {name: getattr(counts, name) for name in Counts.names()}
+    values = values | {name: getattr(counts, name) for name in COUNTS}
     return keys | {f"{KEY}/{name}": value for name, value in values.items()}
+
+
+def distillation_mask(loss_mask: torch.Tensor, taught: torch.Tensor, tokens_to_skip: int) -> torch.Tensor:
+    """
+    Mask of the distilled tokens: model tokens that a view teaches, but for the first `tokens_to_skip` of each row.
+
+    Args:
+        loss_mask (`torch.Tensor` of shape `(B, C)`): 1 at model tokens, 0 at padding and tool results.
+        taught (`torch.Tensor` of shape `(B, C)`): Whether a view of the row may teach the token.
+        tokens_to_skip (`int`): Model tokens to leave out at the start of each row.
+    """
+    mask = loss_mask * taught.to(loss_mask.dtype)
+    return mask * (loss_mask.cumsum(1) > tokens_to_skip).to(mask.dtype)
+
+
+def view_shares(weights: torch.Tensor) -> torch.Tensor:
+    """
+    Share of each view at each token, of shape `(K, B, C)`: its weight over the sum of the weights, 0 without any view.
+
+    Args:
+        weights (`torch.Tensor` of shape `(K, B, C)`): Weight of each view, 0 where it does not teach the token.
+    """
+    return weights / weights.sum(0, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
+
+
+def relative_positions(loss_mask: torch.Tensor) -> torch.Tensor:
+    """
+    Relative position of each model token in its completion, of shape `(B, C)`: (i - 0.5) / n for the i-th of n.
+
+    Args:
+        loss_mask (`torch.Tensor` of shape `(B, C)`): 1 at model tokens.
+    """
+    return (loss_mask.cumsum(1) - 0.5) / loss_mask.sum(1, keepdim=True).clamp(min=1)

@@ -103,11 +103,6 @@ class ViewTensors:
     live: torch.Tensor
     pixels: list[Pixels | None] | None = None
 
-    @property
-    def width(self) -> int:
-        """Tokens of the longest prompt."""
-        return int(self.prompt_mask.sum(1).max())
-
     def flat(self) -> dict[str, Any]:
         """The values under flat keys, which TRL can shuffle and split by their first dimension."""
         values = {field: getattr(self, field) for field in _FIELDS}

@@ -191,7 +191,7 @@ class ImageInputs:
         if self._one_a_row and len(set(counts)) > 1:
             raise ValueError(
                 f"The rows of a batch have {sorted(set(counts))} images, and {type(self.processor).__name__} pads them "
-                "to one number, after which TRL can't tell which are whose. Give every row of the data set the same "
+                "to one number, after which TRL can't tell which are whose. Give every row of the dataset the same "
                 "number of images."
             )
 

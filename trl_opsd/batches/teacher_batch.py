@@ -90,7 +90,7 @@ class TeacherBatch:
         """Keep the teacher's outputs for as long as its weights stand still."""
         self._kept = num_updates, outputs
 
-    def kept_outputs(self, num_updates: int | None) -> Outputs | None:
+    def kept_outputs(self, num_updates: int) -> Outputs | None:
         """Outputs of the teacher after so many updates of its weights, `None` where none are kept."""
         kept, outputs = self._kept or (None, None)
-        return outputs if num_updates is not None and kept == num_updates else None
+        return outputs if kept == num_updates else None

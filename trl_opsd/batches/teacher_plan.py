@@ -119,7 +119,10 @@ def plan_teacher_batches(
     """
     views = [batch[KEY].views for batch in batches]
     names = list(views[0])
-    local = torch.tensor([max(of_batch[name].width for of_batch in views) for name in names], device=accelerator.device)
+    local = torch.tensor(
+        [max(int(of_batch[name].prompt_mask.sum(1).max()) for of_batch in views) for name in names],
+        device=accelerator.device,
+    )
     widths = accelerator.gather(local).view(-1, len(names)).amax(0).tolist()
     groups = _group_views(names, widths, [bool(view.live) for view in views[0].values()])
     for batch, of_batch in zip(batches, views, strict=True):

@@ -12,13 +12,13 @@ from trl import GRPOConfig
 from trl_opsd.config.method_defaults import takes_method_defaults
 from trl_opsd.config.validation import (
     CHOICES,
-    SPEC_CHOICES,
     check_combinations,
     check_method,
     check_policy_weight,
     check_values,
 )
-from trl_opsd.losses import DIVERGENCES, DivergenceSpec
+from trl_opsd.losses import DIVERGENCES, TARGETS, DivergenceSpec
+from trl_opsd.losses.divergence_spec import ENTRY_CLIP_MODES, TOPK_SOURCES
 from trl_opsd.methods.registry import method_of
 from trl_opsd.privileged.named import outline
 from trl_opsd.rollouts.view import PLACEHOLDER
@@ -222,7 +222,7 @@ class OPSDConfig(GRPOConfig):
         default=None,
         metadata={
             "help": "Divergence of teacher and student. `None`: `distillation_alpha` names it.",
-            "choices": list(SPEC_CHOICES["distillation_divergence"]),
+            "choices": list(DIVERGENCES),
         },
     )
     distillation_alpha: float = field(
@@ -243,7 +243,7 @@ class OPSDConfig(GRPOConfig):
         default="student",
         metadata={
             "help": "Whose most likely tokens form the top-k set.",
-            "choices": list(SPEC_CHOICES["distillation_topk_source"]),
+            "choices": list(TOPK_SOURCES),
         },
     )
     distillation_add_tail: bool = field(
@@ -256,7 +256,7 @@ class OPSDConfig(GRPOConfig):
         default=None,
         metadata={
             "help": "One target made of the views, instead of the mean of the divergences.",
-            "choices": list(SPEC_CHOICES["distillation_target"]),
+            "choices": list(TARGETS),
         },
     )
     distillation_entry_clip: float | None = field(
@@ -266,7 +266,7 @@ class OPSDConfig(GRPOConfig):
         default="signed",
         metadata={
             "help": "Form of the clipped entries: the paper's, or one that can't be negative.",
-            "choices": list(SPEC_CHOICES["distillation_entry_clip_mode"]),
+            "choices": list(ENTRY_CLIP_MODES),
         },
     )
     distillation_token_clip: float | None = field(

@@ -10,8 +10,7 @@ from typing import Any
 
 from transformers.trainer_utils import HubStrategy
 
-from trl_opsd.losses import DIVERGENCES, TARGETS
-from trl_opsd.losses.divergence_spec import ENTRY_CLIP_MODES, TOPK_SOURCES, check_count, check_number
+from trl_opsd.losses.divergence_spec import check_count, check_number
 from trl_opsd.methods.registry import method_of, options_of
 from trl_opsd.monitoring.leaks import Phrases
 from trl_opsd.privileged.named import build_source
@@ -28,14 +27,6 @@ CHOICES = {
     "privileged_place": PLACES_WITHOUT_POSITION,
     "privileged_on_error": ("error", "skip"),
 }
-# Those of the options that `DivergenceSpec` checks, for the command line
-SPEC_CHOICES = {
-    "distillation_divergence": tuple(DIVERGENCES),
-    "distillation_topk_source": TOPK_SOURCES,
-    "distillation_target": tuple(TARGETS),
-    "distillation_entry_clip_mode": ENTRY_CLIP_MODES,
-}
-
 # Options that only one other setting reads: (option, default, option that must have one of the values, values).
 # Setting them elsewhere would silently do nothing, so it is refused.
 DEPENDENT = (

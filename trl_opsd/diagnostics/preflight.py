@@ -22,9 +22,10 @@ from trl_opsd.diagnostics.scoring import Score, Scorer
 from trl_opsd.engines import Backend
 from trl_opsd.monitoring.names import PREFIX
 from trl_opsd.privileged import as_source
+from trl_opsd.rollouts.rollout import Rollout
 from trl_opsd.rollouts.view import PrivilegedSource
 from trl_opsd.trainer.setup_checks import check_datasets
-from trl_opsd.trainer.view_collector import ViewCollector
+from trl_opsd.trainer.view_collector import CollectedViews, ViewCollector
 
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ class _Measurement:
         rollouts = trainer.collected.rollouts
         tools, encoded = trainer.tools_of_rows(), {}
         for name, collector in self.collectors.items():
-            collected = trainer.collected if name == OWN else collector.collect(rollouts, trainer.num_generations)
+            collected = trainer.collected if name == OWN else self._collected(collector, rollouts)
             skipped = sum(gather_object([collected.skipped]))
             if skipped:
                 self._note(f"the source {name!r} failed on {skipped} rollouts of a batch, which have no views.")
@@ -221,6 +222,9 @@ class _Measurement:
             if any(math.isinf(score) for score in (*student, *teacher)):
                 self._note("scores that are not finite are left out.")
         return output
+
+    def _collected(self, collector: ViewCollector, rollouts: list[Rollout]) -> CollectedViews:
+        return collector.collect(lambda: rollouts, self.trainer.num_generations, self.trainer.state.global_step)
 
     def _compare(self, tally: _Tally, output: dict[str, Any]) -> None:
         """Teacher and student on the student's own tokens."""

@@ -60,7 +60,7 @@ class LinearDivergenceForward:
         if task.policy is not None:
             self.scored = score(task.policy, self.student, hidden, task.labels, task.chunk_size, sums.wanted)
             self.total += self.scored.loss
-        # Raw logits of all tokens, `(N, V)`, where scoring the policy left them
+        # Raw logits of all tokens, `(N, V)`, where scoring the policy left them: memory that may be written to
         self._kept = None if self.scored is None else self.scored.raw
         self.unit = self._unit()
         # What a method reads of all tokens at once, before the first tile
@@ -99,14 +99,10 @@ class LinearDivergenceForward:
         sizes = [factor.abs().max() for factor in factors if factor.numel()]
         return torch.stack(sizes).max().clamp(min=torch.finfo(self.total.dtype).tiny) if sizes else one
 
-    def _raw(self, rows: slice, block: torch.Tensor | None) -> torch.Tensor:
-        """Raw logits of a chunk, `(c, V)`, in memory that may be written to."""
-        return self._kept[rows] if block is None else self.student.project(self.hidden[rows], block)
-
     def _distilled_chunk(self, rows: slice, block: torch.Tensor | None, blocks: list[torch.Tensor]) -> None:
-        raw = self._raw(rows, block)
         views = zip(self.teachers, self.task.teacher_hidden, blocks, strict=True)
         teachers = [head.project(view[rows], block) for head, view, block in views]
+        raw = self._kept[rows] if block is None else self.student.project(self.hidden[rows], block)
         for tile in tiles(*raw.shape, raw.device):
             token_slice = slice(rows.start + tile.start, rows.start + tile.stop)
             gradient = self._tile(raw[tile], [teacher[tile] for teacher in teachers], token_slice)
@@ -116,10 +112,11 @@ class LinearDivergenceForward:
             self.sums.add(raw, self.hidden, rows, self.student)
 
     def _policy_chunk(self, rows: slice, block: torch.Tensor | None) -> None:
-        raw = self._raw(rows, block)
+        raw = self._kept[rows] if block is None else self.student.project(self.hidden[rows], block)
         for tile in tiles(*raw.shape, raw.device):
             token_slice = slice(rows.start + tile.start, rows.start + tile.stop)
-            raw[tile] = self._to_raw(self._policy_gradient(raw[tile], token_slice), raw[tile])
+            gradient = self._policy_gradient(raw[tile], token_slice)
+            raw[tile] = self.student.back_through_transform(gradient, raw[tile])
         self.sums.add(raw, self.hidden, rows, self.student)
 
     def _tile(self, raw: torch.Tensor, teachers: list[torch.Tensor], rows: slice) -> torch.Tensor | None:
@@ -161,7 +158,7 @@ class LinearDivergenceForward:
             return None
         if self.scored is not None:
             gradient.add_(self._policy_gradient(raw, rows))
-        return self._to_raw(gradient, raw)
+        return self.student.back_through_transform(gradient, raw)
 
     def _of(self, rows: slice) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Log-probabilities at sampling time, `(t,)`, and the mask of views that teach, `(K, t)`."""
@@ -207,9 +204,6 @@ class LinearDivergenceForward:
     def _policy_gradient(self, raw: torch.Tensor, rows: slice) -> torch.Tensor:
         task = self.task
         return logit_gradient(self.scored, task.policy, self.student, raw, task.labels, rows).div_(self.unit)
-
-    def _to_raw(self, gradient: torch.Tensor, raw: torch.Tensor) -> torch.Tensor:
-        return self.student.back_through_transform(gradient, raw)
 
     def _importance(self, logps: torch.Tensor, rows: slice) -> torch.Tensor | float:
         """Clipped importance weight p/p_old of each token, 1 where the sampler could not give p_old (`nan`)."""

@@ -15,7 +15,6 @@ from trl_opsd.losses.divergences import (
     skew_kl,
 )
 from trl_opsd.losses.method_types import AuxiliaryLoss, Tile, TokenStats, TokenWeight
-from trl_opsd.losses.reductions import distillation_mask, relative_positions, token_weights, view_shares
 from trl_opsd.losses.targets import TARGETS, Target, one_target
 from trl_opsd.losses.token_loss import TokenLoss, stat_names, token_loss
 from trl_opsd.losses.token_signals import contrast, log_mean, mean_over, quantile, self_normalized
@@ -35,21 +34,17 @@ __all__ = [
     "TokenStats",
     "TokenWeight",
     "contrast",
-    "distillation_mask",
     "forward_kl",
     "generalized_jsd",
     "log_mean",
     "mean_over",
     "one_target",
     "quantile",
-    "relative_positions",
     "reverse_kl",
     "self_normalized",
     "skew_kl",
     "stat_names",
     "token_loss",
-    "token_weights",
-    "view_shares",
 ]
 
 __getattr__ = deprecated_names(
@@ -57,6 +52,5 @@ __getattr__ = deprecated_names(
     {
         "Extra": "trl_opsd.losses.AuxiliaryLoss",
         "Weigh": "trl_opsd.losses.TokenWeight",
-        "places": "trl_opsd.losses.relative_positions",
     },
 )

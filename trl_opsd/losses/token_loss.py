@@ -53,7 +53,9 @@ def token_loss(pair: Pair, spec: DivergenceSpec) -> TokenLoss:
     support = None if spec.topk is None else top_k_support(pair, spec)
     classes = pair if support is None else support.pair
     terms = DIVERGENCES[spec.divergence].terms(classes, spec.alpha)
-    divergence = loss = _infinite(terms.entries.sum(-1))
+    value = terms.entries.sum(-1)
+    # Only `LOG_ZERO` can have made so large a value: it stands for infinity
+    divergence = loss = torch.where(value > INFINITE, torch.inf, value)
     slopes, clipped = terms.slopes, torch.zeros_like(loss)
     if spec.entry_clip is not None:
         loss, slopes, is_clipped = clip_entries(terms, classes, spec)
@@ -96,8 +98,3 @@ def clip_entries(terms: Terms, pair: Pair, spec: DivergenceSpec) -> tuple[torch.
         shift = terms.shift * pair.p
         slopes = torch.where(clipped, 0.0, terms.slopes - shift) + shift
     return entries.clamp(max=spec.entry_clip).sum(-1), slopes, clipped
-
-
-def _infinite(value: torch.Tensor) -> torch.Tensor:
-    """A divergence with infinity in place of any value that only `LOG_ZERO` can have made."""
-    return torch.where(value > INFINITE, torch.inf, value)

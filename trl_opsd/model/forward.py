@@ -34,7 +34,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 from trl.trainer.utils import FusedCausalLMOutput, maybe_gather_lm_head_ctx
@@ -44,7 +43,7 @@ from trl_opsd.batches.teacher_batch import TeacherBatch
 from trl_opsd.kernels import Head, LinearDivergenceInputs, PolicyTerm, label_scores, linear_divergence
 from trl_opsd.losses import DivergenceSpec
 from trl_opsd.losses.method_types import HiddenStateLoss
-from trl_opsd.model.head import gathered_head, model_head
+from trl_opsd.model.head import gathered_head, head_parameters, model_head
 from trl_opsd.model.shared_prefix import hidden_after_prefix
 
 
@@ -186,17 +185,16 @@ class StudentRequest:
         self, model: PreTrainedModel, hidden: torch.Tensor, labels: torch.Tensor, aux_loss: torch.Tensor | None
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Loss and statistics from hidden states `(B, C, H)`. Tokens that nobody trains cost no head."""
+        teacher = self.teacher_head()
         student = model_head(model, self.float32_head)
-        teacher = self.teacher_head() or student
+        teacher = teacher or student
         device, shape = student.weight.device, labels.shape
         labels, index = labels.to(device).flatten(), self.index.to(device)
         first = index
         if self.policy is not None:  # the other tokens of the policy term follow the distilled ones
             others = (labels != -100).index_fill(0, index, False)
             index = torch.cat([index, others.nonzero().squeeze(1)])
-        tensors = (student.weight, student.bias, teacher.weight, teacher.bias)
-        # The head of a copied teacher is no parameter, and comes gathered
-        with maybe_gather_lm_head_ctx(*(tensor for tensor in tensors if isinstance(tensor, nn.Parameter))):
+        with maybe_gather_lm_head_ctx(*head_parameters(student, teacher)):
             own = gathered_head(student)
             other = own if teacher is student else gathered_head(teacher)
             vocabulary = min(own.weight.shape[0], other.weight.shape[0])

@@ -3,6 +3,7 @@
 """Language model head: output weight, bias and logit scaling, as the kernels take them."""
 
 import torch
+from torch import nn
 from torch.distributed.tensor import DTensor, Partial
 from transformers import PreTrainedModel
 
@@ -24,6 +25,13 @@ def model_head(model: PreTrainedModel, float32: bool = False) -> Head:
             break
     softcap = getattr(config, "final_logit_softcapping", None)
     return Head(embedding.weight, embedding.bias, scale, softcap, float32)
+
+
+def head_parameters(*heads: Head) -> list[nn.Parameter]:
+    """Weights and biases of some heads that an engine may have sharded. The head of a copied teacher comes gathered and
+    is no parameter."""
+    tensors = [tensor for head in heads for tensor in (head.weight, head.bias)]
+    return [tensor for tensor in tensors if isinstance(tensor, nn.Parameter)]
 
 
 def gathered_head(head: Head) -> Head:

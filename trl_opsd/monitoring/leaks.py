@@ -112,18 +112,16 @@ def find_leaks(rollouts: list[Rollout], views: list[list[View]], n: int, phrases
         phrases ([`Phrases`]): What gives a context away by itself, also where there is none.
     """
     sides = [_sides(rollout.prompt, rollout.completion) for rollout in rollouts]
-    shown = iter([view.shown for row in views for view in row])
-    written, read, contexts = (
-        ["\n".join(parts) for parts in [strings(one) for one in part]]
-        for part in ([own for own, _ in sides], [other for _, other in sides], shown)
-    )
-    next_context = iter(contexts)
+    shown = [view.shown for row in views for view in row]
+    parts = [strings(one) for one in (*(own for own, _ in sides), *(other for _, other in sides), *shown)]
+    texts = ["\n".join(part) for part in parts]
+    written, read, contexts = texts[: len(sides)], texts[len(sides) : 2 * len(sides)], iter(texts[2 * len(sides) :])
     # Rows of a group often share a context
     grams_of: Any = functools.cache(lambda text: frozenset(_grams(words(text), n)))
     leaks = []
     for text, known, row in zip(written, read, views, strict=True):
         own, quote = words(text), None
-        grams = [grams_of(next(next_context)) for _ in row] if n else []
+        grams = [grams_of(next(contexts)) for _ in row] if n else []
         if grams:
             found = [gram for gram in _grams(own, n) if any(gram in context for context in grams)]
             before = grams_of(known) if found else ()

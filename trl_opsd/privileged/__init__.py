@@ -10,8 +10,9 @@ from trl_opsd.deprecated import deprecated_names
 from trl_opsd.privileged.asking import Asker, call, rollouts_of
 from trl_opsd.privileged.authors.endpoint import EndpointAuthor
 from trl_opsd.privileged.authors.model_author import ModelAuthor
-from trl_opsd.privileged.base import Run, Source, TextSource, as_source, rollout_rng, source_name
+from trl_opsd.privileged.base import Run, Source, TextSource, as_source, rollout_rng
 from trl_opsd.privileged.baselines import WithBaselines
+from trl_opsd.privileged.checks import source_name
 from trl_opsd.privileged.compose import AllOf, FirstOf, When
 from trl_opsd.privileged.named import build_condition, build_source
 from trl_opsd.privileged.sources.column import DatasetColumn

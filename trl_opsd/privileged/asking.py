@@ -12,8 +12,7 @@ from typing import Any
 
 from accelerate.logging import get_logger
 
-from trl_opsd.privileged.base import source_name
-from trl_opsd.privileged.checks import row_error
+from trl_opsd.privileged.checks import row_error, source_name
 from trl_opsd.rollouts.rollout import Group, Rollout
 from trl_opsd.rollouts.view import PrivilegedSource, View, Views
 
@@ -176,8 +175,7 @@ class Asker:
             self._skip(error, len(wanted))
             return [[] for _ in wanted]
         rows = [(row, one) for one, row in zip(rollouts_of(groups), views, strict=True) if one.wanted]
-        name = source_name(self.source)
-        errors = [row_error(row, rollout, name) for row, rollout in rows]
+        errors = [row_error(row, rollout, self.source) for row, rollout in rows]
         return [self._valid(row, error) for (row, _), error in zip(rows, errors, strict=True)]
 
     def _in_time(self, groups: list[Group]) -> Views:

@@ -15,7 +15,7 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from trl_opsd.engines.distributed import raise_on_all_ranks
-from trl_opsd.privileged.checks import check_column
+from trl_opsd.privileged.checks import check_column, source_name
 from trl_opsd.rollouts.rollout import Group, Messages, Rollout
 from trl_opsd.rollouts.view import PLACEHOLDER, PLACES, PLACES_WITHOUT_POSITION, READERS, View, Views
 
@@ -240,11 +240,6 @@ def rollout_rng(rollout: Rollout, seed: int, purpose: str) -> random.Random:
     # The prompt, as batches of an evaluation, and those of one optimizer step, share step and index
     key = f"{rollout.training} {rollout.step} {rollout.index} {rollout.prompt_ids}"
     return random.Random(f"{purpose} {seed} {key}")
-
-
-def source_name(source: Any) -> str:
-    """Name of a source in errors: that of the function, or of the class."""
-    return getattr(source, "__name__", type(source).__name__)
 
 
 def imported(name: str, where: str) -> Any:

@@ -3,7 +3,7 @@
 """Baseline views beside those of a source: its context without the problem, and the problem without its context."""
 
 from trl_opsd.privileged.asking import call
-from trl_opsd.privileged.base import source_name
+from trl_opsd.privileged.checks import source_name
 from trl_opsd.privileged.compose import Composite
 from trl_opsd.rollouts.rollout import Group, Messages, Rollout
 from trl_opsd.rollouts.view import PROMPT_PLACES, PrivilegedSource, View, Views
@@ -19,8 +19,7 @@ class WithBaselines(Composite):
         alone, bare (`bool`): Whether each baseline is added.
 
     Raises:
-        ValueError: If none is added; when asked, for several views of a rollout, or a context without a place in the
-            prompt.
+        ValueError: If none is added; when asked, for several views of a rollout, or a context outside the prompt.
     """
 
     def __init__(self, source: PrivilegedSource, alone: bool = True, bare: bool = True):

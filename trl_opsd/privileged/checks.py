@@ -35,6 +35,11 @@ class Where:
         return f"{self.before}{self.rollout.where}{self.after}"
 
 
+def source_name(source: Any) -> str:
+    """Name of a source in errors: that of the function, or of the class."""
+    return getattr(source, "__name__", type(source).__name__)
+
+
 def check_context(context: Any, where: "str | Where") -> None:
     """
     Validate a privileged context.
@@ -159,24 +164,24 @@ def _check_content(content: Any, where: str) -> None:
             raise ValueError(f"{where} has an image block without an image: put it under the block's key `image`.")
 
 
-def row_error(views: Any, rollout: Rollout, source: str) -> ValueError | None:
+def row_error(views: Any, rollout: Rollout, source: Any) -> ValueError | None:
     """
     Error of the views that a source gave for a rollout, `None` where they are valid.
 
     Args:
         views (`Any`): What it gave.
         rollout ([`Rollout`]): For which rollout.
-        source (`str`): Name of the source.
+        source (`PrivilegedSource`): Source that gave them.
     """
     if not isinstance(views, list) or not all(isinstance(view, View) for view in views):
         return ValueError(
-            f"The privileged source {source} must return a list of `View` for each rollout (an empty one for a rollout "
-            f"without), got {repr(views)[:120]} for {rollout.where}."
+            f"The privileged source {source_name(source)} must return a list of `View` for each rollout (an "
+            f"empty one for a rollout without), got {repr(views)[:120]} for {rollout.where}."
         )
     names = [view.name for view in views]
     if len(set(names)) != len(names):
         return ValueError(
-            f"The views of a rollout need different names, got {names} from {source} for {rollout.where}."
+            f"The views of a rollout need different names, got {names} from {source_name(source)} for {rollout.where}."
         )
     try:
         for view in views:

@@ -7,8 +7,8 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 
-from trl_opsd.privileged.base import Run, TextSource, source_name
-from trl_opsd.privileged.checks import check_column
+from trl_opsd.privileged.base import Run, TextSource
+from trl_opsd.privileged.checks import check_column, source_name
 from trl_opsd.rollouts.rollout import Messages, Rollout, message_text
 
 

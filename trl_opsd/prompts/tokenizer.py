@@ -116,7 +116,7 @@ class PromptTokenizer:
                 chat template refuses it.
         """
         cache = ImageCache() if cache is None else cache
-        images = [images_of(one.prompt) for one in requests]
+        images = [images_of(one.prompt) if _has_blocks(one.prompt) else [] for one in requests]
         literal = control_tokens_of(self.tokenizer, [one.context for one in requests])
         encoded = []
         for one, pictures, tokens in zip(requests, images, literal, strict=True):
@@ -215,7 +215,7 @@ class PromptTokenizer:
         key = json.dumps([bool(tools), kwargs], sort_keys=True, default=str)
         if key not in self._beginnings:
             begun = self._render([_USER], tools, kwargs)
-            # Without a beginning, some templates print an end in its place
+            # Without a generation prompt, some templates print an end instead
             bare = self._render([_USER], tools, kwargs, begin=False)
             same = next((i for i, (one, other) in enumerate(zip(begun, bare, strict=False)) if one != other), len(bare))
             self._beginnings[key] = begun[self._whole_token(begun, same) :]
@@ -291,3 +291,8 @@ class PromptTokenizer:
             **how,
             **kwargs,
         )
+
+
+def _has_blocks(prompt: str | Messages) -> bool:
+    """Whether a message of a prompt is made of content blocks, among which images can be."""
+    return not isinstance(prompt, str) and any(isinstance(message.get("content"), list) for message in prompt)

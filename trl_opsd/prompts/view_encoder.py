@@ -194,9 +194,7 @@ class ViewEncoder:
 
     def _between_tokens(self, reading: Reading) -> tuple[list[int], None]:
         try:
-            return self._inserted(
-                reading.view, reading.before, not isinstance(reading.prompt, str), reading.tools
-            ), None
+            return self._inserted(reading), None
         except ValueError as error:
             raise named_error(reading.view, reading.prompt, error) from None
 

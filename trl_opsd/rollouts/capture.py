@@ -36,7 +36,7 @@ def build_rollouts(
     completions: list[str | Messages],
     completion_ids: list[list[int]],
     rewards: list[list[float]],
-    extra: list[dict[str, Any]],
+    logged: Mapping[str, list[Any]],
     *,
     reward_names: list[str],
     reward_weights: list[float],
@@ -55,7 +55,7 @@ def build_rollouts(
         sampled ([`Sampled`]): Their token ids.
         rows, prompts, completions, completion_ids (`list` of length B): As TRL hands them to the rewards.
         rewards (`list[list[float]]` of length B): Rewards of each, one for each reward function.
-        extra (`list[dict[str, Any]]` of length B): What reward functions logged for each.
+        logged (`Mapping[str, list]`): What reward functions logged with `log_extra`, by column.
         reward_names, reward_weights (`list`): Name and weight of each reward function, empty without rewards.
         success_threshold (`float`): Total reward from which a rollout counts as a success.
         group_size (`int`): Rollouts of one prompt.
@@ -64,7 +64,11 @@ def build_rollouts(
         training (`bool`): Whether they are trained on.
         end_token_ids (`set[int]`): Tokens in which a completion ends that is not truncated.
         environments (`list`, *optional*): The environment of each.
+
+    Raises:
+        ValueError: If a logged column does not have a value for each rollout.
     """
+    extra = rows_of_columns(logged, len(prompts))
     rollouts = []
     for i, values in enumerate(rewards):
         total = total_reward(values, reward_weights) if reward_names else math.nan

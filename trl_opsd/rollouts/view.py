@@ -118,17 +118,14 @@ class PlacedView:
         rollout ([`Rollout`]): Its rollout.
         start (`int`): Tokens of the completion that come before the context.
         span (`tuple[int, int]`): Tokens of the completion that the view may teach.
+        before (`list[int]`): The student's own ids up to the first token that the teacher scores.
     """
 
     view: View
     rollout: Rollout
     start: int
     span: tuple[int, int]
-
-    @property
-    def before(self) -> list[int]:
-        """The student's own ids up to the first token that the teacher scores."""
-        return self.rollout.prompt_ids + self.rollout.completion_ids[: self.start]
+    before: list[int]
 
 
 Views = list[list[View]]
@@ -137,11 +134,16 @@ PrivilegedSource = Callable[[list[Group]], Views | Awaitable[Views]]
 
 def placed_views(name: str, rollouts: list[Rollout], views: Views) -> list[PlacedView | None]:
     """The view called `name` of each rollout, `None` where it has none."""
-    found = [next((view for view in row if view.name == name), None) for row in views]
-    return [
-        None if view is None else PlacedView(view, rollout, view.start(rollout), view.taught(rollout))
-        for view, rollout in zip(found, rollouts, strict=True)
-    ]
+    placed: list[PlacedView | None] = []
+    for rollout, row in zip(rollouts, views, strict=True):
+        view = next((view for view in row if view.name == name), None)
+        if view is None:
+            placed.append(None)
+            continue
+        start = view.start(rollout)
+        before = rollout.prompt_ids + rollout.completion_ids[:start]
+        placed.append(PlacedView(view, rollout, start, view.taught(rollout), before))
+    return placed
 
 
 def shown_context(views: list[View]) -> str | None:

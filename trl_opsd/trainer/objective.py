@@ -18,7 +18,6 @@ from trl_opsd.batches.distillation_batch import DistillationBatch
 from trl_opsd.batches.teacher_batch import Outputs, TeacherBatch
 from trl_opsd.config.opsd_config import OPSDConfig
 from trl_opsd.kernels import TOKEN_STATS
-from trl_opsd.losses import relative_positions
 from trl_opsd.methods.base import TokenSignals
 from trl_opsd.methods.runtime import MethodRun
 from trl_opsd.model.forward import StudentRequest, TeacherRequest
@@ -77,17 +76,18 @@ class DistillationObjective:
         self, model: nn.Module, batch: DistillationBatch, windows: float, policy: PolicyLoss
     ) -> StudentRequest:
         """[`request`] for a divergence over the vocabulary or a top-k set."""
-        index, views, old_logps = batch.token_index, batch.view_names, batch.sampler_logps
+        index, views, old_logps = batch.token_index, list(batch.views), batch.sampler_logps
+        spec, hidden_state_loss = self.method.spec(self.spec, views), self.method.hidden_state_loss(views)
         return StudentRequest(
-            spec=self.method.spec(self.spec, views),
+            spec=spec,
             index=index,
             teacher_hidden=self._teacher_outputs(model, batch, index)[0],
             teacher_head=self.teacher.head,
             weights=self.weights(batch, windows).flatten(1)[:, index],
             live=[bool(view.live) for view in batch.views.values()],
-            relative_positions=relative_positions(batch.loss_mask).flatten()[index],
+            relative_positions=batch.relative_positions.flatten()[index],
             old_logps=None if old_logps is None else old_logps.flatten()[index],
-            hidden_state_loss=self.method.hidden_state_loss(views),
+            hidden_state_loss=hidden_state_loss,
             policy=(lambda output: self.policy_weight * policy(output)) if self.policy_runs else None,
             **self._shared_arguments(batch),
         )
@@ -153,7 +153,7 @@ class DistillationObjective:
     def signals(self, batch: DistillationBatch, stats: dict[str, torch.Tensor]) -> TokenSignals:
         """What a method may look at: see [`TokenSignals`]."""
         return TokenSignals(
-            step_context=self.method.step_context(batch.view_names),
+            step_context=self.method.step_context(list(batch.views)),
             **{name: stats[name] for name in TOKEN_STATS},
             old_logps=batch.sampler_logps,
             shares=batch.shares,
@@ -195,18 +195,18 @@ class DistillationObjective:
         for part in batch.teacher_batches:
             outputs = self._teacher_forward(model, part, score_temperature)
             by_view |= {view: [part.values_at(values, view, index) for values in outputs] for view in part.views}
-        return [torch.stack(values) for values in zip(*(by_view[name] for name in batch.view_names), strict=True)]
+        return [torch.stack(values) for values in zip(*(by_view[name] for name in batch.views), strict=True)]
 
     def _teacher_forward(self, model: nn.Module, batch: TeacherBatch, score_temperature: float | None) -> Outputs:
         """One teacher forward, or its earlier outputs if the teacher's weights have not changed since."""
-        num_updates = None if batch.live else self.teacher.num_updates
-        kept = batch.kept_outputs(num_updates)
+        num_updates = None if batch.live or self.args.num_iterations == 1 else self.teacher.num_updates
+        kept = None if num_updates is None else batch.kept_outputs(num_updates)
         if kept is not None:
             return kept
         request = TeacherRequest(batch, score_temperature, self.args.cast_lm_head_to_fp32)
         reader = live_forward(model) if batch.live else self.teacher.teacher_forward(model)
         with reader as teacher, self.accelerator.autocast():
             outputs = teacher(**request.model_inputs(), distillation=request).outputs
-        if num_updates is not None and self.args.num_iterations > 1:
+        if num_updates is not None:
             batch.keep_outputs(num_updates, outputs)
         return outputs

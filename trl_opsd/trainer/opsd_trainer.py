@@ -32,23 +32,21 @@ from trl.trainer.utils import (
     unsplit_pixel_values_by_grid,
 )
 
-from trl_opsd.batches.distillation_batch import KEY, DistillationBatch, flat_keys, without_flat_keys
+from trl_opsd.batches.distillation_batch import KEY, DistillationBatch, with_flat_keys
 from trl_opsd.batches.encoded_view import EncodedView
 from trl_opsd.batches.micro_batches import repack_micro_batches
 from trl_opsd.batches.pixels import MODALITIES, ImageInputs
 from trl_opsd.batches.teacher_plan import plan_teacher_batches
 from trl_opsd.checkpoints.trainer import CrashSafeGRPOTrainer
 from trl_opsd.config.opsd_config import OPSDConfig
-from trl_opsd.engines.distributed import raise_on_all_ranks
 from trl_opsd.methods.runtime import MethodRun
 from trl_opsd.model.forward import ObservedForward, add_distillation_forward
 from trl_opsd.model.shared_prefix import can_share_prefix
 from trl_opsd.monitoring.alerts import SignalMonitor
-from trl_opsd.monitoring.metrics import generation_metrics
 from trl_opsd.privileged.base import Run, Source
 from trl_opsd.prompts.tokenizer import PromptTokenizer
 from trl_opsd.prompts.view_encoder import ViewEncoder
-from trl_opsd.rollouts.capture import Sampled, build_rollouts, rows_of_columns
+from trl_opsd.rollouts.capture import Sampled, build_rollouts
 from trl_opsd.rollouts.rollout import Rollout
 from trl_opsd.rollouts.view import PrivilegedSource, shown_context
 from trl_opsd.teacher import TEACHER_KINDS
@@ -251,8 +249,9 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         # The one hook where rows, prompts (after an environment's reset), completions, ids and rewards meet
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if not self.is_plain_grpo:
-            rollouts = self._captured(rewards, inputs, prompts, completions, completion_ids_list)
-            self.collected = self.collector.collect(rollouts, self._group_size)
+            group_size = self.num_generations if self.model.training else self.num_generations_eval
+            given = rewards, inputs, prompts, completions, completion_ids_list, group_size
+            self.collected = self.collector.collect(lambda: self._captured(*given), group_size, self.state.global_step)
             if self.log_completions:  # must be there before TRL flushes the table's extra columns
                 self._log_collected(self.collected)
         return rewards
@@ -270,17 +269,13 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         output = super()._generate_and_score_completions(inputs)
         if self.is_plain_grpo:
             return output
-        collected = self.collected
-        check_alignment(collected.rollouts, output["completion_ids"])
+        collected, tools = self.collected, self.tools_of_rows()
         if self.model.training:
             self.method.record_rollouts(collected.rollouts)
-        encoded = self.collector.encode(collected, self.tools_of_rows())
+        check_alignment(collected.rollouts, output["completion_ids"])
+        encoded = self.collector.encode(collected, tools)
         off = collected.without_policy(encoded)
-        completions = [rollout.completion_ids for rollout in collected.rollouts]
-        metrics = generation_metrics(
-            self.accelerator, encoded, completions, collected.skipped, sum(off), collected.leaks
-        )
-        self._log_values(metrics | self.collector.count_metrics(collected))
+        self._log_values(self.collector.metrics(collected, encoded, off))
         advantages = output["advantages"].masked_fill(torch.tensor(off, device=self.accelerator.device), 0.0)
         return self.with_views({**output, "advantages": advantages}, encoded)
 
@@ -367,22 +362,18 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
             batch (`dict`): From [`sample`], of the rollouts that are in `collected`.
             encoded (`dict[str, EncodedView]`): Views by name, from [`ViewCollector.encode`].
         """
-        batch, collected, device = without_flat_keys(batch), self.collected, self.accelerator.device
-        width = batch["completion_ids"].shape[1]
-        padding = self._tokenizer.pad_token_id, self.pad_to_multiple_of
-        views = [view.tensors(name, width, *padding, device) for name, view in encoded.items()]
+        collected, device = self.collected, self.accelerator.device
         self._generation += 1
-        return batch | flat_keys(
-            batch,
-            views,
-            self.args.num_loss_tokens_to_skip,
-            self.accelerator,
-            generation=torch.tensor(self._generation),
-            generation_size=torch.tensor(len(collected.rollouts) * self.accelerator.num_processes),
-            index=torch.tensor([one.index for one in collected.rollouts], device=device),
-            success=torch.tensor([one.success for one in collected.rollouts], dtype=torch.float32, device=device),
-            group_success=torch.tensor(collected.group_success, dtype=torch.float32, device=device),
-        )
+        known = {
+            "generation": torch.tensor(self._generation),
+            "generation_size": torch.tensor(len(collected.rollouts) * self.accelerator.num_processes),
+            "index": torch.tensor([one.index for one in collected.rollouts], device=device),
+            "success": torch.tensor([one.success for one in collected.rollouts], dtype=torch.float32, device=device),
+            "group_success": torch.tensor(collected.group_success, dtype=torch.float32, device=device),
+        }
+        padding = batch["completion_ids"].shape[1], self._tokenizer.pad_token_id, self.pad_to_multiple_of
+        views = [view.tensors(name, *padding, device) for name, view in encoded.items()]
+        return with_flat_keys(batch, views, self.args.num_loss_tokens_to_skip, self.accelerator, known)
 
     def micro_batches(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
         """The micro-batches of a generation batch, in its order, as they are trained on. A collective."""
@@ -454,18 +445,18 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
 
     # Helpers
 
-    @property
-    def _group_size(self) -> int:
-        return self.num_generations if self.model.training else self.num_generations_eval
-
     def _captured(
-        self, rewards: torch.Tensor, rows: list[dict], prompts: list, completions: list, ids: list[list[int]]
+        self,
+        rewards: torch.Tensor,
+        rows: list[dict],
+        prompts: list,
+        completions: list,
+        ids: list[list[int]],
+        group_size: int,
     ) -> list[Rollout]:
         """The rollouts of this process. `rewards` are those of all processes."""
         count = len(prompts)
         first = self.accelerator.process_index * count
-        with raise_on_all_ranks(self.accelerator, "the rewards", self.state.global_step):
-            extra = rows_of_columns(self._pending_extra_logs, count)
         return build_rollouts(
             self._sampled,
             rows,
@@ -473,11 +464,11 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
             completions,
             ids,
             rewards[first : first + count].tolist(),
-            extra,
+            self._pending_extra_logs,
             reward_names=self.reward_func_names if self.has_reward else [],
             reward_weights=self.reward_weights.tolist(),
             success_threshold=self.args.success_reward_threshold,
-            group_size=self._group_size,
+            group_size=group_size,
             first=first,
             step=self.state.global_step,
             training=self.model.training,

@@ -32,7 +32,7 @@ class Recorder:
             batch ([`DistillationBatch`]): The micro-batch.
             stats (`dict[str, torch.Tensor]`): Statistics of shape `(K, B, C)`, those of the student `(B, C)`.
         """
-        values = token_metrics(self.accelerator, batch.view_names, stats, batch.shares)
+        values = token_metrics(self.accelerator, list(batch.views), stats, batch.shares)
         if values and self.logs_entropy:
             values["entropy"] = values[f"{PREFIX}student_entropy"]
         return values

@@ -4,6 +4,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from trl_opsd.batches.pixels import ImageCache
 from trl_opsd.config.opsd_config import OPSDConfig
 from trl_opsd.engines.distributed import raise_on_all_ranks
 from trl_opsd.monitoring.leaks import LEAK_PHRASES, Leak, Phrases, find_leaks
+from trl_opsd.monitoring.metrics import generation_metrics
 from trl_opsd.monitoring.names import PREFIX
 from trl_opsd.privileged import Asker, DatasetColumn, Run, Source, as_source, build_source
-from trl_opsd.privileged.base import source_name
+from trl_opsd.privileged.checks import source_name
 from trl_opsd.prompts.tokenizer import Tools
 from trl_opsd.prompts.view_encoder import ViewEncoder
 from trl_opsd.rollouts.capture import whole_groups
@@ -116,21 +118,23 @@ class ViewCollector:
             )
         self.source.setup(run)
 
-    def collect(self, rollouts: list[Rollout], group_size: int) -> CollectedViews:
+    def collect(self, capture: Callable[[], list[Rollout]], group_size: int, step: int) -> CollectedViews:
         """
         Ask for the views of the local rollouts of a generation batch. A collective.
 
         Args:
-            rollouts (`list[Rollout]`): The local ones, in order.
+            capture (`Callable[[], list[Rollout]]`): Gives the local rollouts, in order.
             group_size (`int`): Rollouts of one prompt.
+            step (`int`): Optimizer steps that are done.
         """
-        step = rollouts[0].step
-        stage = "the privileged source"
+        stage = "the rewards"
         with raise_on_all_ranks(self.accelerator, stage, step, name=lambda _: stage):
+            rollouts = capture()
+            stage = "the privileged source"
             groups = whole_groups(rollouts, group_size, self.accelerator)
-            success = {group[0].group: any(one.success for one in group) for group in groups}
             found = self.asker(groups)
             views = [views if self._complete(views) else [] for views in found]
+            success = {group[0].group: any(one.success for one in group) for group in groups}
             counts = self._counted()
             if self.required:
                 counts["incomplete_rollouts"] = sum(map(bool, found)) - sum(map(bool, views))
@@ -159,12 +163,24 @@ class ViewCollector:
         # After an error some parts of a source may still hold those of the batch before
         return dict.fromkeys(counts, 0) if self.asker.raised else dict(counts)
 
-    def count_metrics(self, collected: CollectedViews) -> dict[str, float]:
-        """The source's counts, summed over the processes. A collective."""
+    def metrics(
+        self, collected: CollectedViews, encoded: dict[str, EncodedView], without_policy: list[bool]
+    ) -> dict[str, float]:
+        """
+        Metrics of a generation batch, with the source's counts summed over the processes. A collective.
+
+        Args:
+            collected ([`CollectedViews`]): Rollouts and views.
+            encoded (`dict[str, EncodedView]`): The views as encoded.
+            without_policy (`list[bool]` of length B): From [`CollectedViews.without_policy`].
+        """
         total: Counter[str] = Counter()
         for counts in gather_object([collected.counts]):
             total.update(counts)
-        return {f"{PREFIX}{name}": value for name, value in total.items()}
+        own = {f"{PREFIX}{name}": value for name, value in total.items()}
+        ids = [rollout.completion_ids for rollout in collected.rollouts]
+        off, leaks = sum(without_policy), collected.leaks
+        return generation_metrics(self.accelerator, encoded, ids, collected.skipped, off, leaks) | own
 
     def encode(self, collected: CollectedViews, tools: list[Tools]) -> dict[str, EncodedView]:
         """

@@ -25,7 +25,7 @@ from trl_opsd.methods.base import Method, State, StepSummary, TokenSignals
 
 
 def advantages(signals: TokenSignals) -> torch.Tensor:
-    """`(B, C)`; the verifier's own at tokens without a teacher and while the gate is shut."""
+    """Advantages `(B, C)`: the verifier's own at tokens without a teacher and while the gate is shut."""
     shape = (torch.nn.functional.softplus(signals.gap) - math.log(2)) / 2
     return signals.advantages - signals.step_context.state["gate"] * signals.scale * shape * signals.mask
 

@@ -23,7 +23,7 @@ from trl_opsd.methods.papers.avsd import METHOD as AVSD
 
 
 def advantages(signals: TokenSignals) -> torch.Tensor:
-    """`(B, C)`; the verifier's own at tokens without a view."""
+    """Advantages `(B, C)`: the verifier's own at tokens without a view."""
     return signals.advantages + signals.scale * coherent_gap(signals.gaps, signals.shares)
 
 

@@ -23,7 +23,7 @@ from trl_opsd.methods.base import Method, TokenSignals
 
 
 def advantages(signals: TokenSignals) -> torch.Tensor:
-    """`(B, C)`; the verifier's own at tokens without contrast."""
+    """Advantages `(B, C)`: the verifier's own at tokens without contrast."""
     own, other = signals.step_context.family("own"), signals.step_context.family("other")
     specific = contrast(signals.teacher_logps, signals.taught, own, other)
     both = (signals.taught[own].any(0) & signals.taught[other].any(0)) * signals.mask

@@ -21,7 +21,7 @@ from trl_opsd.methods.base import Method, TokenSignals
 
 
 def advantages(signals: TokenSignals) -> torch.Tensor:
-    """`(B, C)`; the verifier's own at tokens without a teacher."""
+    """Advantages `(B, C)`: the verifier's own at tokens without a teacher."""
     options, verifier = signals.options, signals.advantages
     ratio = (verifier.sign() * signals.gap).exp().clamp(1 - options["clip"], 1 + options["clip"])
     entropy = (signals.shares * signals.teacher_entropy).sum(0)

@@ -22,7 +22,7 @@ from trl_opsd.methods.base import Method, TokenSignals
 
 
 def advantages(signals: TokenSignals) -> torch.Tensor:
-    """`(B, C)`; the verifier's own, if there is one, at tokens without a teacher."""
+    """Advantages `(B, C)`: the verifier's own, if there is one, at tokens without a teacher."""
     bound = signals.options["bound"]
     return signals.advantages + signals.scale * signals.gap.clamp(-bound, bound)
 

@@ -21,7 +21,7 @@ from trl_opsd.methods.base import Method, TokenSignals
 
 
 def advantages(signals: TokenSignals) -> torch.Tensor:
-    """`(B, C)`; the verifier's own, if there is one, at tokens without a teacher."""
+    """Advantages `(B, C)`: the verifier's own, if there is one, at tokens without a teacher."""
     size = signals.gap.abs()
     total = size.sum(1, keepdim=True)
     before = torch.where(total > 0, (size.cumsum(1) - size) / total, 0.0)

@@ -40,7 +40,7 @@ def top_share(values: torch.Tensor, mask: torch.Tensor, share: float) -> torch.T
 
 
 def advantages(signals: TokenSignals) -> torch.Tensor:
-    """`(B, C)`; the verifier's own, if there is one, at tokens that are not chosen."""
+    """Advantages `(B, C)`: the verifier's own, if there is one, at tokens that are not chosen."""
     options, gap, mask = signals.options, signals.gap, signals.mask
     floor = math.log(options["mixture"]) / (1 - options["mixture"])
     chosen = (gap >= floor) * mask

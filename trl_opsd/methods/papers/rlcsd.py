@@ -34,7 +34,7 @@ def keep_sign(values: torch.Tensor, verifier: torch.Tensor) -> torch.Tensor:
 
 
 def advantages(signals: TokenSignals) -> torch.Tensor:
-    """`(B, C)`; the verifier's own at tokens without contrast, but for the factor of their set."""
+    """Advantages `(B, C)`: the verifier's own at tokens without contrast, but for the factor of their set."""
     options, verifier, step_context = signals.options, signals.advantages, signals.step_context
     evidence = contrast(
         signals.teacher_logps, signals.taught, step_context.family("right"), step_context.family("wrong")

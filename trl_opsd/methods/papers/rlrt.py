@@ -21,7 +21,7 @@ from trl_opsd.methods.base import Method, TokenSignals
 
 
 def advantages(signals: TokenSignals) -> torch.Tensor:
-    """`(B, C)`; the verifier's own at tokens without a teacher and in rollouts that failed."""
+    """Advantages `(B, C)`: the verifier's own at tokens without a teacher and in rollouts that failed."""
     options, verifier = signals.options, signals.advantages
     factor = (-verifier.sign() * signals.gap).exp().clamp(1 - options["clip"], 1 + options["clip"])
     return verifier * (1 + options["share"] * (factor - 1) * signals.mask * signals.success)

@@ -20,7 +20,7 @@ from trl_opsd.methods.base import Method, TokenSignals
 
 
 def advantages(signals: TokenSignals) -> torch.Tensor:
-    """`(B, C)`; the verifier's own at tokens without a teacher."""
+    """Advantages `(B, C)`: the verifier's own at tokens without a teacher."""
     options, verifier = signals.options, signals.advantages
     share = options["share"] * max(0.0, 1.0 - signals.step_context.step / options["steps"])
     factor = (verifier.sign() * signals.gap).exp().clamp(1 - options["clip"], 1 + options["clip"])

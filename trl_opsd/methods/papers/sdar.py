@@ -23,7 +23,7 @@ from trl_opsd.methods.base import Method, TokenSignals
 
 
 def advantages(signals: TokenSignals) -> torch.Tensor:
-    """`(B, C)`; the verifier's own at tokens without a teacher."""
+    """Advantages `(B, C)`: the verifier's own at tokens without a teacher."""
     gate = (signals.options["beta"] * signals.gap).sigmoid() * signals.mask
     return signals.advantages + signals.scale * gate
 

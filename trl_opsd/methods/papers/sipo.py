@@ -22,7 +22,7 @@ from trl_opsd.methods.base import Method, TokenSignals
 
 
 def advantages(signals: TokenSignals) -> torch.Tensor:
-    """`(B, C)`; the verifier's own where one of the two contexts is missing."""
+    """Advantages `(B, C)`: the verifier's own where one of the two contexts is missing."""
     names = ("reference", "mistake")
     if not set(names) <= set(signals.step_context.views):
         return signals.advantages.expand_as(signals.mask)

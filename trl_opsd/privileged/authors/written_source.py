@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from trl_opsd.privileged.authors.endpoint import EndpointAuthor
 from trl_opsd.privileged.authors.model_author import ModelAuthor
-from trl_opsd.privileged.base import Run, TextSource, imported, source_name
-from trl_opsd.privileged.checks import check_encodable
+from trl_opsd.privileged.base import Run, TextSource, imported
+from trl_opsd.privileged.checks import check_encodable, source_name
 from trl_opsd.privileged.locate import decoded
 from trl_opsd.privileged.transcripts import without_thinking
 from trl_opsd.prompts.teacher_prompt import excerpt

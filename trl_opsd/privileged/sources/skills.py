@@ -46,7 +46,7 @@ class Skills(WrittenSource):
 
     Every `refresh_steps` steps one skill is written for each group of rollouts, from its best finished one and, if it
     has another reward, its worst: what worked, the mistakes and a workflow. Then each rollout, also of these groups, is
-    given the `k` best skills of its key. A task keeps one skill: a newer one takes the place of an older one unless its
+    given the `k` best skills of its key. A task keeps one skill: a newer one replaces an older one unless its
     reward is lower. Evaluations read the store and leave it as it is. All processes hold the same store; it is saved
     with each checkpoint.
 

@@ -1,11 +1,12 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Masks, normalisers and shares of `trl_opsd.losses`."""
+"""Masks, token weights and shares of views."""
 
 import pytest
 import torch
 
-from trl_opsd.losses import distillation_mask, relative_positions, token_weights, view_shares
+from trl_opsd.batches.counts import Counts
+from trl_opsd.batches.distillation_batch import distillation_mask, relative_positions, view_shares
 
 
 def test_distillation_mask_counts_model_tokens():
@@ -34,6 +35,11 @@ def test_distillation_mask_counts_model_tokens():
     assert torch.equal(distillation_mask(loss_mask, taught, 0), loss_mask * taught.long())
     assert torch.equal(distillation_mask(loss_mask.float(), taught, 2), want.float())
     assert not distillation_mask(loss_mask, taught, 6).any()
+
+
+def token_weights(mask, reduction, tokens, rows):
+    counts = Counts(distilled_tokens=tokens, distilled_rows=rows, tokens=tokens, rows=rows)
+    return counts.token_weights(mask, reduction, 1.0)
 
 
 MASK = torch.tensor([[1, 1, 0, 1], [0, 0, 0, 0], [0, 1, 0, 0]])
