@@ -103,7 +103,7 @@ def run(folder: Path, rank: int, kind: str, on_error: str) -> dict[str, Any]:
     return {
         "error": error,
         "steps": trainer.state.global_step,
-        "views": [len(row) for row in trainer.collected.views],
+        "views": [] if error else [len(row) for row in trainer.collected.views],
         "weights": sum(float(tensor.double().abs().sum()) for tensor in weights),
         **metrics,
     }
