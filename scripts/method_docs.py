@@ -8,6 +8,7 @@ python scripts/method_docs.py
 
 import importlib
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +49,20 @@ def values(pairs: dict[str, Any]) -> str:
     return ", ".join(f"`{name}: {json.dumps(value, ensure_ascii=False)}`" for name, value in pairs.items())
 
 
+def wrapped(text: str) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+
+
 def block(name: str) -> str:
     """One method's entry."""
     method = method_of(name)
     by = f", by {method.authors.replace(' and ', ', ').replace(', others', ' and others')}" if method.authors else ""
-    lines = [f"## {name}", "", f"*{method.title}*{by}. {link(name)}. Label: {method.label}. Needs {method.needs}.", ""]
+    about = f"*{method.title}*{by}. {link(name)}. Label: {method.label}. Needs {method.needs}."
+    lines = [f"## {name}", "", wrapped(about), ""]
     lines.append(importlib.import_module(f"trl_opsd.methods.papers.{name}").__doc__.strip())
-    lines += ["", f"Defaults: {values(method.defaults) or 'those of `OPSDConfig`'}."]
+    lines += ["", wrapped(f"Defaults: {values(method.defaults) or 'those of `OPSDConfig`'}.")]
     if method.options:
-        lines += ["", f"`method_options`: {values(method.options)}."]
+        lines += ["", wrapped(f"`method_options`: {values(method.options)}.")]
     return "\n".join(lines)
 
 

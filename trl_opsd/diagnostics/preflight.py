@@ -24,6 +24,7 @@ from trl_opsd.monitoring.names import PREFIX
 from trl_opsd.privileged import as_source
 from trl_opsd.rollouts.rollout import Rollout
 from trl_opsd.rollouts.view import PrivilegedSource
+from trl_opsd.trainer.rehearsal import pop_metrics, training_rows
 from trl_opsd.trainer.setup_checks import check_datasets
 from trl_opsd.trainer.view_collector import CollectedViews, ViewCollector
 
@@ -173,7 +174,7 @@ class _Measurement:
         wanted = -(-rows // size) * size
         if isinstance(dataset, Dataset):
             numbers = random.Random(trainer.args.seed).sample(range(len(dataset)), min(wanted, len(dataset)))
-            chosen = trainer.training_rows(numbers)
+            chosen = training_rows(trainer, numbers)
         else:
             chosen = list(itertools.islice(dataset, wanted))
         if len(chosen) < size:
@@ -228,11 +229,11 @@ class _Measurement:
 
     def _compare(self, tally: _Tally, output: dict[str, Any]) -> None:
         """Teacher and student on the student's own tokens."""
-        self.trainer.pop_metrics()
+        pop_metrics(self.trainer)
         with torch.no_grad():
             for batch in self.trainer.micro_batches(output):
                 self.trainer.loss_of(batch)
-        metrics = self.trainer.pop_metrics()
+        metrics = pop_metrics(self.trainer)
         tally.divergences += metrics.get(f"{PREFIX}divergence", [])
         tally.log_ratios += metrics.get(f"{PREFIX}gap/mean", [])
 

@@ -13,6 +13,7 @@ from trl_opsd.batches.pixels import ImageCache, Pixels
 from trl_opsd.engines.distributed import raise_on_all_ranks
 from trl_opsd.rollouts.capture import total_reward
 from trl_opsd.rollouts.rollout import Messages, Rollout
+from trl_opsd.trainer.rehearsal import generate_from
 
 
 if TYPE_CHECKING:
@@ -124,4 +125,4 @@ class Scorer:
                 written = [(own + new)[:limit] for own, new in zip(begun, written, strict=True)]
             return written
 
-        return trainer.generate_from(rollouts, prompt_ids, write)
+        return generate_from(trainer, rollouts, prompt_ids, write)

@@ -385,17 +385,6 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         with self.compute_loss_context_manager(), self.accelerator.autocast():
             return self.compute_loss(self.model, micro_batch)
 
-    def pop_metrics(self) -> dict[str, list[float]]:
-        """Values by name that were logged in training since the last call or log."""
-        metrics = dict(self._metrics["train"])
-        self._metrics["train"].clear()
-        return metrics
-
-    def training_rows(self, numbers: list[int]) -> list[dict[str, Any]]:
-        """Rows of `train_dataset` with the columns that training sees."""
-        dataset = self._remove_unused_columns(self.train_dataset, description="training")
-        return [dataset[number] for number in numbers]
-
     def tools_of_rows(self) -> list[Any]:
         """The tools of each rollout in `collected`."""
         if self.environment_factories is None:
@@ -410,38 +399,6 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         self._pending_extra_logs.clear()  # the next batch of rollouts would take them for its own
         self._pending_metrics.clear()
         return rewards
-
-    def generate_from(
-        self, rollouts: list[Rollout], prompt_ids: list[list[int]], write: Callable[[list[list[int]]], list[list[int]]]
-    ) -> tuple[list[list[int]], list]:
-        """
-        TRL's generation with tools and environments, by another writer. A collective.
-
-        Args:
-            rollouts (`list[Rollout]`): Those of this process, whose environments are reset with their rows.
-            prompt_ids (`list[list[int]]`): What the writer reads instead of their prompts.
-            write (`Callable`): From token ids of prompts to those of completions.
-
-        Returns:
-            Token ids and decoded completions of each.
-        """
-        for environment, rollout in zip(self.environments or (), rollouts, strict=False):
-            left_out = {"environment"} if self._multi_environment else set()
-            environment.reset(**{name: value for name, value in rollout.row.items() if name not in left_out})
-        replaced = {
-            "_tokenize_prompts": lambda prompts: (prompt_ids, None, {}),
-            "_generate_single_turn": lambda ids, *_, **__: (write(ids), None),
-            "rollout_func": None,
-        }
-        before = {name: vars(self)[name] for name in replaced if name in vars(self)}
-        vars(self).update(replaced)
-        try:
-            _, ids, _, completions, *_ = self._generate([rollout.prompt for rollout in rollouts])
-        finally:
-            for name in replaced:
-                del vars(self)[name]
-            vars(self).update(before)
-        return ids, completions
 
     # Helpers
 

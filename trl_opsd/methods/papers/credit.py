@@ -10,8 +10,10 @@ c is the row's own context, c_1 ... c_K are those of other rows. Option: `share`
 probability cancels.
 
 **Changed**: only the abstract is known to us, which says that a contrast within the batch isolates the input-specific
-part; the formula is our reading of it, and so are K = 2 and lambda = 1. The paper contrasts unrelated inputs, we the
-contexts of unrelated rows under the same input. A token without either kind of view has the verifier's advantage.
+part; the formula is our reading of it, and so are K = 2 and lambda = 1.
+
+The paper contrasts unrelated inputs, we the contexts of unrelated rows under the same input. A token without either
+kind of view has the verifier's advantage.
 
 **Fails** where all rows share one context, such as a rule: then nothing is left.
 """

@@ -2,8 +2,10 @@
 
 """
 The model teaches itself to be brief: the teacher is asked for the same answer in few words, the student is not, and is
-pulled to it on its own answers. No solution and no reward are needed. The teacher is the student of up to 50 steps ago,
-so that each renewal asks the shortened student to be shorter still.
+pulled to it on its own answers.
+
+No solution and no reward are needed. The teacher is the student of up to 50 steps ago, so that each renewal asks the
+shortened student to be shorter still.
 
     L = mean over t of KL(p_t || q_t),  q_t = snapshot(. | x, instruction, y_<t), renewed every 50 steps
 

@@ -11,9 +11,10 @@ Option: `evidence` is e. Guided rollouts are `trl_opsd.privileged.guided.guided_
 a recipe of scripts/opsd.py, and which a trainer takes as its `rollout_func`: half of the rollouts of a training batch.
 
 **Changed**: only the abstract was read. Guidance and mask are the paper's; the share, the bound, the divergence and the
-live teacher, under which the evidence is the context's alone, are ours: a proposed reading. Guided rollouts are not
-corrected for having been sampled elsewhere (`distillation_is_clip` can do so where the backend tells what it sampled
-with); under a policy term they would be off-policy.
+live teacher, under which the evidence is the context's alone, are ours: a proposed reading.
+
+Guided rollouts are not corrected for having been sampled elsewhere (`distillation_is_clip` can do so where the backend
+tells what it sampled with); under a policy term they would be off-policy.
 
 **Fails** without guided rollouts where the behaviour does not occur: the mask then has nothing to let through.
 """

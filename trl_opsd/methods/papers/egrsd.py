@@ -10,7 +10,9 @@ Options: `clip` is epsilon, `floor` is f.
 
 **Changed**: the three factors, and that the third has a lower bound above 0, are published; its form was not found, and
 exp(-H), as well as f = 0.5, are chosen here, and so is what of `rlsd` is left out: its share of plain GRPO, which is
-annealed, and its snapshot. The paper's second variant, which looks ahead, is not implemented.
+annealed, and its snapshot.
+
+The paper's second variant, which looks ahead, is not implemented.
 
 **Fails** where GRPO fails: without a reward that tells completions of a group apart there is no direction.
 """

@@ -9,9 +9,11 @@ the student is pulled to the same weights that read the solution; everywhere els
 lambda is `distillation_weight`; 0.1 gave up greedy accuracy for coverage.
 
 **Changed**: the paper samples new rollouts from the teacher for such prompts, keeps the right ones and distils on them.
-Here the tokens are those of the student's own failed rollouts, as everywhere in this library, so that no rollout of
-the teacher is needed and none is filtered: a proposed reading. The teacher's 64 likeliest tokens and a tail are
-compared; the paper renormalises the teacher's and lets the student's rest count log 2.
+Here the tokens are those of the student's own failed rollouts, as everywhere in this library, so that no rollout of the
+teacher is needed and none is filtered: a proposed reading.
+
+The teacher's 64 likeliest tokens and a tail are compared; the paper renormalises the teacher's and lets the student's
+rest count log 2.
 
 **Fails** when even the teacher can't turn a failed rollout towards the solution.
 """

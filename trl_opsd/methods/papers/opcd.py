@@ -11,8 +11,10 @@ A system prompt for all rows: `privileged_source: {fixed: {context: ...}}`. The 
 renormalise both sides over the set: `distillation_stop_gradient: false`.
 
 **Changed**: where the sum is not renormalised, its true gradient also pushes mass out of the set, and takes a token to
-be good only from q = e p on (Many Faces, 2605.11182). With the ratio held constant that part is left out; it is small
-where the set holds nearly all mass (`topk_mass` in the log). How the lessons are extracted is not part of it here.
+be good only from q = e p on (Many Faces, 2605.11182).
+
+With the ratio held constant that part is left out; it is small where the set holds nearly all mass (`topk_mass` in the
+log). How the lessons are extracted is not part of it here.
 
 **Fails** where the model does not follow the context even with it in view; what the weights hold already is not kept
 apart from what they learn.

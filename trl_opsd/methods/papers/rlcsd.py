@@ -2,8 +2,10 @@
 
 """
 The credit of a token is how much more likely a right hint makes it than K wrong ones in the same template: what any
-hint does to a teacher's style cancels, and the student's own probability plays no part. Tokens that this moves get it
-on top of the verifier's advantage, whose sign stays, and are averaged apart from the others.
+hint does to a teacher's style cancels, and the student's own probability plays no part.
+
+Tokens that this moves get it on top of the verifier's advantage, whose sign stays, and are averaged apart from the
+others.
 
     e_t = log q_right(y_t) - log mean_k q_wrong,k(y_t),  r_t = size tanh(e_t / tau)
     L = mean over t with |r_t| <= delta of PPO(A) + eta mean over the others of PPO(keep sign of A: A + r_t)
@@ -12,8 +14,10 @@ Options: `size` (the paper's beta lambda, 1 * 0.5), `tau`, `delta`, `eta`.
 
 **Changed**: TRL divides once, by all tokens; so advantages of the first set are multiplied by tokens / its tokens, and
 those of the second by eta tokens / its tokens, counted in the micro-batch, which gives the two means under TRL's token
-means (`dapo`). The code's clip of r_t at 2 can't bind at these values and is left out. A rollout without a right or
-without a wrong sibling keeps A.
+means (`dapo`).
+
+The code's clip of r_t at 2 can't bind at these values and is left out. A rollout without a right or without a wrong
+sibling keeps A.
 
 **Fails** without groups that hold both right and wrong rollouts.
 """

@@ -2,8 +2,10 @@
 
 """
 A successful sibling of the group, or what a verifier said, is what the teacher reads; every other rollout is pulled to
-it over the student's own most likely tokens, with the rest of the vocabulary as one more class. The teacher follows
-the student as a moving average. A bounded importance weight makes up for weights that have moved since the sampling.
+it over the student's own most likely tokens, with the rest of the vocabulary as one more class.
+
+The teacher follows the student as a moving average. A bounded importance weight makes up for weights that have moved
+since the sampling.
 
     L = mean over t of w_t GJSD_0.5(q_t, p_t) on S_100(p_t) and its tail,  w_t = min(p_t(y_t) / p_old(y_t), 2)
     phi <- 0.95 phi + 0.05 theta after each step

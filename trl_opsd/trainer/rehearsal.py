@@ -1,0 +1,60 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""Rehearsal: what the pre-flight asks of a GRPO trainer before training. It uses TRL's own members of the trainer."""
+
+from collections.abc import Callable
+from typing import Any
+
+from trl import GRPOTrainer
+
+from trl_opsd.rollouts.rollout import Rollout
+
+
+def training_rows(trainer: GRPOTrainer, numbers: list[int]) -> list[dict[str, Any]]:
+    """Rows of `train_dataset` with the columns that training sees."""
+    dataset = trainer._remove_unused_columns(trainer.train_dataset, description="training")
+    return [dataset[number] for number in numbers]
+
+
+def pop_metrics(trainer: GRPOTrainer) -> dict[str, list[float]]:
+    """Values by name that were logged in training since the last call or log."""
+    metrics = dict(trainer._metrics["train"])
+    trainer._metrics["train"].clear()
+    return metrics
+
+
+def generate_from(
+    trainer: GRPOTrainer,
+    rollouts: list[Rollout],
+    prompt_ids: list[list[int]],
+    write: Callable[[list[list[int]]], list[list[int]]],
+) -> tuple[list[list[int]], list]:
+    """
+    TRL's generation with tools and environments, by another writer. A collective.
+
+    Args:
+        trainer (`GRPOTrainer`): Gives generation, tools and environments.
+        rollouts (`list[Rollout]`): Those of this process, whose environments are reset with their rows.
+        prompt_ids (`list[list[int]]`): What the writer reads instead of their prompts.
+        write (`Callable`): From token ids of prompts to those of completions.
+
+    Returns:
+        Token ids and decoded completions of each.
+    """
+    for environment, rollout in zip(trainer.environments or (), rollouts, strict=False):
+        left_out = {"environment"} if trainer._multi_environment else set()
+        environment.reset(**{name: value for name, value in rollout.row.items() if name not in left_out})
+    replaced = {
+        "_tokenize_prompts": lambda prompts: (prompt_ids, None, {}),
+        "_generate_single_turn": lambda ids, *_, **__: (write(ids), None),
+        "rollout_func": None,
+    }
+    before = {name: vars(trainer)[name] for name in replaced if name in vars(trainer)}
+    vars(trainer).update(replaced)
+    try:
+        _, ids, _, completions, *_ = trainer._generate([rollout.prompt for rollout in rollouts])
+    finally:
+        for name in replaced:
+            del vars(trainer)[name]
+        vars(trainer).update(before)
+    return ids, completions
