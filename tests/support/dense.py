@@ -48,7 +48,7 @@ def dense_logps(model, head, tail):
 
 def check_scores(trainer, batch, name="privileged"):
     """What the teacher says of each taught token is what a plain forward over its ids says."""
-    index = batch["distillation"].view_names.index(name)
+    index = list(batch["distillation"].views).index(name)
     logps, _ = trainer.objective._scores(trainer.model, batch["distillation"])
     for row, (head, tail) in enumerate(zip(teacher_reads(batch, name), completions(batch), strict=True)):
         start = int(batch["distillation"].views[name].start[row])

@@ -36,7 +36,7 @@ def made(make_trainer, tokenizer, tmp_path):
         student = whole(trainer.model)
         teacher = {"base": start, "checkpoint": tiny.model(tokenizer, seed=5).state_dict(), "live": student}.get(kind)
         if kind == "ema":
-            trainer.teacher.follow(1)
+            trainer.teacher.update(1)
             rate = trainer.args.teacher_update_rate
             teacher = {name: value.lerp(student[name], rate) for name, value in start.items()}
         return trainer, {"live": student, "teacher": teacher}
