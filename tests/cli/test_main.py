@@ -58,10 +58,9 @@ def test_an_unknown_command_is_an_error():
 
 
 def test_examples_of_a_checkout_are_found_from_anywhere(monkeypatch, tmp_path):
-    """By the path from its root, and by the short one that recipes of version 0.1 have."""
     folder = tmp_path / "checkout"
-    (folder / "examples").mkdir(parents=True)
-    (folder / "examples" / "some_task.py").write_text("def reward(completions, **_):\n    return []\n")
+    (folder / "own_tasks").mkdir(parents=True)
+    (folder / "own_tasks" / "some_task.py").write_text("def reward(completions, **_):\n    return []\n")
     monkeypatch.setattr(arguments, "__file__", str(folder / "trl_opsd" / "cli" / "arguments.py"))
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
@@ -70,8 +69,8 @@ def test_examples_of_a_checkout_are_found_from_anywhere(monkeypatch, tmp_path):
     assert set(sys.path) - before <= {str(tmp_path)}, "an installed package has no examples"
     (folder / "pyproject.toml").touch()
     arguments.find_examples()
-    assert train.import_reward("some_task.reward")([]) == []
-    assert str(folder) in sys.path and str(folder / "scripts") not in sys.path, "it has none"
+    assert train.import_reward("own_tasks.some_task.reward")([]) == []
+    assert set(sys.path) - before <= {str(tmp_path), str(folder)}
 
 
 @pytest.mark.parametrize(

@@ -42,15 +42,15 @@ def skilled(make_trainer, answers=MIXED, dataset=None, **options):
     return make_trainer(dataset=dataset or sums(), privileged=source, **given), source
 
 
-def contexts(trainer):
-    return [[view.context for view in views] for views in trainer.collected.views]
+def contexts(collected):
+    return [[view.context for view in views] for views in collected.views]
 
 
 def test_skills_of_a_real_batch(make_trainer, tokenizer):
     trainer, source = skilled(make_trainer)
     batch = batch_of(trainer)
     one, other = SHOWN.format("It is 2"), SHOWN.format("2 + 3 = 5")
-    assert contexts(trainer) == [[one], [one], [other], [other]]
+    assert contexts(trainer.collected) == [[one], [one], [other], [other]]
     prompts = {
         index: tokenizer.decode(ids)
         for index, ids in zip(batch["distillation"].index.tolist(), teacher_reads(batch), strict=True)
@@ -137,7 +137,7 @@ def test_keys(make_trainer, key):
     trainer, source = skilled(make_trainer, dataset=sums(kind=[None, 1]), key=key)
     batch_of(trainer)
     assert [(skill.key, skill.task) for skill in source.store.skills.values()] == [("1", "2 + 3?")]
-    assert contexts(trainer) == [[], [], [SHOWN.format("2 + 3 = 5")], [SHOWN.format("2 + 3 = 5")]]
+    assert contexts(trainer.collected) == [[], [], [SHOWN.format("2 + 3 = 5")], [SHOWN.format("2 + 3 = 5")]]
     assert source.counts["skills_missing"] == 2
 
 
@@ -148,7 +148,7 @@ def test_the_best_skills_of_a_key(make_trainer):
     for k, expected in ((1, other), (2, f"{other}\n\n{own}")):
         trainer, _ = skilled(make_trainer, answers, sums(kind=["sum", "sum"]), key="kind", k=k)
         batch_of(trainer)
-        assert contexts(trainer) == [[expected]] * 4
+        assert contexts(trainer.collected) == [[expected]] * 4
 
 
 def test_a_missing_column_is_named_before_training(make_trainer):
@@ -235,7 +235,7 @@ def test_refreshed_every_few_steps(make_trainer):
     trainer.train()
     assert len(source.author.prompts) == 3 * 2
     assert [one.step for one in source.store.skills.values()] == [4, 4]
-    assert contexts(trainer)[0] == [SHOWN.format("It is 4 at 4.")]
+    assert contexts(trainer.collected)[0] == [SHOWN.format("It is 4 at 4.")]
 
 
 @pytest.mark.parametrize(("refresh", "steps"), [(3, [0, 4, 8]), (5, [0, 8])])
@@ -254,12 +254,12 @@ def test_evaluations_read_and_leave_the_store_alone(make_trainer):
     evaluation = {"eval_dataset": sums(), "per_device_eval_batch_size": 4, "num_generations_eval": 2}
     trainer, source = skilled(make_trainer, max_steps=1, **evaluation)
     trainer.evaluate()
-    assert (source.store.skills, source.refreshed, contexts(trainer)) == ({}, None, [[]] * 4)
+    assert (source.store.skills, source.refreshed, contexts(trainer.collected)) == ({}, None, [[]] * 4)
     trainer.train()
     before = source.state_dict()
     asked = len(source.author.prompts)
     trainer.evaluate()
-    assert contexts(trainer)[0] == [SHOWN.format("It is 2")]
+    assert contexts(trainer.collected)[0] == [SHOWN.format("It is 2")]
     assert source.state_dict() == before and len(source.author.prompts) == asked
     assert source.counts["skills_written"] == 0 and source.counts["skills_stored"] == 2
 
@@ -272,9 +272,10 @@ def recorded(make_trainer, **options):
     seen = {}
     collect = trainer.collector.collect
 
-    def kept(rollouts, size):
-        collect(rollouts, size)
-        seen[rollouts[0].step] = contexts(trainer)
+    def kept(capture, size, step):
+        collected = collect(capture, size, step)
+        seen[step] = contexts(collected)
+        return collected
 
     trainer.collector.collect = kept
     return trainer, source, seen

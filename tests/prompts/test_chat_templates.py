@@ -163,5 +163,5 @@ def test_a_prompt_that_ends_otherwise_is_left_alone(monkeypatch):
     student, teacher = THINKERS["Qwen3"]
     made = encoder("Qwen3", student_kwargs=student, teacher_kwargs=teacher, beginning="student")
     rollout = rollout_of(made, [USER])
-    monkeypatch.setattr(made.tokenizer, "encode", lambda *_: ([1, 2, 3], None))
+    monkeypatch.setattr(made.tokenizer, "encode_all", lambda *_: [([1, 2, 3], None)])
     assert ids_of(made, View(HINT), rollout) == [1, 2, 3]
