@@ -58,9 +58,11 @@ def test_an_unknown_command_is_an_error():
 
 
 def test_examples_of_a_checkout_are_found_from_anywhere(monkeypatch, tmp_path):
+    """By the path from its root, as its recipes name them."""
     folder = tmp_path / "checkout"
-    (folder / "own_tasks").mkdir(parents=True)
-    (folder / "own_tasks" / "some_task.py").write_text("def reward(completions, **_):\n    return []\n")
+    (folder / "examples").mkdir(parents=True)
+    (folder / "examples" / "__init__.py").touch()
+    (folder / "examples" / "some_task.py").write_text("def reward(completions, **_):\n    return []\n")
     monkeypatch.setattr(arguments, "__file__", str(folder / "trl_opsd" / "cli" / "arguments.py"))
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
@@ -69,8 +71,8 @@ def test_examples_of_a_checkout_are_found_from_anywhere(monkeypatch, tmp_path):
     assert set(sys.path) - before <= {str(tmp_path)}, "an installed package has no examples"
     (folder / "pyproject.toml").touch()
     arguments.find_examples()
-    assert train.import_reward("own_tasks.some_task.reward")([]) == []
-    assert set(sys.path) - before <= {str(tmp_path), str(folder)}
+    monkeypatch.delitem(sys.modules, "examples", raising=False)  # that of the checkout under test
+    assert train.import_reward("examples.some_task.reward")([]) == [] and str(folder) in sys.path
 
 
 @pytest.mark.parametrize(

@@ -47,8 +47,8 @@ def test_an_option_of_the_weights():
 def test_weights_have_a_mean_of_one_over_the_taught_tokens():
     stats = TokenStats(
         teacher_logps=torch.zeros(1, 5), teacher_entropy=torch.tensor([[0.0, 1.0, 2.0, 0.5, 9.0]]),
-        student_logps=torch.zeros(5), student_entropy=torch.zeros(5),
-        relative_positions=torch.zeros(5), rows=torch.zeros(5),
+        student_logps=torch.zeros(5), student_entropy=torch.zeros(5), relative_positions=torch.zeros(5),
+        rows=torch.zeros(5),
         taught=torch.tensor([[True, True, True, True, False]]),
     )  # fmt: skip
     factors = method_of("srpo").token_weight(signals("srpo", ["privileged"]).step_context)

@@ -3,6 +3,7 @@
 """Vision-language models: which pixels the teacher sees, through TRL's own batches, and what it makes of them."""
 
 import copy
+from itertools import cycle
 
 import pytest
 import torch
@@ -167,8 +168,7 @@ def many_views(groups):
     return [views(rollout) for rollout in rollouts_of(groups)]
 
 
-@every_kind
-@pytest.mark.parametrize("accumulation", [2, 4])
+@pytest.mark.parametrize(("kind", "accumulation"), zip(tiny_vlm.KINDS, cycle([2, 4]), strict=False))
 def test_rows_are_dealt_with_their_pixels(make, kind, accumulation):
     """0, 1 and 2 images in a row, 0 to 5 views of it, shuffled, split, dealt anew, idle rows left out."""
     counts = MIXED[kind]
