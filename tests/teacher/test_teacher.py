@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import tiny
 from batches import batch_of
 from conftest import length_reward
-from runs import LORA, move
+from runs import LORA, SAMPLED, move
 from trl_opsd.teacher.weights import CopiedWeights, StudentWeights
 
 
@@ -70,6 +70,19 @@ def test_base_of_an_adapter_that_is_part_of_the_start(make_trainer, tokenizer, i
     assert not torch.allclose(start, bare, atol=1e-3)
     move(trainer.model)
     assert torch.equal(teacher_answer(trainer, inputs), start)
+
+
+def test_scores_by_a_float32_head_of_a_bfloat16_teacher(make_trainer, tokenizer):
+    """`cast_lm_head_to_fp32` holds for the teacher's head as for the student's."""
+    model = tiny.model(tokenizer, tie_word_embeddings=False).to(torch.bfloat16)
+    trainer = make_trainer(model, cast_lm_head_to_fp32=True, **SAMPLED)
+    inputs = batch_of(trainer)
+    logps, _ = trainer.objective._scores(trainer.model, inputs["distillation"])
+    index = inputs["distillation"].mask.flatten().nonzero().squeeze(1)
+    head = trainer.model.lm_head.weight.float()
+    wanted = (teacher_answer(trainer, inputs).float() @ head.T / trainer.args.temperature).log_softmax(-1)
+    labels = inputs["completion_ids"].flatten()[index].unsqueeze(1)
+    torch.testing.assert_close(logps[0].flatten()[index], wanted.gather(1, labels).squeeze(1), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
