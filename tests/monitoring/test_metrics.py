@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from trl_opsd.kernels import forward_pass
-from trl_opsd.monitoring.metrics import reduce_means, token_metrics
+from trl_opsd.monitoring.metrics import reduce_means, repetition, token_metrics
 
 
 class TwoRanks:
@@ -41,6 +41,11 @@ def test_means_over_ranks_in_one_reduction():
         "self_distillation/tensors": 1.0,
     }
     assert ranks.reductions == 1
+
+
+def test_repetition_is_of_trigrams():
+    assert repetition([1, 2, 1, 2, 1, 2]) == 0.5, "two of four trigrams were there before, three of five pairs"
+    assert repetition([1, 2, 3, 4, 1, 2]) == repetition([1, 2]) == 0.0
 
 
 def stats_of(k: int = 2, b: int = 3, c: int = 4) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
