@@ -8,7 +8,6 @@ import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-import pytest
 from transformers import Trainer
 from trl import GRPOTrainer
 
