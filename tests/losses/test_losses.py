@@ -15,15 +15,15 @@ from loss_cases import (
     SUPPORTS,
     TOKEN_CLIPS,
     check,
+    corners,
+    every_corner,
     every_entry_clip,
     every_kind,
-    every_support,
     library,
     make_spec,
     random_logits,
     tolerance_of,
 )
-from pairwise import pairwise
 from trl_opsd.losses import (
     DIVERGENCES,
     DivergenceSpec,
@@ -38,12 +38,9 @@ from trl_opsd.losses import (
 from trl_opsd.losses.divergences import LOG_ZERO, logit_gradient
 
 
-EVERY = {"kind": list(KINDS), "support": list(SUPPORTS)}
-
-
 @pytest.mark.parametrize(
     ("kind", "support", "entry_clip", "token_clip", "temperature"),
-    pairwise(**EVERY, entry_clip=list(ENTRY_CLIPS), token_clip=list(TOKEN_CLIPS), temperature=[0.7, 0.5, 1.0, 3.0]),
+    corners(entry_clip=list(ENTRY_CLIPS), token_clip=list(TOKEN_CLIPS), temperature=[0.7, 0.5, 1.0, 3.0]),
 )
 def test_values_and_gradients(kind, support, entry_clip, token_clip, temperature):
     check(*random_logits(), make_spec(kind, support, entry_clip, token_clip, temperature=temperature))
@@ -51,7 +48,7 @@ def test_values_and_gradients(kind, support, entry_clip, token_clip, temperature
 
 @pytest.mark.parametrize(
     ("kind", "support", "entry_clip", "token_clip"),
-    pairwise(**EVERY, entry_clip=list(ENTRY_CLIPS), token_clip=list(TOKEN_CLIPS)),
+    corners(entry_clip=list(ENTRY_CLIPS), token_clip=list(TOKEN_CLIPS)),
 )
 def test_float32(kind, support, entry_clip, token_clip):
     student, teacher = (logits.float() for logits in random_logits(v=40, seed=2))
@@ -134,8 +131,7 @@ def test_mixtures_tend_to_the_kls(name, alpha, factor, limit):
 
 @pytest.mark.parametrize(
     ("kind", "support", "absent", "entry_clip", "token_clip"),
-    pairwise(
-        **EVERY,
+    corners(
         absent=["student", "teacher", "both"],
         entry_clip=list(ENTRY_CLIPS),
         token_clip=list(TOKEN_CLIPS),
@@ -215,8 +211,7 @@ def test_two_tokens(kind):
             check(student, teacher, make_spec(kind, "full", entry_clip, token_clip, **options))
 
 
-@every_kind
-@every_support
+@every_corner
 def test_sign_of_the_clipped_loss(kind, support):
     student, teacher = random_logits(n=200, seed=11)
     for clip in (1e-9, 1e-3, 0.05):
@@ -233,8 +228,7 @@ def test_sign_of_the_clipped_loss(kind, support):
             torch.testing.assert_close(signed.loss, non_negative.loss, rtol=0, atol=0)
 
 
-@every_kind
-@every_support
+@every_corner
 def test_clips_that_do_not_bind_change_nothing(kind, support):
     student, teacher = random_logits(seed=12)
     plain = library(student, teacher, make_spec(kind, support))
@@ -246,8 +240,7 @@ def test_clips_that_do_not_bind_change_nothing(kind, support):
         assert (got.stats["clipped"] == 0).all()
 
 
-@every_kind
-@every_support
+@every_corner
 def test_token_clip(kind, support):
     student, teacher = random_logits(seed=13)
     plain = library(student, teacher, make_spec(kind, support))
@@ -260,7 +253,7 @@ def test_token_clip(kind, support):
     assert (got.gradient[over] == 0).all()
 
 
-@pytest.mark.parametrize(("kind", "support", "temperature"), pairwise(**EVERY, temperature=[1.0, 0.6]))
+@pytest.mark.parametrize(("kind", "support", "temperature"), corners(temperature=[1.0, 0.6]))
 def test_agreement_gives_exact_zeros(kind, support, temperature):
     generator = torch.Generator().manual_seed(14)
     logits = torch.randn(8, 1000, generator=generator) * torch.tensor([0.1, 1, 2, 4, 8, 16, 64, 256]).unsqueeze(1)

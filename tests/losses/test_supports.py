@@ -12,8 +12,8 @@ from loss_cases import (
     KINDS,
     TOKEN_CLIPS,
     check,
+    every_corner,
     every_kind,
-    every_support,
     library,
     make_spec,
     named,
@@ -92,8 +92,7 @@ def test_top_1_without_tail_says_nothing_and_is_refused():
         DivergenceSpec(topk=1)
 
 
-@every_kind
-@every_support
+@every_corner
 def test_gradient_leaves_the_rest_alone_without_tail(kind, support):
     student, teacher = random_logits(seed=10)
     spec = make_spec(kind, support)

@@ -2,12 +2,15 @@
 
 """Inputs and comparisons of the tests of `trl_opsd.losses`. Legend: N tokens, V vocabulary."""
 
+from collections.abc import Sequence
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
 
 import reference
+from pairwise import pairwise
 from trl_opsd.losses import DivergenceSpec, Pair, TokenLoss, stat_names, token_loss
 
 
@@ -40,8 +43,20 @@ DOUBLE = {"rtol": 1e-9, "atol": 1e-11}
 SINGLE = {"rtol": 2e-5, "atol": 2e-6}
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
-every_support = pytest.mark.parametrize("support", SUPPORTS)
 every_entry_clip = pytest.mark.parametrize("entry_clip", ENTRY_CLIPS)
+
+
+def corners(**options: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Pairwise corners of the divergence, the source of the support, its tail and these options."""
+    sources = ["full", "student", "teacher", "union", "top1"]
+    found = []
+    for kind, source, tail, *rest in pairwise(kind=list(KINDS), source=sources, tail=[False, True], **options):
+        has_tail = source == "top1" or (tail and source != "full")
+        found.append((kind, source + "-tail" * has_tail, *rest))
+    return list(dict.fromkeys(found))
+
+
+every_corner = pytest.mark.parametrize(("kind", "support"), corners())
 
 
 def make_spec(kind: str, support: str = "full", entry_clip: str = "", token_clip: str = "", **other) -> DivergenceSpec:
