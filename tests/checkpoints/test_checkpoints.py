@@ -133,6 +133,14 @@ def test_rotation_is_that_of_transformers(tmp_path, limit, best, stays):
     assert sorted(os.listdir(tmp_path)) == sorted(f"checkpoint-{step}" for step in stays)
 
 
+def test_a_half_written_checkpoint_takes_no_place_of_a_whole_one(tmp_path):
+    for step in (2, 4, 6):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    (tmp_path / "checkpoint-4" / MARKER).touch()
+    rotate(tmp_path / "checkpoint-6", 2, None)
+    assert sorted(os.listdir(tmp_path)) == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
+
+
 def test_the_older_checkpoint_stays_until_the_new_one_is_complete(make_trainer, tmp_path):
     """Here the writing fails after transformers has done its part, at the end of which it rotates."""
     trainer = make_trainer(max_steps=3, save_strategy="steps", save_steps=1, save_total_limit=1)
