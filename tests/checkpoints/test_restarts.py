@@ -183,6 +183,7 @@ def test_warnings_are_given_once_over_restarts():
     log = {"self_distillation/view_share": 0.0, "self_distillation/divergence": 0.0}
     one, other = SignalMonitor(), SignalMonitor()
     assert len([text for step in range(5) for text in one.observe(log, step)]) == 2
+    other.observe(log, 0)  # it forgets what it saw before the checkpoint was loaded
     other.recall([*({**log, "step": step} for step in range(3)), {"eval_loss": 1.0, "step": 3}])
     assert [text for step in range(3, 5) for text in other.observe(log, step)] == []
     assert (one.history, one.said) == (other.history, other.said)
