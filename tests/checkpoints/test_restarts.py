@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import TrainerCallback
@@ -180,6 +181,7 @@ def test_plain_grpo_resumes_as_grpo_trainer_does(make_trainer, tmp_path):
 
 
 def test_warnings_are_given_once_over_restarts():
+    PartialState()  # warnings go through accelerate
     log = {"self_distillation/view_share": 0.0, "self_distillation/divergence": 0.0}
     one, other = SignalMonitor(), SignalMonitor()
     assert len([text for step in range(5) for text in one.observe(log, step)]) == 2

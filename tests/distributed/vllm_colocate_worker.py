@@ -125,7 +125,7 @@ def unsynced(trainer: OPSDTrainer) -> dict[str, float]:
         inputs["distillation"].views["privileged"].prompt_ids,
         inputs["distillation"].views["privileged"].prompt_mask,
     )
-    with trainer.teacher.answering(trainer.model) as teacher:
+    with trainer.teacher.teacher_forward(trainer.model) as teacher:
         _, log_q = dense_logits(teacher, *views, inputs)
     mask = inputs["completion_mask"].bool() & (inputs["distillation"].views["privileged"].weight > 0).unsqueeze(1)
     own = log_p.gather(-1, inputs["completion_ids"].unsqueeze(-1)).squeeze(-1)
