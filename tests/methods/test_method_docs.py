@@ -16,6 +16,6 @@ def test_each_method_is_in_the_table_and_has_a_block():
     for name in method_names():
         method = method_of(name)
         assert f"| [{name}](#{name}) |" in page and page.count(f"\n## {name}\n") == 1
-        block = " ".join(method_docs.block(name).split())  # lines end anywhere
+        block = " ".join(method_docs.block(name).split())  # whose lines are wrapped
         assert method.title in block and method.paper in block and method.needs in block and "**Fails**" in block
         assert all(f"`{option}: " in block for option in [*method.defaults, *method.options])
