@@ -132,9 +132,8 @@ def test_the_server_writes_contexts(server, tmp_path, chat):
         said = model.generate(torch.tensor([ids]), max_new_tokens=6, do_sample=False)[0, len(ids) :]
         text = tokenizer.decode(said, skip_special_tokens=True).rstrip("\ufffd").strip()  # vLLM waits for whole ones
         assert text and view.context == text
-    counts = trainer.collector.count_metrics()
-    assert counts["self_distillation/endpoint_requests"] == len(PROMPTS)
-    assert counts["self_distillation/endpoint_failed"] == 0
+    counts = trainer.collected.counts
+    assert counts["endpoint_requests"] == len(PROMPTS) and counts["endpoint_failed"] == 0
 
 
 def test_without_nccl_the_user_is_told_at_once(server, tmp_path):
