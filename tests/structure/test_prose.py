@@ -1,7 +1,8 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Prose of README and docs: lines of at most 120 characters, paragraphs of at most 60 words."""
+"""Prose of README and docs: lines of at most 120 characters, paragraphs of at most 60 words. Docstrings: first lines."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -11,7 +12,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MOST_CHARACTERS = 120
 MOST_WORDS = 60
-# Empty it once the branches that rewrite these pages are merged
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -66,3 +66,12 @@ def test_items_of_a_list_are_paragraphs_and_code_is_none():
     text = "# Title\nOne two\nthree.\n\n- four\n  five\n- six\n\n"
     text += "```\ncode\n```\n| a | b |\n<!-- made -->\nx\n<!-- /made -->\n"
     assert [words for _, words in paragraphs(text)] == ["# Title", "One two three.", "- four five", "- six"]
+
+
+def test_a_docstring_begins_with_a_name_or_a_verb():
+    begins_otherwise = re.compile(r"(What|Whose|Who|How|Where|When|Why|As|That|All of|Of|In|From|By|With|For|It|If)\b")
+    for path in (ROOT / "trl_opsd").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                first = (ast.get_docstring(node) or "").strip().split("\n")[0]
+                assert not begins_otherwise.match(first), f"{path}: {first}"

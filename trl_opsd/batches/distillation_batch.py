@@ -74,7 +74,7 @@ def view_weights(views: list[ViewTensors]) -> torch.Tensor:
 @dataclass
 class DistillationBatch:
     """
-    What the distillation term knows of a micro-batch.
+    A micro-batch as the distillation term reads it.
 
     Args:
         views (`dict[str, ViewTensors]` of length K): Its views by name, with the same names on every process.

@@ -85,7 +85,7 @@ def _joined(tensors: list[torch.Tensor]) -> torch.Tensor:
     shape = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
 
     def missing(own: torch.Size) -> list[int]:
-        """As `pad` wants it: from the last dimension to the second, before and after."""
+        """Argument of `pad`: from the last dimension to the second, before and after."""
         return [n for size, have in zip(shape[::-1], own[:0:-1], strict=True) for n in (0, size - have)]
 
     return torch.cat([pad(tensor, missing(tensor.shape)) for tensor in tensors])

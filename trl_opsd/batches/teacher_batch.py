@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-What one teacher forward reads: only rows with a view, several views at once, and each prompt that rows share once.
+Inputs of one teacher forward: only rows with a view, several views at once, and each prompt that rows share once.
 
 Legend: B rows of a micro-batch, R rows that the teacher reads, U distinct prompts, P prompt tokens, C completion
 tokens, T distilled tokens of the R rows.

@@ -95,7 +95,7 @@ def _check(
 
 @dataclass
 class _Tally:
-    """What is known of one view: local rows as `(has it, tokens read, prompt, student's score, teacher's score)`."""
+    """Measurements of one view: local rows as `(has it, tokens read, prompt, student's score, teacher's score)`."""
 
     rows: list[tuple[bool, int, tuple[int, int], float, float]] = field(default_factory=list)
     divergences: list[float] = field(default_factory=list)
@@ -251,7 +251,7 @@ class _Measurement:
 
 
 def _view_report(source: str, view: str, tally: _Tally, rollouts: int) -> ViewReport:
-    """Of all processes. A collective."""
+    """Report of one view over all processes. A collective."""
     rows = [row for row in gather_object(tally.rows) if row[0]]
     scored = [row[2:] for row in rows if math.isfinite(row[3]) and math.isfinite(row[4])]
     pairs = [(student, teacher) for _, student, teacher in scored]

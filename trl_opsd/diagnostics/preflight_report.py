@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-What [`preflight`] found, in plain words.
+Report of [`preflight`] in plain words.
 
 The final gain of on-policy self-distillation was seen to grow linearly with the gap between the teacher's and the
 student's score before training ([A Predictive Law for On-Policy Self-Distillation From World
@@ -109,7 +109,7 @@ class ViewReport:
 @dataclass(frozen=True)
 class PreflightReport:
     """
-    What [`preflight`] measured.
+    Measurements of [`preflight`].
 
     Args:
         prompts, rollouts (`int`): Dataset rows, and completions that the student sampled of them.

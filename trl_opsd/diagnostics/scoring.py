@@ -84,7 +84,7 @@ class Scorer:
         return self._scores(rollouts, completions, ids)
 
     def _pixels(self, rollouts: list[Rollout], view: EncodedView | None = None) -> list[Pixels]:
-        """What the student sees of each rollout, or the teacher."""
+        """Images that the student, or the teacher, reads of each rollout."""
         if self.trainer.images is None:
             return []
         own = [None] * len(rollouts) if view is None else view.pixels

@@ -91,7 +91,7 @@ class TeacherRequest:
     float32_head: bool = False
 
     def model_inputs(self) -> dict[str, torch.Tensor]:
-        """What the wrapped model is called with. With a shared prefix, `run` does its own calls of the backbone."""
+        """Inputs of the wrapped model. With a shared prefix, `run` does its own calls of the backbone."""
         if self.batch.share_prefix:
             return {"input_ids": self.batch.prompt_ids, "attention_mask": self.batch.prompt_mask}
         return self.batch.model_inputs()

@@ -29,7 +29,7 @@ class SignalMonitor:
 
     def observe(self, logs: dict[str, float], step: int) -> list[str]:
         """
-        Take in one training log.
+        Observe one training log.
 
         Args:
             logs (`dict[str, float]`): What the trainer logs.
@@ -44,7 +44,7 @@ class SignalMonitor:
         return found
 
     def recall(self, log_history: list[dict[str, float]]) -> None:
-        """Take in the logs of a resumed run up to its checkpoint. What was said then is not said again."""
+        """Recall the logs of a resumed run up to its checkpoint. Its warnings are not given again."""
         self.history, self.said = [], set()
         for logs in log_history:
             self._new_signs({name: value for name, value in logs.items() if name != "step"})  # which `observe` lacks

@@ -28,7 +28,7 @@ _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 @dataclass(frozen=True)
 class Leak:
     """
-    What a completion gives away.
+    Leak of the privileged context into a completion.
 
     Args:
         quote (`str`, *optional*): Its first words that stand in the context and not in what the student read.
@@ -40,7 +40,7 @@ class Leak:
 
     @property
     def shown(self) -> str | None:
-        """As text, for the completions table."""
+        """The leak as text, for the completions table."""
         found = [f"{kind}: {text}" for kind, text in (("quote", self.quote), ("phrase", self.phrase)) if text]
         return "; ".join(found) or None
 

@@ -31,7 +31,7 @@ def same_images(one: list[Any], other: list[Any]) -> bool:
 
 
 def image_content(image: Any) -> str:
-    """What tells pictures apart, be they equal objects or not: a hash, or the address of one."""
+    """Identity of a picture, the same for equal ones: a hash, or its address."""
     if hasattr(image, "getpalette"):  # Pillow's, which is no requirement for text
         return hashlib.sha256(f"{image.mode} {image.size} {image.getpalette()}".encode() + image.tobytes()).hexdigest()
     if isinstance(image, str):

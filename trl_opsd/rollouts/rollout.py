@@ -13,7 +13,7 @@ Messages = list[dict[str, Any]]
 @dataclass(frozen=True)
 class Turn:
     """
-    What the student wrote in one go, and what came back.
+    One assistant turn of a rollout, with the tool results that follow it.
 
     Args:
         start, end (`int`): Its tokens, `completion_ids[start:end]`.
@@ -33,7 +33,7 @@ class Turn:
 
     @property
     def errors(self) -> list[str]:
-        """What its failing tool calls say: the texts within the `{'error': ...}` with which TRL's tool loop, or a tool
+        """Errors of its failing tool calls: the texts within the `{'error': ...}` with which TRL's tool loop, or a tool
         of the same habit, answers."""
         return [error for error in map(_tool_error, self.results) if error is not None]
 
@@ -101,12 +101,12 @@ class Rollout:
 
     @property
     def text(self) -> str:
-        """What the student wrote, as text: its turns without tool calls and results."""
+        """Text of the student's turns, without tool calls and results."""
         return "\n".join(turn.text for turn in self.turns)
 
     @property
     def where(self) -> str:
-        """How an error names it."""
+        """Name of the rollout in error messages."""
         return named_by_prompt(self.prompt)
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""What a privileged source returns: [`View`]."""
+"""[`View`]: privileged context of one rollout, with its role in the teacher's prompt."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -82,7 +82,7 @@ class View:
 
     @property
     def shown(self) -> str | Messages | None:
-        """What the teacher reads of it beside the student's prompt: its text, its messages or a whole prompt."""
+        """Content that the teacher reads beside the student's prompt: its text, its messages or a whole prompt."""
         if isinstance(self.context, str):
             return self.text
         return self.prompt if self.context is None else self.context

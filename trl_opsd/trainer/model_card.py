@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""What the model card says: the method's paper, and beyond TRL's card how this model was distilled."""
+"""Model card: TRL's, with the method's paper and the settings of the distillation."""
 
 import textwrap
 from dataclasses import fields

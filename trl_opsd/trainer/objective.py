@@ -151,7 +151,7 @@ class DistillationObjective:
         return self.method.advantages(self.signals(batch, stats))
 
     def signals(self, batch: DistillationBatch, stats: dict[str, torch.Tensor]) -> TokenSignals:
-        """What a method may look at: see [`TokenSignals`]."""
+        """Signals of the micro-batch that a method may read: see [`TokenSignals`]."""
         return TokenSignals(
             step_context=self.method.step_context(list(batch.views)),
             **{name: stats[name] for name in TOKEN_STATS},

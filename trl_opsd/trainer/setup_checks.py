@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""What can only be checked once the model and the data are there, before the first step."""
+"""Checks before the first step that need the model or the data."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +24,7 @@ def no_reward(prompts: list, **kwargs: Any) -> list[float]:
 
 def resolve_policy_weight(args: OPSDConfig, has_reward: bool) -> float:
     """
-    What `policy_weight` stands for, checked.
+    Resolve `policy_weight`, whose default depends on whether there is a reward.
 
     Args:
         args ([`OPSDConfig`]): Options.

@@ -156,7 +156,7 @@ class ViewCollector:
         return all(any(name == one or name.startswith(f"{one}-") for name in names) for one in self.required)
 
     def _counted(self) -> dict[str, float]:
-        """What the source counted of this batch, on this process."""
+        """Counters of the source for this batch, on this process."""
         counts = self.source.counts
         if not isinstance(counts, dict) or not all(isinstance(value, (int, float)) for value in counts.values()):
             raise ValueError(f"`counts` of {source_name(self.source)} must map names to numbers, got {counts!r}.")

@@ -1,8 +1,8 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-For behaviour so rare that the student never shows it: some rollouts are sampled with the context in view, and trained
-under the bare prompt. A mask of evidence keeps the context's side effects out: only tokens that the context makes
+Guided rollouts for behaviour so rare that the student never shows it: some are sampled with the context in view, and
+trained under the bare prompt. A mask of evidence keeps the context's side effects out: only tokens that the context makes
 likelier are taught, with the student's own weights as the teacher.
 
     L = mean over t of m_t KL(q_t || p_t),  m_t = 1[log q_t(y_t) - log p_t(y_t) > e]

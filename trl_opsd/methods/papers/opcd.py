@@ -1,8 +1,8 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-What stands in the context moves into the weights: the teacher reads lessons from earlier attempts or a system prompt,
-the student answers without them and is pulled to the teacher on its own answers. The divergence looks at the tokens
+Context distillation moves a context into the weights: the teacher reads lessons from earlier attempts or a system
+prompt, the student answers without them and is pulled to the teacher on its own answers. The divergence looks at the tokens
 that the student itself finds most likely. The teacher's weights stand still.
 
     L = mean over t of sum over v in S_256(p_t) of p_tv sg(log(p_tv / q_tv))

@@ -1,8 +1,8 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-What a reference says by itself, its words and style, is subtracted: the target is the base on the bare problem, tilted
-by how much more likely the problem makes a token for one who has read the reference.
+Purified distillation subtracts the words and the style of the reference itself: the target is the base on the bare
+problem, tilted by how much more likely the problem makes a token for one who has read the reference.
 
     L = mean over t of GJSD_0.5(q*, p),  q* = softmax(log base(.|x) + c tanh(D / c) / b)
     D = log base(.|x, r) - log base(.|r), minus its mean over the vocabulary

@@ -1,8 +1,8 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-Where a turn of a rollout goes wrong, a short hint is put just before it, and the model that reads the hint scores the
-very tokens of that turn again: nothing is decoded. Only this turn is distilled; the rest learns from the reward. A rule
+A short hint is put just before a turn that goes wrong, and the model that reads the hint scores the very tokens of that
+turn again: nothing is decoded. Only this turn is distilled; the rest learns from the reward. A rule
 for each class of error says what the hint is.
 
     L = KL(sg p(. | s_t, h, y_<t) || p(. | s_t, y_<t)) over the tokens of the failed turn, beside the policy loss
