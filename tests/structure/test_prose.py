@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Prose of README and docs: lines of at most 120 characters, paragraphs of at most 60 words. Docstrings: first lines."""
+"""Lines of README and docs: 120 characters at most; paragraphs: 60 words at most. First lines of docstrings."""
 
 import ast
 import re

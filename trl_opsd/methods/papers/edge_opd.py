@@ -2,8 +2,8 @@
 
 """
 Guided rollouts for behaviour so rare that the student never shows it: some are sampled with the context in view, and
-trained under the bare prompt. A mask of evidence keeps the context's side effects out: only tokens that the context makes
-likelier are taught, with the student's own weights as the teacher.
+trained under the bare prompt. A mask of evidence keeps the context's side effects out: only tokens that the context
+makes likelier are taught, with the student's own weights as the teacher.
 
     L = mean over t of m_t KL(q_t || p_t),  m_t = 1[log q_t(y_t) - log p_t(y_t) > e]
 

@@ -2,8 +2,8 @@
 
 """
 Context distillation moves a context into the weights: the teacher reads lessons from earlier attempts or a system
-prompt, the student answers without them and is pulled to the teacher on its own answers. The divergence looks at the tokens
-that the student itself finds most likely. The teacher's weights stand still.
+prompt, the student answers without them and is pulled to the teacher on its own answers. The divergence looks at the
+tokens that the student itself finds most likely. The teacher's weights stand still.
 
     L = mean over t of sum over v in S_256(p_t) of p_tv sg(log(p_tv / q_tv))
 

@@ -2,8 +2,8 @@
 
 """
 A short hint is put just before a turn that goes wrong, and the model that reads the hint scores the very tokens of that
-turn again: nothing is decoded. Only this turn is distilled; the rest learns from the reward. A rule
-for each class of error says what the hint is.
+turn again: nothing is decoded. Only this turn is distilled; the rest learns from the reward. A rule for each class of
+error says what the hint is.
 
     L = KL(sg p(. | s_t, h, y_<t) || p(. | s_t, y_<t)) over the tokens of the failed turn, beside the policy loss
 
