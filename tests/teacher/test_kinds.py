@@ -23,7 +23,7 @@ PACKAGE = Path(trl_opsd.__file__).parent
 def config_of(kind):
     return SimpleNamespace(
         method="some_method", teacher_model_kind=kind, teacher_sync_steps=1, teacher_update_rate=0.05,
-        teacher_model_name_or_path="some/model",
+        teacher_model_name_or_path="some/model", teacher_model_init_kwargs=None,
     )  # fmt: skip
 
 

@@ -173,6 +173,27 @@ def test_checkpoint_teacher_is_plain_on_policy_distillation(make_trainer, tokeni
     assert log["self_distillation/view_share"] == 1.0 and log["self_distillation/divergence"] > 0
 
 
+@pytest.mark.parametrize(
+    ("given", "dtype"),
+    [
+        ({}, torch.float32),  # the student's
+        ({"dtype": "bfloat16"}, torch.bfloat16),
+        ({"torch_dtype": "bfloat16"}, torch.bfloat16),
+        ({"torch_dtype": torch.bfloat16}, torch.bfloat16),
+        ({"torch_dtype": "auto"}, torch.float16),  # the folder's
+    ],
+    ids=str,
+)
+def test_type_of_the_checkpoint_teacher(make_trainer, tokenizer, tmp_path, given, dtype):
+    """Also by the former name of the option."""
+    tiny.model(tokenizer).half().save_pretrained(tmp_path / "half")
+    tokenizer.save_pretrained(tmp_path / "half")
+    options = {"teacher_model_kind": "checkpoint", "teacher_model_name_or_path": str(tmp_path / "half")}
+    assert make_trainer(**options, teacher_model_init_kwargs=given).teacher.model.dtype == dtype
+    with pytest.raises(ValueError, match="`dtype` and `torch_dtype`"):
+        make_trainer(**options, teacher_model_init_kwargs={"dtype": "auto", "torch_dtype": "auto"})
+
+
 def test_weight_zero_runs_no_teacher(make_trainer):
     trainer = make_trainer(distillation_weight=0.0, reward_funcs=length_reward)
     assert not hasattr(trainer, "teacher")

@@ -2,6 +2,7 @@
 
 """Bad input ends in a `ValueError` that names the row and the option, before anything is trained."""
 
+import functools
 import re
 
 import pytest
@@ -450,3 +451,38 @@ def test_bad_views_later_in_the_run_lose_nothing(make_trainer):
         trainer.train()
     assert trainer.state.global_step == 1
     assert all(torch.equal(param, seen[name]) for name, param in trainer.model.named_parameters())
+
+
+def constant(completions, value, **kwargs):
+    return [value] * len(completions)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_reward_functions_of_one_name_are_numbered(make_trainer, turned):
+    """Partials and closures: each is a reward of its own for sources, conditions and logs."""
+    rewards, seen = (
+        [functools.partial(constant, value=0.25), functools.partial(constant, value=0.75), length_reward],
+        [],
+    )
+    if turned:
+        rewards[:2] = rewards[1::-1]
+
+    def look(groups):
+        seen.extend(rollout.rewards for rollout in rollouts_of(groups))
+        return [[View("It is 2.")] for _ in rollouts_of(groups)]
+
+    trainer = make_trainer(reward_funcs=rewards, privileged=look, max_steps=1)
+    trainer.train()
+    assert all(list(one) == ["constant_1", "constant_2", "length_reward"] for one in seen)
+    pair = [0.75, 0.25] if turned else [0.25, 0.75]
+    assert all([one["constant_1"], one["constant_2"]] == pair for one in seen) and seen
+    log = trainer.state.log_history[0]
+    assert [log["rewards/constant_1/mean"], log["rewards/constant_2/mean"]] == pair
+
+
+def test_a_condition_on_a_name_that_several_had_is_refused(make_trainer):
+    source = {"when": {"condition": {"reward_from": {"value": 0.5, "function": "constant"}}, "source": "column"}}
+    rewards = [functools.partial(constant, value=0.25), functools.partial(constant, value=0.75)]
+    trainer = make_trainer(reward_funcs=rewards, privileged_source=source)
+    with pytest.raises(ValueError, match=r"no reward function 'constant', only \['constant_1', 'constant_2'\]"):
+        trainer.train()

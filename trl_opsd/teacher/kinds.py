@@ -151,6 +151,10 @@ class Checkpoint(Teacher):
         super().check(config, synced_by_method)
         if config.teacher_model_name_or_path is None:
             raise ValueError("`teacher_model_kind='checkpoint'` needs `teacher_model_name_or_path`.")
+        if {"dtype", "torch_dtype"} <= set(config.teacher_model_init_kwargs or {}):
+            raise ValueError(
+                "`teacher_model_init_kwargs` has `dtype` and `torch_dtype`, its former name: keep `dtype`."
+            )
 
     def make_weights(self, tokenizer: PreTrainedTokenizerBase, patch: Patch) -> TeacherWeights:
         model = self._load_model(tokenizer)
@@ -160,7 +164,9 @@ class Checkpoint(Teacher):
     def _load_model(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
         """Load the model and compare its vocabulary with the student's."""
         path = self.args.teacher_model_name_or_path
-        kwargs = {"dtype": self.core.dtype, **(self.args.teacher_model_init_kwargs or {}), **loading_kwargs()}
+        given = dict(self.args.teacher_model_init_kwargs or {})
+        dtype = given.pop("torch_dtype", self.core.dtype)  # the former name of `dtype`
+        kwargs = {"dtype": dtype, **given, **loading_kwargs()}
         model = create_model_from_path(path, **kwargs)
         own = AutoTokenizer.from_pretrained(path, revision=kwargs.get("revision"))
         heads = (each.get_output_embeddings().weight for each in (model, self.core))

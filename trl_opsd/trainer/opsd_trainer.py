@@ -61,6 +61,7 @@ from trl_opsd.trainer.setup_checks import (
     context_length,
     no_reward,
     resolve_policy_weight,
+    unique_names,
 )
 from trl_opsd.trainer.text_generator import TextGenerator
 from trl_opsd.trainer.view_collector import CollectedViews, ViewCollector, check_alignment, source_of
@@ -179,6 +180,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         if isinstance(args, OPSDConfig):
             self.policy_weight = resolve_policy_weight(args, self.has_reward)
         if not self.is_plain_grpo:
+            self.reward_func_names = unique_names(self.reward_func_names)
             self._set_up_distillation(args)
 
     # Set-up

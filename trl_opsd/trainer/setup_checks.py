@@ -45,6 +45,11 @@ def resolve_policy_weight(args: OPSDConfig, has_reward: bool) -> float:
     return weight
 
 
+def unique_names(names: list[str]) -> list[str]:
+    """Names of the reward functions, numbered where several have one, as partials and closures do."""
+    return [f"{name}_{names[: i + 1].count(name)}" if names.count(name) > 1 else name for i, name in enumerate(names)]
+
+
 def check_datasets(source: Source, train_dataset: Any, eval_dataset: Any) -> None:
     """
     Let a source that reads dataset columns look for them in the data sets; other sources need none.
