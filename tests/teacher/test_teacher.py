@@ -190,7 +190,7 @@ def test_type_of_the_checkpoint_teacher(make_trainer, tokenizer, tmp_path, given
     tokenizer.save_pretrained(tmp_path / "half")
     options = {"teacher_model_kind": "checkpoint", "teacher_model_name_or_path": str(tmp_path / "half")}
     assert make_trainer(**options, teacher_model_init_kwargs=given).teacher.model.dtype == dtype
-    with pytest.raises(ValueError, match="`dtype` and `torch_dtype`"):
+    with pytest.raises(ValueError, match="`dtype` and its former name `torch_dtype`"):
         make_trainer(**options, teacher_model_init_kwargs={"dtype": "auto", "torch_dtype": "auto"})
 
 

@@ -460,10 +460,8 @@ def constant(completions, value, **kwargs):
 @pytest.mark.parametrize("turned", [False, True])
 def test_reward_functions_of_one_name_are_numbered(make_trainer, turned):
     """Partials and closures: each is a reward of its own for sources, conditions and logs."""
-    rewards, seen = (
-        [functools.partial(constant, value=0.25), functools.partial(constant, value=0.75), length_reward],
-        [],
-    )
+    rewards = [functools.partial(constant, value=0.25), functools.partial(constant, value=0.75), length_reward]
+    seen = []
     if turned:
         rewards[:2] = rewards[1::-1]
 

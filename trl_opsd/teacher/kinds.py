@@ -152,9 +152,7 @@ class Checkpoint(Teacher):
         if config.teacher_model_name_or_path is None:
             raise ValueError("`teacher_model_kind='checkpoint'` needs `teacher_model_name_or_path`.")
         if {"dtype", "torch_dtype"} <= set(config.teacher_model_init_kwargs or {}):
-            raise ValueError(
-                "`teacher_model_init_kwargs` has `dtype` and `torch_dtype`, its former name: keep `dtype`."
-            )
+            raise ValueError("`teacher_model_init_kwargs` has `dtype` and its former name `torch_dtype`: keep `dtype`.")
 
     def make_weights(self, tokenizer: PreTrainedTokenizerBase, patch: Patch) -> TeacherWeights:
         model = self._load_model(tokenizer)
