@@ -7,6 +7,7 @@ import torch
 
 from scripted import right, sums, writing
 from trl_opsd import OPSDTrainer
+from trl_opsd.checkpoints.parts import load_parts, save_parts
 from trl_opsd.privileged import Skills
 from written_worker import SUMMARY
 
@@ -91,3 +92,23 @@ def test_what_training_changes_is_restored(make_trainer, tmp_path, steps, counti
     restored = held(resumed)
     lost = sorted(path for path in changed if restored.get(path) != after[path])
     assert lost == (["counting.steps"] if counting else []), "add the part to OPSDTrainer.parts"
+
+
+class Counted:
+    def __init__(self, count):
+        self.count = count
+
+    def state(self):
+        return {"count": self.count}
+
+    def restore(self, state):
+        self.count = state["count"]
+
+
+def test_a_process_that_the_run_did_not_have_takes_the_state_of_the_first(tmp_path):
+    for rank in (0, 1):
+        save_parts({"counted": Counted(10 + rank)}, tmp_path, rank)
+    restored = [Counted(0) for _ in range(3)]
+    for rank, part in enumerate(restored):
+        load_parts({"counted": part}, tmp_path, rank)
+    assert [part.count for part in restored] == [10, 11, 10]
