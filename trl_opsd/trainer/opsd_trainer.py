@@ -22,6 +22,7 @@ from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin, TrainerCallback
+from transformers.trainer_utils import TrainOutput
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.grpo_trainer import EnvironmentFactory, RewardFunc, RolloutFunc
 from trl.trainer.utils import (
@@ -58,6 +59,8 @@ from trl_opsd.trainer.setup_checks import (
     check_datasets,
     check_model,
     check_rows,
+    check_steps,
+    check_trained,
     context_length,
     no_reward,
     resolve_policy_weight,
@@ -154,6 +157,8 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         if args is None:
             model_name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = OPSDConfig(f"{model_name.split('/')[-1]}-OPSD")
+        if eval_dataset is None or args.eval_strategy != "no":  # else it may be for `evaluate` alone
+            check_steps(args, train_dataset)
         self.is_plain_grpo = not isinstance(args, OPSDConfig) or args.distillation_weight == 0
         self.has_reward = bool(reward_funcs)
         if self.is_plain_grpo:
@@ -296,6 +301,12 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         # On GPUs split by `device_map` the head may sit on another device than the loss
         loss = output.loss.to(inputs["completion_ids"].device)
         return loss if output.aux_loss is None else loss + self._balancing_loss(output.aux_loss)
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        check_steps(self.args, self.train_dataset)
+        output = super().train(*args, **kwargs)
+        check_trained(self.state.global_step)
+        return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         training = self.model.training

@@ -55,14 +55,63 @@ def check_datasets(source: Source, train_dataset: Any, eval_dataset: Any) -> Non
     Let a source that reads dataset columns look for them in the data sets; other sources need none.
 
     Raises:
-        ValueError: If a column is missing or a row holds what can't be a context.
+        ValueError: If a column is missing, a row holds what can't be a context, or there is no row.
     """
     named = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
     if isinstance(eval_dataset, dict):
         named = {"train_dataset": train_dataset} | {f"eval_dataset[{k!r}]": v for k, v in eval_dataset.items()}
     for name, dataset in named.items():
+        if isinstance(dataset, Dataset) and not len(dataset):
+            raise ValueError(f"`{name}` has no rows. Fill it, or leave it out.")
         if isinstance(dataset, (Dataset, IterableDataset)):
             source.check(dataset, name)
+
+
+def check_steps(args: GRPOConfig, train_dataset: Any) -> None:
+    """
+    Find a run that would take no step, and end as if it had trained, before the model is loaded. TRL's sampler gives
+    whole generation batches alone. A stream can't be counted: [`check_trained`] looks at it after the run.
+
+    Args:
+        args ([`~trl.GRPOConfig`]): Options.
+        train_dataset (`Any`): Checked if it is a `Dataset`.
+
+    Raises:
+        ValueError: If the options ask for no step, or the rows do not fill a generation batch.
+    """
+    if args.max_steps == 0 or (args.max_steps < 0 and args.num_train_epochs <= 0):
+        name = "max_steps" if args.max_steps == 0 else "num_train_epochs"
+        raise ValueError(
+            f"`{name}={getattr(args, name)}` asks for no training step. Raise it; to evaluate a model, pass "
+            "`eval_dataset`, call `evaluate()` and leave the option out."
+        )
+    needed = args.generation_batch_size // args.num_generations
+    if isinstance(train_dataset, Dataset) and len(train_dataset) < needed:
+        raise ValueError(
+            f"`train_dataset` has {len(train_dataset)} rows, and one generation batch takes {needed}, so that no step "
+            f"would be taken: `generation_batch_size` is {args.generation_batch_size} "
+            f"(`per_device_train_batch_size={args.per_device_train_batch_size}` on {args.world_size} process(es), "
+            f"`steps_per_generation={args.steps_per_generation}`, by default `gradient_accumulation_steps`) and each "
+            f"row is sampled `num_generations={args.num_generations}` times. Add rows, or lower one of the former."
+        )
+
+
+def check_trained(steps: int) -> None:
+    """
+    Find a run that has ended without a step, as one of a stream may.
+
+    Args:
+        steps (`int`): Optimizer steps of the run, those before a resumption too.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if steps == 0:
+        raise ValueError(
+            "The training ended without a step: `train_dataset` streams fewer rows than one generation batch takes "
+            "(`generation_batch_size` / `num_generations`). Add rows, or lower `per_device_train_batch_size`, "
+            "`gradient_accumulation_steps` or `steps_per_generation`."
+        )
 
 
 def context_length(*models: nn.Module) -> int | None:
