@@ -9,6 +9,7 @@ import pickle
 import re
 from dataclasses import fields
 
+import numpy as np
 import pytest
 import yaml
 from trl import GRPOConfig, TrlParser
@@ -131,30 +132,6 @@ ABOVE_ZERO = [
 OWNERS = {"distillation_topk": TOPK, "teacher_sync_steps": {"teacher_model_kind": "ema"}}
 
 
-@pytest.mark.parametrize("name", AT_LEAST_ZERO + ABOVE_ZERO)
-def test_a_number_out_of_range(config, name):
-    bound = "at least 0" if name in AT_LEAST_ZERO else "above 0"
-    for value in (-1, -0.5, float("nan"), float("inf"), "1"):
-        owner = OWNERS.get(name, {}) | {name: value}
-        refused(config, f"`{name}`", f"must be a finite number {bound}", repr(value), **owner)
-
-
-@pytest.mark.parametrize("name", ABOVE_ZERO)
-def test_zero_where_it_means_nothing(config, name):
-    refused(config, f"`{name}`", "above 0", "got 0", **(OWNERS.get(name, {}) | {name: 0}))
-
-
-@pytest.mark.parametrize("name", AT_LEAST_ZERO)
-def test_zero_where_it_means_off(config, name):
-    assert getattr(config(num_generations=2, **{name: 0}), name) == 0
-
-
-@pytest.mark.parametrize("value", [-0.01, 1.01, float("nan")])
-@pytest.mark.parametrize("name", ["distillation_alpha", "teacher_update_rate"])
-def test_a_share_outside_zero_and_one(config, name, value):
-    refused(config, f"`{name}` must lie between 0 and 1", repr(value), **{name: value})
-
-
 INTEGERS = [
     "distillation_topk",
     "distillation_chunk_size",
@@ -165,10 +142,85 @@ INTEGERS = [
 ]
 
 
+def allowed(name):
+    """Words of the error for the numbers that an option may have."""
+    if name in INTEGERS:
+        return f"whole number of at least {0 if name in AT_LEAST_ZERO else 1}"
+    return "finite number of at least 0" if name in AT_LEAST_ZERO else "finite number above 0"
+
+
+@pytest.mark.parametrize("name", AT_LEAST_ZERO + ABOVE_ZERO)
+def test_a_number_out_of_range(config, name):
+    for value in (-1, -0.5, float("nan"), float("inf"), "1", True):
+        owner = OWNERS.get(name, {}) | {name: value}
+        refused(config, f"`{name}` must be a {allowed(name)}", repr(value), **owner)
+
+
+@pytest.mark.parametrize("name", ABOVE_ZERO)
+def test_zero_where_it_means_nothing(config, name):
+    refused(config, f"`{name}` must be a {allowed(name)}", "got 0", **(OWNERS.get(name, {}) | {name: 0}))
+
+
+@pytest.mark.parametrize("name", AT_LEAST_ZERO)
+def test_zero_where_it_means_off(config, name):
+    assert getattr(config(num_generations=2, **{name: 0}), name) == 0
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.01, float("nan")])
+@pytest.mark.parametrize("name", ["distillation_alpha", "teacher_update_rate"])
+def test_a_share_outside_zero_and_one(config, name, value):
+    refused(config, f"`{name}` must be a finite number", repr(value), **{name: value})
+
+
 @pytest.mark.parametrize("name", INTEGERS)
 def test_a_count_that_is_no_whole_number(config, name):
     """It would only fail, or be read as something else, once the run is under way."""
-    refused(config, f"`{name}`", "2.5", **(OWNERS.get(name, {}) | {name: 2.5}))
+    for value in (2.5, 3.0):
+        refused(config, f"`{name}` must be a {allowed(name)}", repr(value), **(OWNERS.get(name, {}) | {name: value}))
+
+
+KINDS = [
+    ({"success_reward_threshold": "1"}, "a finite number, got '1' (YAML takes 1e-3 for a text"),
+    ({"success_reward_threshold": float("nan")}, "a finite number, got nan"),
+    ({"success_reward_threshold": None}, "a finite number, got None"),
+    ({"privileged_timeout": float("inf")}, "a finite number above 0 or None, got inf"),
+    ({"privileged_timeout": 0}, "a finite number above 0 or None, got 0"),
+    ({"teacher_share_prefix": "no"}, "true or false, got 'no'"),
+    ({"log_privileged_context": "false"}, "true or false, got 'false'"),
+    ({"distillation_add_tail": 1, **TOPK}, "true or false, got 1"),
+    ({"privileged_column": ["a", "b"]}, "text, got ['a', 'b']"),
+    ({"privileged_template": None}, "text, got None"),
+    ({"privileged_source": ["column"]}, "a mapping, text or None, got ['column']"),
+    ({"method_options": "share"}, "a mapping or None, got 'share'"),
+    ({"teacher_chat_template_kwargs": ["a"]}, "a mapping"),
+    ({"method": 3}, "text, got 3"),
+    ({"distillation_mode": 3}, "one of ['full_logits', 'topk_logits', 'sampled_token'], got 3"),
+]
+
+
+@pytest.mark.parametrize(("options", "text"), KINDS, ids=str)
+def test_a_value_of_another_kind(config, options, text):
+    refused(config, f"`{next(iter(options))}` must be {text}", **options)
+
+
+def test_a_number_of_another_library_is_one(config):
+    numbers = {"teacher_model_kind": "ema", "teacher_sync_steps": np.int64(3), "teacher_update_rate": np.float32(0.5)}
+    assert config(**numbers).teacher_sync_steps == 3
+
+
+@pytest.mark.parametrize("skip", [8, 9, 10**6])
+def test_no_token_is_left_to_distil(config, skip):
+    options = {"max_completion_length": 8, "num_loss_tokens_to_skip": skip}
+    refused(config, f"`num_loss_tokens_to_skip={skip}`", "`max_completion_length=8`", "no token", **options)
+    assert config(**(options | {"num_loss_tokens_to_skip": 7})).num_loss_tokens_to_skip == 7
+    assert config(**options, distillation_weight=0.0, num_generations=2, policy_weight=1.0), "GRPO skips none"
+
+
+@pytest.mark.parametrize("alpha", [1e-30, 1e-8, 1 - 1e-9])
+def test_an_alpha_that_float32_takes_for_an_end(config, alpha):
+    refused(
+        config, f"`distillation_alpha={alpha!r}`", "would be 0", "`distillation_alpha=0.0`", distillation_alpha=alpha
+    )
 
 
 def test_an_ema_teacher_that_never_moves(config):
@@ -264,7 +316,7 @@ COMBINATIONS = [
     ({"policy_weight": 0.0, "entropy_coef": 0.1}, ["`entropy_coef=0.1`", "`policy_weight`", "`entropy_coef=0.0`"]),
     ({"leak_phrases": "hint"}, ["`leak_phrases`", "list of texts", "'hint'"]),
     ({"leak_phrases": ["hint", "?!"]}, ["`leak_phrases`", "'?!'", "Leave it out"]),
-    ({"leak_phrases": ["hint", 3]}, ["`leak_phrases`", "got 3", "Leave it out"]),
+    ({"leak_phrases": ["hint", 3]}, ["`leak_phrases`", "a list of texts", "got ['hint', 3]"]),
     (
         {"push_to_hub": True, "hub_strategy": "checkpoint"},
         ["`hub_strategy='checkpoint'`", "`hub_strategy='every_save'`", "`hub_private_repo=True`"],

@@ -128,7 +128,10 @@ MINE = Method(title="Mine", paper="https://example.org", label="paper", options=
         ({"method": "math.pi"}, "which is no `trl_opsd.methods.Method`"),
         ({"method_options": {"share": 1.0}}, "`method_options` belong to a `method`"),
         ({"method": "rlsd", "method_options": {"lambda": 1.0}}, r"has no such option; it has \['clip', 'share', 'st"),
-        ({"method": "rlsd", "method_options": {"share": "much"}}, "'share' must be like its default, 0.5; got 'much'"),
+        (
+            {"method": "rlsd", "method_options": {"share": "much"}},
+            r"`method_options\.share` must be .* between 0 and 1, got 'much'",
+        ),
         ({"method": "rlsd", "distillation_mode": "full_logits"}, "`distillation_mode` must be 'sampled_token'"),
         ({"method": "rlsd", "policy_weight": 0.0}, "learns from rewards"),
     ],

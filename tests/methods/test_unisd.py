@@ -201,5 +201,5 @@ def test_a_token_of_great_disagreement_is_bounded():
 
 
 def test_an_unknown_agreement():
-    with pytest.raises(ValueError, match="`agreement` must be one of"):
+    with pytest.raises(ValueError, match=r"`method_options\.agreement` must be one of"):
         check_loss("unisd", ["privileged"], None, method_options={"agreement": "often"})

@@ -97,7 +97,7 @@ def test_a_condition_on_one_reward_function(make_trainer):
 
 @pytest.mark.parametrize("name", ["reward_from", "group_reward_below"])
 def test_a_bound_that_is_no_number(name):
-    with pytest.raises(ValueError, match=rf"condition.{name}`: `value` must be a number, got '1e-3' \(YAML takes"):
+    with pytest.raises(ValueError, match=rf"condition.{name}`: `value` must be a finite number, got '1e-3' \(YAML"):
         build_source(yaml.safe_load(f"when: {{condition: {{{name}: 1e-3}}, source: {{fixed: x}}}}"))
 
 

@@ -38,7 +38,7 @@ def test_other_rows_that_are_not_there(make_trainer):
         make_trainer(dataset=Dataset.from_list(SUM_ROWS), privileged=OtherRow("solution", count=4))
     with pytest.raises(ValueError, match=r"OtherRow needs rows of at least two prompts .* there are 1"):
         make_trainer(dataset=Dataset.from_list(SUM_ROWS[:1] * 4), privileged=OtherRow("solution"))
-    with pytest.raises(ValueError, match="`count` is at least 1"):
+    with pytest.raises(ValueError, match="`count` must be a whole number of at least 1, got 0"):
         OtherRow(count=0)
 
 
@@ -115,7 +115,7 @@ def test_a_wrong_demonstration_from_a_column(make_trainer):
     source = WrongDemonstration("wrong")
     found = contexts_of(make_trainer, source, ["2", "1"], ["5", "5"], dataset=sums(wrong=["3", None]))
     assert found == ["3", "3", None, None]
-    with pytest.raises(ValueError, match="`count` is at least 1, and 1 with a column"):
+    with pytest.raises(ValueError, match="`count` must be 1 with a `column`"):
         WrongDemonstration("wrong", count=2)
 
 

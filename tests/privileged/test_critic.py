@@ -331,7 +331,7 @@ BAD = [
     ({"author": {"endpoint": {"url": "x"}}}, "`author.endpoint`: .*'model'"),
     ({"author": {"endpoint": {"url": "x", "model": "m"}}}, "`author.endpoint`: `url` must be like"),
     ({"author": {"model": {"name": "x", "bacth_size": 3}}}, "`author.model`: .*'bacth_size'"),
-    ({"author": {"model": {"name": "x", "batch_size": 0}}}, "`author.model`: `batch_size` must be at least 1"),
+    ({"author": {"model": {"name": "x", "batch_size": 0}}}, "`author.model`: `batch_size` must be a whole number"),
     ({"template": "no placeholder"}, "`template` must contain the placeholder"),
 ]
 

@@ -295,7 +295,7 @@ def test_bad_retrievals(make_trainer):
     messages = Dataset.from_list([{**row, "solution": CHAT} for row in SUM_ROWS])
     with pytest.raises(ValueError, match="`solution` holds messages, which can only be shown as turns"):
         make_trainer(dataset=messages, privileged=Retrieval(by=by_length, as_turns=False))
-    with pytest.raises(ValueError, match="`k` is at least 1"):
+    with pytest.raises(ValueError, match="`k` must be a whole number of at least 1"):
         Retrieval(k=0)
     with pytest.raises(ValueError, match=r"one vector for each of 4 texts, got shape \(1, 1\)"):
         make_trainer(dataset=Dataset.from_list(SUM_ROWS), privileged=Retrieval(by=lambda texts: np.ones((1, 1))))

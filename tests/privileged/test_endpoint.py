@@ -317,8 +317,8 @@ BAD = [
     ({"concurrency": 0}, "`concurrency` must be a whole number of at least 1"),
     ({"retries": -1}, "`retries` must be a whole number of at least 0"),
     ({"retries": 1.5}, "`retries` must be a whole number of at least 0"),
-    ({"max_failures": -0.1}, "`max_failures` must be at least 0"),
-    ({"timeout": 0}, "`timeout` must be above 0"),
+    ({"max_failures": -0.1}, "`max_failures` must be a finite number of at least 0"),
+    ({"timeout": 0}, "`timeout` must be a finite number above 0"),
 ]
 
 

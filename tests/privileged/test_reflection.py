@@ -266,7 +266,7 @@ BAD = [
     ({"author": "base"}, "`author` must be 'live', 'teacher', the dotted path"),
     ({"author": "no_such_module.author"}, "no_such_module.author can't be imported"),
     ({"author": "scripted.SUMS"}, "`author` must be a function"),
-    ({"threshold": 1.5}, "`threshold` lies between 0 and 1"),
+    ({"threshold": 1.5}, "`threshold` must be a finite number between 0 and 1"),
     ({"treshold": 0.5}, "unexpected keyword argument 'treshold'"),
 ]
 

@@ -157,9 +157,9 @@ def test_a_missing_column_is_named_before_training(make_trainer):
 
 
 BAD = [
-    ({"k": 0}, "`k` must be at least 1, got 0"),
-    ({"refresh_steps": 0}, "`refresh_steps` must be at least 1"),
-    ({"size": 0}, "`size` must be at least 1"),
+    ({"k": 0}, "`k` must be a whole number of at least 1, got 0"),
+    ({"refresh_steps": 0}, "`refresh_steps` must be a whole number of at least 1"),
+    ({"size": 0}, "`size` must be a whole number of at least 1"),
     ({"key": "nowhere.to_be"}, "nowhere.to_be can't be imported"),
     ({"author": "gpt"}, "`author` must be"),
 ]

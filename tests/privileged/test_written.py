@@ -174,8 +174,8 @@ def test_a_text_for_each_rollout_and_a_cache_do_not_go_together(tmp_path):
     [
         ({"max_new_tokens": "many"}, "`max_new_tokens` must be a whole number of at least 1, got 'many'"),
         ({"max_new_tokens": 0}, "`max_new_tokens` must be a whole number"),
-        ({"temperature": "1e-1"}, "`temperature` must be a number of at least 0, got '1e-1'"),
-        ({"temperature": -1.0}, "`temperature` must be a number"),
+        ({"temperature": "1e-1"}, "`temperature` must be a finite number of at least 0, got '1e-1'"),
+        ({"temperature": -1.0}, "`temperature` must be a finite number"),
     ],
 )
 def test_numbers_of_an_author(options, text):

@@ -14,7 +14,7 @@ from trl import GRPOTrainer
 
 PACKAGE = Path(__file__).parents[2] / "trl_opsd"
 FLOORS = [
-    {"deprecated"},
+    {"deprecated", "options"},
     {"rollouts", "losses", "engines"},
     {"kernels", "batches"},
     {"prompts", "model"},

@@ -20,6 +20,7 @@ from trl_opsd.config.validation import (
 from trl_opsd.losses import DIVERGENCES, TARGETS, DivergenceSpec
 from trl_opsd.losses.divergence_spec import ENTRY_CLIP_MODES, TOPK_SOURCES
 from trl_opsd.methods.registry import method_of
+from trl_opsd.options import Count, Index, NonNegative, Positive, Share
 from trl_opsd.privileged.named import outline
 from trl_opsd.rollouts.view import PLACEHOLDER
 
@@ -210,11 +211,11 @@ class OPSDConfig(GRPOConfig):
     method_options: dict[str, Any] | str | None = field(default=None, metadata={"help": "The method's own options."})
 
     # Parameters that control the loss
-    policy_weight: float | None = field(
+    policy_weight: NonNegative | None = field(
         default=None,
         metadata={"help": "Weight of the GRPO loss. `None`: 1.0 when a reward is given, else 0.0."},
     )
-    distillation_weight: float = field(
+    distillation_weight: NonNegative = field(
         default=1.0,
         metadata={"help": "Weight of the distillation loss. 0.0 makes the trainer a plain GRPOTrainer."},
     )
@@ -282,10 +283,10 @@ class OPSDConfig(GRPOConfig):
         default="token_mean",
         metadata={"help": "How tokens are averaged.", "choices": list(CHOICES["distillation_reduction"])},
     )
-    num_loss_tokens_to_skip: int = field(
+    num_loss_tokens_to_skip: Index = field(
         default=0, metadata={"help": "Model tokens at the start of each completion that are not distilled."}
     )
-    distillation_chunk_size: int | None = field(
+    distillation_chunk_size: Count | None = field(
         default=None, metadata={"help": "Most tokens whose logits are in memory at once."}
     )
 
@@ -297,8 +298,8 @@ class OPSDConfig(GRPOConfig):
             "choices": list(CHOICES["teacher_model_kind"]),
         },
     )
-    teacher_update_rate: float = field(default=0.05, metadata={"help": "Rate of the `ema` teacher."})
-    teacher_sync_steps: int = field(
+    teacher_update_rate: Share = field(default=0.05, metadata={"help": "Rate of the `ema` teacher."})
+    teacher_sync_steps: Count = field(
         default=1, metadata={"help": "Optimizer steps between two updates of an `ema` or `snapshot` teacher."}
     )
     teacher_model_name_or_path: str | None = field(
@@ -307,7 +308,7 @@ class OPSDConfig(GRPOConfig):
     teacher_model_init_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Keyword arguments for loading the `checkpoint` teacher."}
     )
-    teacher_max_length: int | None = field(
+    teacher_max_length: Count | None = field(
         default=None,
         metadata={"help": "Most tokens of teacher prompt and completion. `None`: the model's context length."},
     )
@@ -351,13 +352,13 @@ class OPSDConfig(GRPOConfig):
         default="error",
         metadata={"help": "What to do when a source fails.", "choices": list(CHOICES["privileged_on_error"])},
     )
-    privileged_timeout: float | None = field(
+    privileged_timeout: Positive | None = field(
         default=None, metadata={"help": "Seconds that a source may take for a generation batch."}
     )
     log_privileged_context: bool = field(
         default=False, metadata={"help": "Write down what the teacher reads, in the table and in JSONL files."}
     )
-    leak_ngram_size: int = field(
+    leak_ngram_size: Index = field(
         default=8, metadata={"help": "Words in a row of the context that make a quote. 0 looks for none."}
     )
     leak_phrases: list[str] | None = field(

@@ -6,13 +6,16 @@ Validation of an [`OPSDConfig`]: values and combinations of options.
 The options of the loss itself are checked by [`~trl_opsd.losses.DivergenceSpec`], which the config builds.
 """
 
+from dataclasses import fields
 from typing import Any
 
 from transformers.trainer_utils import HubStrategy
+from trl import GRPOConfig
 
-from trl_opsd.losses.divergence_spec import check_count, check_number
+from trl_opsd.losses import DivergenceSpec
 from trl_opsd.methods.registry import method_of, options_of
 from trl_opsd.monitoring.leaks import Phrases
+from trl_opsd.options import check_fields, check_option
 from trl_opsd.privileged.named import build_source
 from trl_opsd.rollouts.view import PLACEHOLDER, PLACES_WITHOUT_POSITION
 from trl_opsd.teacher.kinds import TEACHER_KINDS, dependent_options
@@ -113,22 +116,12 @@ def check_policy_weight(config: Any, policy_weight: float) -> None:
 
 
 def check_values(config: Any) -> None:
-    """Refuse an impossible value of an option by itself."""
-    for name, choices in CHOICES.items():
-        if getattr(config, name) not in choices:
-            raise ValueError(f"`{name}` must be one of {list(choices)}, got {getattr(config, name)!r}.")
-    for name in ("policy_weight", "distillation_weight", "num_loss_tokens_to_skip", "leak_ngram_size"):
-        check_number(name, getattr(config, name), above_zero=False)
-    for name in ("distillation_chunk_size", "teacher_sync_steps", "teacher_max_length", "privileged_timeout"):
-        check_number(name, getattr(config, name), above_zero=True)
-    counts = ("distillation_chunk_size", "teacher_sync_steps", "teacher_max_length")
-    for name in (*counts, "num_loss_tokens_to_skip", "leak_ngram_size"):
-        check_count(name, getattr(config, name))
-    if not 0.0 <= config.teacher_update_rate <= 1.0:
-        raise ValueError(f"`teacher_update_rate` must lie between 0 and 1, got {config.teacher_update_rate!r}.")
+    """Refuse an impossible value of an option by itself: of a kind or a range that its annotation excludes."""
+    own = {item.name for item in fields(config)} - {item.name for item in fields(GRPOConfig)}
+    check_fields(config, own - {f"distillation_{item.name}" for item in fields(DivergenceSpec)})
+    for name in own & set(config._VALID_DICT_FIELDS) - {"privileged_source"}:  # text is JSON, read by transformers
+        check_option(name, getattr(config, name), dict | None)
     if config.leak_phrases is not None:
-        if not isinstance(config.leak_phrases, list):
-            raise ValueError(f"`leak_phrases` must be a list of texts, got {config.leak_phrases!r}.")
         try:
             Phrases(config.leak_phrases)
         except ValueError as error:
@@ -149,6 +142,12 @@ def check_combinations(config: Any) -> None:
                 f"`{name}={getattr(config, name)!r}` is only read with {expected}, but `{owner}` is "
                 f"{getattr(config, owner)!r}. Set `{owner}` to that, or leave `{name}` out."
             )
+    skipped, most = config.num_loss_tokens_to_skip, config.max_completion_length
+    if config.distillation_weight != 0 and most is not None and skipped >= most:
+        raise ValueError(
+            f"`num_loss_tokens_to_skip={skipped}` leaves no token to distil: completions have at most "
+            f"`max_completion_length={most}` tokens. Lower the former, or raise the latter."
+        )
     check_divergence(config)
     check_teacher(config)
     check_hub(config)

@@ -2,21 +2,21 @@
 
 """`DivergenceSpec`: every option of the token-level distillation loss, checked when it is built."""
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 
 from trl_opsd.losses.divergences import DIVERGENCES
 from trl_opsd.losses.targets import TARGETS
+from trl_opsd.options import Count, Positive, check_fields
 
 
 TOPK_SOURCES = ("student", "teacher", "union")
 ENTRY_CLIP_MODES = ("signed", "non_negative")
 # What `alpha` alone means, as in TRL; between its ends it is the parameter of "jsd"
 KL_OF_ALPHA = {0.0: "forward_kl", 1.0: "reverse_kl"}
+LEAST_SHARE = 1e-6  # of `alpha` from an end; beside 1 float32 knows nothing below 6e-8
 
 
 @dataclass(frozen=True)
@@ -57,28 +57,22 @@ class DivergenceSpec:
 
     divergence: str | None = field(default=None, metadata={"choices": DIVERGENCES})
     alpha: float = 0.0
-    temperature: float = 1.0
-    topk: int | None = None
+    temperature: Positive = 1.0
+    topk: Count | None = None
     topk_source: str = field(default="student", metadata={"choices": TOPK_SOURCES})
     add_tail: bool = False
     stop_gradient: bool = False
     target: str | Callable[..., torch.Tensor] | None = field(default=None, metadata={"choices": TARGETS})
-    entry_clip: float | None = None
+    entry_clip: Positive | None = None
     entry_clip_mode: str = field(default="signed", metadata={"choices": ENTRY_CLIP_MODES})
-    token_clip: float | None = None
-    is_clip: float | None = None
+    token_clip: Positive | None = None
+    is_clip: Positive | None = None
     token_weight: Callable[..., torch.Tensor] | None = None
     needs_all_tokens: bool = False
     auxiliary_loss: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None = None
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            value, choices = getattr(self, item.name), item.metadata.get("choices")
-            if choices is not None and value != item.default and not callable(value) and value not in list(choices):
-                raise ValueError(f"`{item.name}` must be one of {list(choices)}, got {value!r}.")
-        for name in ("temperature", "topk", "entry_clip", "token_clip", "is_clip"):
-            check_number(name, getattr(self, name), above_zero=True)
-        check_count("topk", self.topk)
+        check_fields(self)
         self._resolve_divergence()
         self._check_top_k()
         if self.entry_clip is None and self.entry_clip_mode != "signed":
@@ -88,7 +82,7 @@ class DivergenceSpec:
         """Name the divergence that `alpha` stands for, and check the parameter of a named one."""
         if self.divergence is None:
             if not 0.0 <= self.alpha <= 1.0:
-                raise ValueError(f"`alpha` must lie between 0 and 1, got {self.alpha!r}.")
+                raise ValueError(f"`alpha` must be a finite number between 0 and 1, got {self.alpha!r}.")
             object.__setattr__(self, "divergence", KL_OF_ALPHA.get(self.alpha, "jsd"))
             if self.divergence != "jsd":
                 object.__setattr__(self, "alpha", 0.0)  # it has said all that it says
@@ -102,6 +96,11 @@ class DivergenceSpec:
             raise ValueError(
                 f"`divergence={self.divergence!r}` needs `alpha` between {span[0]:g} and {span[1]:g}, ends excluded, "
                 f"got {self.alpha!r}."
+            )
+        if span is not None and min(self.alpha - span[0], span[1] - self.alpha) < LEAST_SHARE:
+            raise ValueError(
+                f"`alpha={self.alpha!r}` is so near an end that the divergence would be 0 in float32. Keep it "
+                f"{LEAST_SHARE:g} away, or take a KL by `alpha=0.0` or `alpha=1.0`."
             )
 
     def _check_top_k(self) -> None:
@@ -117,16 +116,3 @@ class DivergenceSpec:
                 "`topk=1` renormalised over one token is the same on both sides, so its divergence is always 0. Set "
                 "`add_tail=True` or a larger `topk`."
             )
-
-
-def check_number(name: str, value: Any, above_zero: bool) -> None:
-    """Refuse an option, where it is set, that is no finite number of at least 0, or above 0."""
-    finite = isinstance(value, (int, float)) and math.isfinite(value)
-    if value is not None and not (finite and (value > 0 or (value == 0 and not above_zero))):
-        raise ValueError(f"`{name}` must be a finite number {'above' if above_zero else 'at least'} 0, got {value!r}.")
-
-
-def check_count(name: str, value: Any) -> None:
-    """Refuse an option, where it is set, that counts things and is no whole number."""
-    if value is not None and value != int(value):
-        raise ValueError(f"`{name}` counts things, so it must be a whole number, got {value!r}.")

@@ -18,6 +18,7 @@ import torch
 from trl_opsd.deprecated import renamed_arguments, renamed_attribute
 from trl_opsd.losses import AuxiliaryLoss, Target, TokenWeight
 from trl_opsd.losses.method_types import HiddenStateLoss
+from trl_opsd.options import check_option, kind_of
 
 
 State = dict[str, float]
@@ -177,6 +178,8 @@ class Method:
             that lacks any has no views at all.
         defaults (`dict[str, Any]`): Values of [`OPSDConfig`] if the user gives none, the source among them.
         options (`dict[str, Any]`): The method's own options with their defaults, which `method_options` changes.
+        option_types (`dict[str, Any]`): Kinds and ranges of these options, as annotations of [`trl_opsd.options`]. An
+            option without one takes values like its default.
         advantages (`Callable[[TokenSignals], torch.Tensor]`, *optional*): The advantages of shape `(B, C)` for TRL's
             loss, in place of the verifier's plus the gap. Needs `distillation_mode="sampled_token"` and no divergence.
         target (`Callable[[StepContext], Target]`, *optional*): Target distribution, made of the views.
@@ -202,6 +205,7 @@ class Method:
     required: tuple[str, ...] = ()
     defaults: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    option_types: dict[str, Any] = field(default_factory=dict)
     advantages: Callable[[TokenSignals], torch.Tensor] | None = None
     target: Callable[[StepContext], Target] | None = None
     token_weight: Callable[[StepContext], TokenWeight] | None = None
@@ -215,6 +219,14 @@ class Method:
     def __post_init__(self) -> None:
         if self.label not in LABELS:
             raise ValueError(f"`label` must be one of {list(LABELS)}, got {self.label!r}.")
+        if unknown := self.option_types.keys() - self.options.keys():
+            raise ValueError(f"`option_types` names {sorted(unknown)}, which `options` does not have.")
+        for option, default in self.options.items():
+            check_option(f"options.{option}", default, self.type_of(option))
+
+    def type_of(self, option: str) -> Any:
+        """Kind and range of an option."""
+        return self.option_types.get(option, kind_of(self.options[option]))
 
     @property
     def on_arxiv(self) -> bool:

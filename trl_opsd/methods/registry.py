@@ -8,6 +8,7 @@ from typing import Any
 
 from trl_opsd.methods import papers
 from trl_opsd.methods.base import Method
+from trl_opsd.options import check_option
 from trl_opsd.privileged.base import imported
 
 
@@ -24,6 +25,7 @@ def method_of(name: str) -> Method:
     Raises:
         ValueError: If there is no such method.
     """
+    check_option("method", name, str)
     if "." in name:
         method = imported(name, "method")
     elif name in method_names():
@@ -42,7 +44,7 @@ def options_of(method: Method, name: str, given: dict[str, Any] | None) -> dict[
     Options of a method: its defaults, overridden by those that the user gave.
 
     Raises:
-        ValueError: If an option does not exist, or is of another type than its default.
+        ValueError: If an option does not exist, or its value does not fit the method's `option_types`.
     """
     options = dict(method.options)
     for option, value in (given or {}).items():
@@ -51,10 +53,6 @@ def options_of(method: Method, name: str, given: dict[str, Any] | None) -> dict[
                 f"`method_options` has {option!r}, and the method {name!r} has no such option; it has "
                 f"{sorted(options) or 'none'}."
             )
-        default = options[option]
-        number = isinstance(default, (int, float)) and not isinstance(default, bool)
-        fits = isinstance(value, (int, float)) and not isinstance(value, bool) if number else None
-        if default is not None and not (fits if number else isinstance(value, type(default))):
-            raise ValueError(f"`method_options`: {option!r} must be like its default, {default!r}; got {value!r}.")
+        check_option(f"method_options.{option}", value, method.type_of(option))
         options[option] = value
     return options

@@ -3,18 +3,18 @@
 """Base classes of privileged sources, the run that they are given, and helpers that they share."""
 
 import importlib
-import math
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from trl_opsd.engines.distributed import raise_on_all_ranks
+from trl_opsd.options import OneOf, Positive, check_fields
 from trl_opsd.privileged.checks import check_column, source_name
 from trl_opsd.rollouts.rollout import Group, Messages, Rollout
 from trl_opsd.rollouts.view import PLACEHOLDER, PLACES, PLACES_WITHOUT_POSITION, READERS, View, Views
@@ -167,29 +167,24 @@ class TextSource(Source):
     place: str = "after_user"
     template: str = PLACEHOLDER
     role: str | None = None
-    weight: float = 1.0
+    weight: Positive = 1.0
     name: str = "privileged"
     policy: bool = True
     chat_template_kwargs: dict[str, Any] | None = None
-    reader: str = "teacher"
+    reader: Annotated[str, OneOf(READERS)] = "teacher"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         places = PLACES if self.finds_positions else PLACES_WITHOUT_POSITION
         if self.place not in places:
             raise ValueError(f"`place` must be one of {list(places)}, got {self.place!r}.")
-        if not isinstance(self.policy, bool):
-            raise ValueError(f"`policy` must be true or false, got {self.policy!r}.")
-        if not isinstance(self.name, str) or not self.name:
-            raise ValueError(f"`name` must be text, got {self.name!r}.")
-        if not isinstance(self.weight, (int, float)) or not 0 < self.weight < math.inf:
-            raise ValueError(f"`weight` must be above 0 and finite, got {self.weight!r}.")
-        if not isinstance(self.template, str) or PLACEHOLDER not in self.template:
+        if not self.name:
+            raise ValueError("`name` is empty: leave it out.")
+        if PLACEHOLDER not in self.template:
             raise ValueError(
                 f"`template` must contain the placeholder {PLACEHOLDER}, or the teacher would never see the privileged "
                 f"context; got {self.template!r}."
             )
-        if self.reader not in READERS:
-            raise ValueError(f"`reader` must be one of {list(READERS)}, got {self.reader!r}.")
 
     def view(self, context: str | Messages, **changes: Any) -> View:
         """View of `context` with the options of this source, but for `changes`."""

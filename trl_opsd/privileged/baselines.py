@@ -2,6 +2,7 @@
 
 """Baseline views beside those of a source: its context without the problem, and the problem without its context."""
 
+from trl_opsd.options import check_option
 from trl_opsd.privileged.asking import call
 from trl_opsd.privileged.checks import source_name
 from trl_opsd.privileged.compose import Composite
@@ -24,6 +25,8 @@ class WithBaselines(Composite):
 
     def __init__(self, source: PrivilegedSource, alone: bool = True, bare: bool = True):
         super().__init__(source)
+        for option, value in {"alone": alone, "bare": bare}.items():
+            check_option(option, value, bool)
         if not alone and not bare:
             raise ValueError("WithBaselines adds nothing: set `alone` or `bare`, or name the source without it.")
         self.alone, self.bare = alone, bare

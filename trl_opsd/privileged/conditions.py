@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from typing import TypeVar
 
+from trl_opsd.options import PositiveShare, Share, checked
 from trl_opsd.privileged.base import rollout_rng
 from trl_opsd.privileged.checks import check_scored
 from trl_opsd.privileged.votes import NUMBER, answer_reader, majority
@@ -23,9 +24,9 @@ CONDITIONS: dict[str, Callable[..., Condition]] = {}  # by their name in recipes
 
 
 def _named(make: Maker) -> Maker:
-    """Decorator that lets recipes name a condition as its function is called."""
-    CONDITIONS[make.__name__] = make
-    return make
+    """Decorator that lets recipes name a condition as its function is called, and checks its options."""
+    CONDITIONS[make.__name__] = checked(make)
+    return CONDITIONS[make.__name__]
 
 
 def _of_rewards(condition: Condition, name: str) -> Condition:
@@ -36,13 +37,6 @@ def _of_rewards(condition: Condition, name: str) -> Condition:
         return condition(rollout, group)
 
     return checked
-
-
-def _check_number(value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-        raise ValueError(
-            f"`value` must be a number, got {value!r} (YAML takes 1e-3 for a text, and 1.0e-3 for a number)."
-        )
 
 
 @_named
@@ -78,14 +72,12 @@ def reward_from(value: float, function: str | None = None) -> Condition:
         value (`float`): Least reward.
         function (`str`, *optional*): Name of a reward function. `None` means the total.
     """
-    _check_number(value)
     return _of_rewards(lambda rollout, group: _reward(rollout, function) >= value, "reward_from")
 
 
 @_named
 def group_reward_below(value: float) -> Condition:
     """Rollouts of a group whose best total is below a value."""
-    _check_number(value)
     return _of_rewards(lambda rollout, group: all(not one.total >= value for one in group), "group_reward_below")
 
 
@@ -112,7 +104,7 @@ def above_group_mean() -> Condition:
 
 
 @_named
-def consensus(least_share: float = 0.5, answer: str | Callable[[str], str | None] = NUMBER) -> Condition:
+def consensus(least_share: PositiveShare = 0.5, answer: str | Callable[[str], str | None] = NUMBER) -> Condition:
     """
     Rollouts of a group of which enough give the same answer (GATES, 2602.20574). It needs no reward.
 
@@ -120,14 +112,12 @@ def consensus(least_share: float = 0.5, answer: str | Callable[[str], str | None
         least_share (`float`, *optional*, defaults to `0.5`): Share of the group that must give it.
         answer (`str` or `Callable`, *optional*): How it is read: see `answer` of [`PseudoReference`].
     """
-    if not 0 < least_share <= 1:
-        raise ValueError(f"`least_share` lies above 0 and is at most 1, got {least_share}.")
     read = answer_reader(answer)
     return lambda rollout, group: majority([read(one.text) for one in group], least_share) is not None
 
 
 @_named
-def probability(p: float, seed: int = 0) -> Condition:
+def probability(p: Share, seed: int = 0) -> Condition:
     """
     Each rollout with this probability.
 
@@ -135,8 +125,6 @@ def probability(p: float, seed: int = 0) -> Condition:
         p (`float`): From 0 to 1.
         seed (`int`, *optional*, defaults to `0`): Of the draw.
     """
-    if not 0 <= p <= 1:
-        raise ValueError(f"A probability lies between 0 and 1, got {p}.")
     return lambda rollout, group: rollout_rng(rollout, seed, "probability").random() < p
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from trl_opsd.options import Share, check_fields
 from trl_opsd.prompts.teacher_prompt import teacher_prompt
 from trl_opsd.rollouts.rollout import Messages
 
@@ -30,9 +31,12 @@ class GuidedRollouts:
         ValueError: When called, if the training data streams.
     """
 
-    share: float = 0.5
+    share: Share = 0.5
     seed: int = 0
     _known: tuple[Any, dict[str, Any]] = field(default=(None, {}), init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def __call__(self, prompts: list[str | Messages], trainer: Any) -> dict[str, Any]:
         bare = trainer._tokenize_prompts(prompts)[0]

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from trl_opsd.options import parameters
 from trl_opsd.privileged import sources
 from trl_opsd.privileged.base import Source, imported
 from trl_opsd.privileged.baselines import WithBaselines
@@ -127,7 +128,7 @@ def _made(name: str, arguments: Any, known: dict[str, Callable[..., Any]], where
     try:
         inspect.signature(maker).bind(*positional, **named)
     except TypeError as error:
-        raise ValueError(f"`{where}`: {error}. It takes {inspect.signature(maker)}.") from None
+        raise ValueError(f"`{where}`: {error}. It takes {parameters(maker)}.") from None
     try:
         return maker(*positional, **named)
     except (TypeError, ValueError, OSError, re.error) as error:

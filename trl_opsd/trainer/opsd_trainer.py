@@ -157,8 +157,6 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         if args is None:
             model_name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = OPSDConfig(f"{model_name.split('/')[-1]}-OPSD")
-        if eval_dataset is None or args.eval_strategy != "no":  # else it may be for `evaluate` alone
-            check_steps(args, train_dataset)
         self.is_plain_grpo = not isinstance(args, OPSDConfig) or args.distillation_weight == 0
         self.has_reward = bool(reward_funcs)
         if self.is_plain_grpo:
@@ -173,6 +171,8 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         # With environments, whether there is a reward is only known once TRL has probed them
         if isinstance(args, OPSDConfig) and (self.has_reward or environment_factory is None):
             self.policy_weight = resolve_policy_weight(args, self.has_reward)
+        if eval_dataset is None or args.eval_strategy != "no":  # else it may be for `evaluate` alone
+            check_steps(args, train_dataset)
         super().__init__(
             model, reward_funcs, args, train_dataset, eval_dataset, processing_class, reward_processing_classes,
             callbacks, optimizers, quantization_config, peft_config, tools, rollout_func, environment_factory,

@@ -22,6 +22,7 @@ import math
 import torch
 
 from trl_opsd.methods.base import Method, State, StepSummary, TokenSignals
+from trl_opsd.options import Index, Share
 
 
 def advantages(signals: TokenSignals) -> torch.Tensor:
@@ -51,6 +52,7 @@ METHOD = Method(
     defaults={"distillation_mode": "sampled_token", "distillation_alpha": 1.0, "distillation_weight": 0.5}
     | {"teacher_model_kind": "live", "privileged_source": {"first_of": [{"sibling": {"choice": "random"}}, "column"]}},
     options={"warmup": 5, "drop": 0.93},
+    option_types={"warmup": Index, "drop": Share},
     advantages=advantages,
     state={"seen": 0.0, "start": 0.0, "gate": 0.0},
     update_state=update_state,

@@ -21,6 +21,7 @@ import torch
 from trl_opsd.losses import Target
 from trl_opsd.losses.mixing import interpolated
 from trl_opsd.methods.base import Method, StepContext
+from trl_opsd.options import Share
 
 
 def target(step_context: StepContext) -> Target:
@@ -42,5 +43,6 @@ METHOD = Method(
         "privileged_source": {"with_baselines": {"source": "column", "alone": False}},
     },
     options={"share": 0.5},
+    option_types={"share": Share},
     target=target,
 )

@@ -23,6 +23,7 @@ the start's.
 import math
 
 from trl_opsd.methods.base import Method, State, StepSummary
+from trl_opsd.options import Count, Positive, Share
 
 
 START = {"steps": 0, "reward": 0.0, "tail": 0.0, "truncated": 0.0}  # sums since the last gate
@@ -49,6 +50,7 @@ METHOD = Method(
     needs="a reward, and a context in a column or a source",
     defaults={"distillation_alpha": 0.0, "teacher_model_kind": "snapshot"},
     options={"every": 20, "margin": 0.0, "tail": 1.5, "truncated": 0.5},
+    option_types={"every": Count, "margin": float, "tail": Positive, "truncated": Share},
     state={**START, "best": math.nan, "safe": math.nan, "renew": 0.0},
     update_state=update_state,
     should_sync_teacher=lambda state: state["renew"] > 0,

@@ -22,6 +22,7 @@ import torch
 
 from trl_opsd.losses import contrast
 from trl_opsd.methods.base import Method, TokenSignals
+from trl_opsd.options import Share
 
 
 def advantages(signals: TokenSignals) -> torch.Tensor:
@@ -48,5 +49,6 @@ METHOD = Method(
         "privileged_source": {"all_of": [{"column": {"name": "own"}}, {"other_row": {"name": "other", "count": 2}}]},
     },
     options={"share": 1.0},
+    option_types={"share": Share},
     advantages=advantages,
 )

@@ -19,6 +19,7 @@ import torch
 from trl_opsd.losses import TokenStats, TokenWeight
 from trl_opsd.losses.token_signals import quantile
 from trl_opsd.methods.base import Method, StepContext
+from trl_opsd.options import NonNegative, Share
 
 
 def token_weight(step_context: StepContext) -> TokenWeight:
@@ -38,6 +39,7 @@ METHOD = Method(
     needs="a context in a column",
     defaults={"distillation_alpha": 0.5, "teacher_model_kind": "base"},
     options={"share": 0.2, "repel": 0.1},
+    option_types={"share": Share, "repel": NonNegative},
     token_weight=token_weight,
     needs_all_tokens=True,
 )

@@ -41,5 +41,6 @@ METHOD = Method(
     needs="a context in a column; guided rollouts where the behaviour is rare",
     defaults={"distillation_alpha": 0.0, "teacher_model_kind": "live"},
     options={"evidence": 0.0},
+    option_types={"evidence": float},
     token_weight=token_weight,
 )

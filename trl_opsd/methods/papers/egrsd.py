@@ -20,6 +20,7 @@ The paper's second variant, which looks ahead, is not implemented.
 import torch
 
 from trl_opsd.methods.base import Method, TokenSignals
+from trl_opsd.options import NonNegative, Share
 
 
 def advantages(signals: TokenSignals) -> torch.Tensor:
@@ -40,5 +41,6 @@ METHOD = Method(
     needs_reward=True,
     defaults={"distillation_mode": "sampled_token", "distillation_alpha": 1.0, "teacher_model_kind": "live"},
     options={"clip": 0.2, "floor": 0.5},
+    option_types={"clip": NonNegative, "floor": Share},
     advantages=advantages,
 )

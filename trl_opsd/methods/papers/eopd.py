@@ -21,6 +21,7 @@ import torch
 from trl_opsd.losses import AuxiliaryLoss, Target, Tile, TokenWeight
 from trl_opsd.losses.targets import arithmetic_mean
 from trl_opsd.methods.base import Method, StepContext
+from trl_opsd.options import Count, NonNegative
 
 
 def top_k_alone(log_q: torch.Tensor, k: int) -> torch.Tensor:
@@ -86,6 +87,7 @@ METHOD = Method(
     needs="a context in a column",
     defaults={"distillation_alpha": 0.0, "teacher_model_kind": "base"},
     options={"threshold": 0.8, "topk": 16, "clip": 0.2},
+    option_types={"threshold": NonNegative, "topk": Count, "clip": NonNegative},
     target=target,
     token_weight=token_weight,
     auxiliary_loss=auxiliary_loss,

@@ -19,6 +19,7 @@ left out: a proposed reading. Two answers with equal votes are no consensus. b w
 import torch
 
 from trl_opsd.methods.base import Method, TokenSignals
+from trl_opsd.options import Positive
 
 
 def advantages(signals: TokenSignals) -> torch.Tensor:
@@ -40,5 +41,6 @@ METHOD = Method(
         "privileged_source": {"when": {"condition": "consensus", "source": "column"}},
     },
     options={"bound": 1.0},
+    option_types={"bound": Positive},
     advantages=advantages,
 )

@@ -18,6 +18,7 @@ teacher is another model, for which `teacher_model_kind: checkpoint` stands; her
 import torch
 
 from trl_opsd.methods.base import Method, TokenSignals
+from trl_opsd.options import NonNegative
 
 
 def advantages(signals: TokenSignals) -> torch.Tensor:
@@ -37,5 +38,6 @@ METHOD = Method(
     needs="a reference solution in a column",
     defaults={"distillation_mode": "sampled_token", "distillation_alpha": 1.0, "teacher_model_kind": "base"},
     options={"gamma": 0.5},
+    option_types={"gamma": NonNegative},
     advantages=advantages,
 )

@@ -20,6 +20,7 @@ import torch
 
 from trl_opsd.losses import Target
 from trl_opsd.methods.base import Method, StepContext
+from trl_opsd.options import Positive
 
 
 def tilted(
@@ -62,5 +63,6 @@ METHOD = Method(
         "privileged_source": {"with_baselines": {"source": "column"}},
     },
     options={"bound": 10.0, "temperature": 1.0},
+    option_types={"bound": Positive, "temperature": Positive},
     target=target,
 )

@@ -18,6 +18,7 @@ import torch
 
 from trl_opsd.losses import TokenStats, TokenWeight
 from trl_opsd.methods.base import Method, StepContext
+from trl_opsd.options import Positive, Share
 
 
 def token_weight(step_context: StepContext) -> TokenWeight:
@@ -41,5 +42,6 @@ METHOD = Method(
         "teacher_model_kind": "base",
     },
     options={"least": 0.25, "middle": 0.30, "softness": 0.10},
+    option_types={"least": Share, "middle": Share, "softness": Positive},
     token_weight=token_weight,
 )

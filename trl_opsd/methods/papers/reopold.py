@@ -19,11 +19,13 @@ stands; here it reads the solution.
 """
 
 import math
+from typing import Annotated
 
 import torch
 
 from trl_opsd.losses import mean_over
 from trl_opsd.methods.base import Method, TokenSignals
+from trl_opsd.options import Index, Interval, PositiveShare
 
 
 def top_share(values: torch.Tensor, mask: torch.Tensor, share: float) -> torch.Tensor:
@@ -57,5 +59,6 @@ METHOD = Method(
     needs="a reference solution in a column",
     defaults={"distillation_mode": "sampled_token", "distillation_alpha": 1.0, "teacher_model_kind": "base"},
     options={"mixture": 0.1, "share": 0.2, "steps": 50},
+    option_types={"mixture": Annotated[float, Interval(above=0, below=1)], "share": PositiveShare, "steps": Index},
     advantages=advantages,
 )

@@ -26,6 +26,7 @@ import torch
 
 from trl_opsd.losses import contrast, mean_over
 from trl_opsd.methods.base import Method, TokenSignals
+from trl_opsd.options import NonNegative, Positive
 
 
 TEMPLATE = "An answer to this question:\n\n{privileged_context}\n\nNow answer it in your own way."
@@ -63,5 +64,6 @@ METHOD = Method(
     defaults={"distillation_mode": "sampled_token", "distillation_alpha": 1.0, "teacher_model_kind": "snapshot"}
     | {"teacher_sync_steps": 10, "privileged_source": {"all_of": HINTS}},
     options={"size": 0.5, "tau": 0.02, "delta": 0.02, "eta": 1.0},
+    option_types={"size": NonNegative, "tau": Positive, "delta": NonNegative, "eta": NonNegative},
     advantages=advantages,
 )

@@ -18,6 +18,7 @@ RLSD's form here, without its annealing. lambda, epsilon and the teacher's weigh
 import torch
 
 from trl_opsd.methods.base import Method, TokenSignals
+from trl_opsd.options import NonNegative, Share
 
 
 def advantages(signals: TokenSignals) -> torch.Tensor:
@@ -41,5 +42,6 @@ METHOD = Method(
         "privileged_source": {"when": {"condition": "succeeded", "source": "sibling"}},
     },
     options={"share": 0.5, "clip": 0.2},
+    option_types={"share": Share, "clip": NonNegative},
     advantages=advantages,
 )

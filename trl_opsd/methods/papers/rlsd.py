@@ -17,6 +17,7 @@ Options: `share` is lambda at the start, `steps` the steps over which it falls t
 import torch
 
 from trl_opsd.methods.base import Method, TokenSignals
+from trl_opsd.options import Count, NonNegative, Share
 
 
 def advantages(signals: TokenSignals) -> torch.Tensor:
@@ -41,5 +42,6 @@ METHOD = Method(
         "epsilon_high": 0.28,
     },
     options={"share": 0.5, "steps": 50, "clip": 0.2},
+    option_types={"share": Share, "steps": Count, "clip": NonNegative},
     advantages=advantages,
 )

@@ -20,6 +20,7 @@ likelier, right or wrong, and only lambda keeps that small.
 import torch
 
 from trl_opsd.methods.base import Method, TokenSignals
+from trl_opsd.options import NonNegative
 
 
 def advantages(signals: TokenSignals) -> torch.Tensor:
@@ -43,5 +44,6 @@ METHOD = Method(
         "teacher_model_kind": "live",
     },
     options={"beta": 5.0},
+    option_types={"beta": NonNegative},
     advantages=advantages,
 )

@@ -19,6 +19,7 @@ answer without telling right from wrong.
 import torch
 
 from trl_opsd.methods.base import Method, TokenSignals
+from trl_opsd.options import Positive
 
 
 def advantages(signals: TokenSignals) -> torch.Tensor:
@@ -48,5 +49,6 @@ METHOD = Method(
         },
     },
     options={"bound": 1.0},
+    option_types={"bound": Positive},
     advantages=advantages,
 )

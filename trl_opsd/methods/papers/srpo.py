@@ -20,6 +20,7 @@ import torch
 
 from trl_opsd.losses import TokenStats, TokenWeight
 from trl_opsd.methods.base import Method, StepContext
+from trl_opsd.options import NonNegative
 
 
 def token_weight(step_context: StepContext) -> TokenWeight:
@@ -49,6 +50,7 @@ METHOD = Method(
         "privileged_source": {"sibling": {"skip_successes": True, "policy": False}},
     },
     options={"beta": 1.0},
+    option_types={"beta": NonNegative},
     token_weight=token_weight,
     needs_all_tokens=True,
 )

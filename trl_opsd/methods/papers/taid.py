@@ -25,6 +25,7 @@ from trl_opsd.losses import Target
 from trl_opsd.losses.mixing import interpolated
 from trl_opsd.losses.targets import geometric_mean
 from trl_opsd.methods.base import Method, State, StepContext, StepSummary
+from trl_opsd.options import NonNegative, Share
 
 
 def target(step_context: StepContext) -> Target:
@@ -55,6 +56,7 @@ METHOD = Method(
     needs="a context in a column",
     defaults={"distillation_alpha": 0.0, "teacher_model_kind": "base"},
     options={"start": 0.4, "end": 1.0, "rate": 5e-4, "momentum": 0.99},
+    option_types={"start": Share, "end": Share, "rate": NonNegative, "momentum": Share},
     state={"share": 0.0, "trend": 0.0, "loss": 0.0},
     target=target,
     update_state=update_state,

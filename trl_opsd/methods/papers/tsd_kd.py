@@ -23,6 +23,7 @@ import torch
 from trl_opsd.losses import AuxiliaryLoss, Tile, TokenStats, TokenWeight
 from trl_opsd.losses.token_signals import quantile, self_normalized
 from trl_opsd.methods.base import Method, StepContext
+from trl_opsd.options import Count, NonNegative, Share
 
 
 def spent_before(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -105,6 +106,7 @@ METHOD = Method(
     needs="a context in a column",
     defaults={"distillation_alpha": 0.9, "teacher_model_kind": "base"},
     options={"entropy": 1.0, "ranking": 0.1, "candidates": 10, "early": 0.1, "least": 0.1},
+    option_types={"entropy": NonNegative, "ranking": NonNegative, "candidates": Count, "early": Share, "least": Share},
     token_weight=token_weight,
     needs_all_tokens=True,
     auxiliary_loss=auxiliary_loss,

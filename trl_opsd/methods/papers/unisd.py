@@ -22,6 +22,7 @@ import torch
 from trl_opsd.losses import AuxiliaryLoss, Tile, TokenStats, TokenWeight
 from trl_opsd.losses.token_signals import quantile, self_normalized
 from trl_opsd.methods.base import Method, StepContext
+from trl_opsd.options import NonNegative, OneOf
 
 
 def variance_of_views(values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
@@ -34,8 +35,7 @@ def variance_of_views(values: torch.Tensor, known: torch.Tensor) -> torch.Tensor
 def token_agreement(logps: torch.Tensor, taught: torch.Tensor, gamma: float) -> torch.Tensor:
     """max(1 / (1 + gamma d_t), 0.01), of shape `(N,)`; the arguments are those of [`agreement`]."""
     distance = variance_of_views(logps, taught)
-    high = quantile(distance, 0.95)
-    scaled = torch.where(high > 0, distance / high, torch.zeros_like(distance)).clamp(max=10.0)
+    scaled = torch.where((high := quantile(distance, 0.95)) > 0, distance / high, 0.0).clamp(max=10.0)
     return (1 / (1 + gamma * scaled)).clamp(min=0.01)
 
 
@@ -50,11 +50,9 @@ def sequence_agreement(logps: torch.Tensor, taught: torch.Tensor, rows: torch.Te
 
 def agreement(how: str, logps: torch.Tensor, taught: torch.Tensor, rows: torch.Tensor, gamma: float) -> torch.Tensor:
     """Agreement weights `(N,)` from log q_k(y) and whether view k teaches the token, both `(K, N)`, and its row."""
-    if how not in ("none", "token", "sequence"):
-        raise ValueError(f"`agreement` must be one of ['none', 'token', 'sequence'], got {how!r}.")
-    if how == "sequence":
-        return sequence_agreement(logps, taught, rows, gamma)
-    return token_agreement(logps, taught, gamma) if how == "token" else torch.ones_like(rows, dtype=logps.dtype)
+    if how == "none":
+        return torch.ones_like(rows, dtype=logps.dtype)
+    return token_agreement(logps, taught, gamma) if how == "token" else sequence_agreement(logps, taught, rows, gamma)
 
 
 def contrast(tile: Tile, right: int, wrong: list[int], margin: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -110,6 +108,8 @@ METHOD = Method(
     defaults={"distillation_token_clip": 10.0, "teacher_model_kind": "ema", "teacher_update_rate": 0.1}
     | {"teacher_sync_steps": 10, "policy_weight": 0.0, "privileged_source": {"all_of": SOURCES}},
     options={"agreement": "token", "gamma": 1.0, "contrast": 0.1, "margin": 0.5, "matching": 0.1, "divergence": 1.0},
+    option_types={"agreement": OneOf(("none", "token", "sequence"))}
+    | dict.fromkeys(("gamma", "contrast", "margin", "matching", "divergence"), NonNegative),
     target=lambda step_context: lambda log_p, log_qs, shares: log_qs[step_context.view("privileged")],
     token_weight=token_weight,
     needs_all_tokens=True,

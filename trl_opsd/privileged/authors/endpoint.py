@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from trl_opsd.options import Count, Index, NonNegative, Positive, check_fields
 from trl_opsd.privileged.authors.answer_cache import AnswerCache
 from trl_opsd.rollouts.rollout import Messages
 
@@ -61,11 +62,11 @@ class EndpointAuthor:
     url: str
     model: str
     api_key_env: str | None = None
-    concurrency: int = 8
-    timeout: float = 120.0
-    retries: int = 4
+    concurrency: Count = 8
+    timeout: Positive = 120.0
+    retries: Index = 4
     backoff: float | None = None
-    max_failures: int | float = 0
+    max_failures: NonNegative = 0
     cache_dir: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -75,13 +76,7 @@ class EndpointAuthor:
                 "`url` must be like http://localhost:8000/v1, without a key, a user name or a query in it (name an "
                 "environment variable with `api_key_env`)."
             )
-        for name, least in (("concurrency", 1), ("retries", 0), ("max_failures", 0)):
-            value = getattr(self, name)
-            if not value >= least or (name != "max_failures" and not isinstance(value, int)):
-                kind = "" if name == "max_failures" else "a whole number of "
-                raise ValueError(f"`{name}` must be {kind}at least {least}, got {value}.")
-        if not self.timeout > 0:
-            raise ValueError(f"`timeout` must be above 0, got {self.timeout}.")
+        check_fields(self, shows_text=False)  # a text at the wrong place may be the key
         if self.backoff is not None:
             text = "`author.endpoint`: `backoff` has no effect, as the openai package sets the waits. Leave it out."
             warnings.warn(text, FutureWarning, stacklevel=3)

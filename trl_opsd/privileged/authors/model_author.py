@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from trl.trainer.utils import pad
 
 from trl_opsd.engines.backend import shards_loaded_models
+from trl_opsd.options import Count, check_fields
 from trl_opsd.rollouts.rollout import Messages
 
 
@@ -33,13 +34,12 @@ class ModelAuthor:
     """
 
     name: str
-    batch_size: int = 8
+    batch_size: Count = 8
     init_kwargs: dict[str, Any] = field(default_factory=dict)
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1, got {self.batch_size}.")
+        check_fields(self)
         self.model: PreTrainedModel | None = None
 
     def setup(self) -> None:

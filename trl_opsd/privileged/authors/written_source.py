@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from trl_opsd.options import Count, NonNegative
 from trl_opsd.privileged.authors.endpoint import EndpointAuthor
 from trl_opsd.privileged.authors.model_author import ModelAuthor
 from trl_opsd.privileged.base import Run, TextSource, imported
@@ -54,16 +55,11 @@ class WrittenSource(TextSource):
     author: Author | dict[str, dict[str, Any]] = "live"
     instruction: str = ""
     examples: Messages = field(default_factory=list)
-    max_new_tokens: int = 256
-    temperature: float = 0.0
+    max_new_tokens: Count = 256
+    temperature: NonNegative = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        tokens, degree = self.max_new_tokens, self.temperature
-        if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
-            raise ValueError(f"`max_new_tokens` must be a whole number of at least 1, got {tokens!r}.")
-        if isinstance(degree, bool) or not isinstance(degree, (int, float)) or not degree >= 0:
-            raise ValueError(f"`temperature` must be a number of at least 0, got {degree!r}.")
         self.author = _author(self.author)
         self.counts = dict(self.author.counts) if isinstance(self.author, EndpointAuthor) else {}
 

@@ -32,6 +32,11 @@ class DatasetColumn(TextSource):
     NAME = "column"
     COLUMN_FIELDS = ("column",)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.columns:
+            raise ValueError("`column` is an empty list: name at least one column.")
+
     def __call__(self, groups: list[Group]) -> Views:
         rollouts = rollouts_of(groups)
         columns = [self._of_column(column, rollouts) for column in self.columns]

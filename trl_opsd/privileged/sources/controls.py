@@ -6,7 +6,9 @@ Control contexts, which should not help, or less: a gain with them does not come
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from trl_opsd.options import Count, OneOf
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.base import Run, TextSource, rollout_rng
 from trl_opsd.privileged.checks import check_scored, column_of
@@ -31,15 +33,10 @@ class OtherRow(OtherRowSource):
 
     column: str = "privileged_context"
     with_problem: bool = False
-    count: int = 1
+    count: Count = 1
     seed: int = 0
 
     NAME = "other_row"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.count < 1:
-            raise ValueError(f"`count` is at least 1, got {self.count}.")
 
     def setup(self, run: Run) -> None:
         super().setup(run)
@@ -135,8 +132,8 @@ class WrongDemonstration(TextSource):
     """
 
     column: str | None = None
-    choice: str = "random"
-    count: int = 1
+    choice: Annotated[str, OneOf(("random", "shortest", "longest"))] = "random"
+    count: Count = 1
     keep_thinking: bool = False
     seed: int = 0
 
@@ -145,10 +142,8 @@ class WrongDemonstration(TextSource):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.count < 1 or (self.column is not None and self.count > 1):
-            raise ValueError(f"`count` is at least 1, and 1 with a column; got {self.count}.")
-        if self.choice not in ("random", "shortest", "longest"):
-            raise ValueError(f"`choice` must be 'random', 'shortest' or 'longest', got {self.choice!r}.")
+        if self.column is not None and self.count > 1:
+            raise ValueError(f"`count` must be 1 with a `column`, which holds one text, got {self.count}.")
 
     def __call__(self, groups: list[Group]) -> Views:
         return [self._views(rollout, group) for group in groups for rollout in group]

@@ -3,7 +3,9 @@
 """Critiques of rollouts as contexts: a critic reads the rollout, and a reference where there is one."""
 
 from dataclasses import KW_ONLY, dataclass
+from typing import Annotated
 
+from trl_opsd.options import OneOf, check_fields
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.authors.written_source import WrittenSource, tagged, task_text, transcript
 from trl_opsd.privileged.checks import text_of
@@ -72,7 +74,7 @@ class Critic(WrittenSource):
     """
 
     reference: str | None = None
-    schema: str = "critique"
+    schema: Annotated[str, OneOf(tuple(INSTRUCTIONS))] = "critique"
     _: KW_ONLY
     instruction: str | None = None
     examples: Messages | None = None
@@ -82,8 +84,7 @@ class Critic(WrittenSource):
     COLUMN_FIELDS = ("reference",)
 
     def __post_init__(self) -> None:
-        if self.schema not in INSTRUCTIONS:
-            raise ValueError(f"`schema` must be one of {list(INSTRUCTIONS)}, got {self.schema!r}.")
+        check_fields(self)  # before the schema says more
         self.instruction = INSTRUCTIONS[self.schema] if self.instruction is None else self.instruction
         self.template = TEMPLATES[self.schema] if self.template is None else self.template
         if self.examples is None:

@@ -3,8 +3,9 @@
 """Feedback of an agent's tools and environment as contexts."""
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from trl_opsd.options import OneOf
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.base import TextSource
 from trl_opsd.rollouts.rollout import Group, Rollout, message_text
@@ -31,7 +32,7 @@ class EnvironmentFeedback(TextSource):
             as `str` shows it.
     """
 
-    what: str = "last_result"
+    what: Annotated[str, OneOf(WHAT)] = "last_result"
     state: str = "__str__"
     _: KW_ONLY
     template: str = "What came of an earlier attempt at this:\n\n{privileged_context}"
@@ -40,8 +41,6 @@ class EnvironmentFeedback(TextSource):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.what not in WHAT:
-            raise ValueError(f"`what` must be one of {list(WHAT)}, got {self.what!r}.")
         if self.state != "__str__" and self.what != "state":
             raise ValueError(f"`state` is only read with `what='state'`, but `what` is {self.what!r}.")
 

@@ -5,7 +5,9 @@
 import math
 import re
 from dataclasses import dataclass
+from typing import Literal
 
+from trl_opsd.options import Count, Share
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.base import TextSource, rollout_rng
 from trl_opsd.privileged.checks import column_of, text_of
@@ -38,9 +40,9 @@ class PartialExposure(TextSource):
     """
 
     column: str = "solution"
-    share: float | str = 1.0
-    end_share: float | None = None
-    steps: int | None = None
+    share: Share | Literal["random"] = 1.0
+    end_share: Share | None = None
+    steps: Count | None = None
     separator: str = r"\n\s*\n"
     answer: str | None = None
     hide_answer: bool = False
@@ -51,11 +53,8 @@ class PartialExposure(TextSource):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        shares = [share for share in (self.share, self.end_share) if share is not None and share != "random"]
-        if not all(isinstance(share, (int, float)) and 0 <= share <= 1 for share in shares):
-            raise ValueError(f"`share` and `end_share` lie between 0 and 1, or `share` is 'random'; got {shares}.")
-        if (self.end_share is None) != (self.steps is None) or (self.steps is not None and self.steps < 1):
-            raise ValueError("`end_share` and `steps` (at least 1) belong together: set both or none.")
+        if (self.end_share is None) != (self.steps is None):
+            raise ValueError("`end_share` and `steps` belong together: set both or none.")
         if self.share == "random" and self.end_share is not None:
             raise ValueError("`share='random'` has no `end_share`: leave it out.")
         if self.hide_answer and self.answer is None:

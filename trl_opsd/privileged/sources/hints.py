@@ -5,7 +5,9 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
+from trl_opsd.options import Count, OneOf, check_fields
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.base import Run, TextSource, imported
 from trl_opsd.privileged.locate import decoded, token_span
@@ -33,16 +35,15 @@ class Rule:
     """
 
     hint: str
-    on: str = "error"
+    on: Annotated[str, OneOf(("error", "result", "text"))] = "error"
     match: str = ""
 
     def __post_init__(self) -> None:
-        if self.on not in ("error", "result", "text"):
-            raise ValueError(f"`on` must be 'error', 'result' or 'text', got {self.on!r}.")
+        check_fields(self)
         if self.on != "error" and not self.match:
             raise ValueError(f"`match` is empty: a rule on a {self.on} needs a regular expression.")
-        if not isinstance(self.hint, str) or not self.hint.strip():
-            raise ValueError(f"`hint` must be a text, got {self.hint!r}.")
+        if not self.hint.strip():
+            raise ValueError(f"`hint` must be a text with words, got {self.hint!r}.")
         try:
             re.compile(self.match)
         except re.error as error:
@@ -101,8 +102,8 @@ class TurnHint(TextSource):
     rules: list[dict[str, str] | Rule] | None = None
     function: str | Locator | None = None
     place: str = "before_turn"
-    teach: str = "turn"
-    max_hints: int = 1
+    teach: Annotated[str, OneOf(("turn", "suffix"))] = "turn"
+    max_hints: Count = 1
     repeat: bool = True
     name: str = "hint"
 
@@ -115,10 +116,6 @@ class TurnHint(TextSource):
             raise ValueError("TurnHint needs one of `rules` (at least one) and `function`.")
         if self.place not in ("before_turn", "before_token"):
             raise ValueError(f"`place` must be 'before_turn' or 'before_token' for a hint, got {self.place!r}.")
-        if self.teach not in ("turn", "suffix"):
-            raise ValueError(f"`teach` must be 'turn' or 'suffix', got {self.teach!r}.")
-        if self.max_hints < 1:
-            raise ValueError(f"`max_hints` must be at least 1, got {self.max_hints}.")
         if not self.repeat and not self.rules:
             raise ValueError("`repeat` is about `rules`: a `function` gives each hint as often as it likes.")
         self._rules = [Rule.of(rule, number) for number, rule in enumerate(self.rules or [])]

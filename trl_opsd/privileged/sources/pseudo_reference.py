@@ -4,7 +4,9 @@
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
+from typing import Annotated
 
+from trl_opsd.options import OneOf, PositiveShare
 from trl_opsd.privileged.base import TextSource
 from trl_opsd.privileged.transcripts import shown
 from trl_opsd.privileged.votes import NUMBER, answer_reader, majority
@@ -35,8 +37,8 @@ class PseudoReference(TextSource):
     """
 
     answer: str | Callable[[str], str | None] = NUMBER
-    least_share: float = 0.5
-    show: str = "answer"
+    least_share: PositiveShare = 0.5
+    show: Annotated[str, OneOf(SHOW)] = "answer"
     keep_thinking: bool = False
     _: KW_ONLY
     template: str = "The answer is probably this:\n\n{privileged_context}\n\nCheck it as you answer."
@@ -45,10 +47,6 @@ class PseudoReference(TextSource):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.show not in SHOW:
-            raise ValueError(f"`show` must be one of {list(SHOW)}, got {self.show!r}.")
-        if not 0 < self.least_share <= 1:
-            raise ValueError(f"`least_share` lies above 0 and is at most 1, got {self.least_share}.")
         self._read = answer_reader(self.answer)
 
     def __call__(self, groups: list[Group]) -> Views:

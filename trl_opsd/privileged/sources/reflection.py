@@ -4,6 +4,7 @@
 
 from dataclasses import KW_ONLY, dataclass, field
 
+from trl_opsd.options import Share
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.authors.written_source import WrittenSource, tagged, task_text, transcript
 from trl_opsd.privileged.checks import check_scored, text_of
@@ -62,7 +63,7 @@ class Reflection(WrittenSource):
     """
 
     reference: str | None = None
-    threshold: float = 0.8
+    threshold: Share = 0.8
     with_solution: bool = True
     teach_correct: bool = True
     failed_groups: bool = False
@@ -77,8 +78,6 @@ class Reflection(WrittenSource):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"`threshold` lies between 0 and 1, got {self.threshold}.")
         self.counts |= dict.fromkeys(("reflection_asked", "reflection_malformed", "reflection_unmatched"), 0)
 
     def __call__(self, groups: list[Group]) -> Views:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trl_opsd.options import Count
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.base import Run, imported
 from trl_opsd.privileged.rows import OtherRowSource, row_text
@@ -37,7 +38,7 @@ class Retrieval(OtherRowSource):
     """
 
     column: str = "solution"
-    k: int = 1
+    k: Count = 1
     by: str | Embed = "bm25"
     least_score: float | None = None
     as_turns: bool = True
@@ -46,8 +47,6 @@ class Retrieval(OtherRowSource):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.k < 1:
-            raise ValueError(f"`k` is at least 1, got {self.k}.")
         if isinstance(self.by, str) and self.by != "bm25":
             self.by = imported(self.by, "by")
         nothing = float(np.finfo(np.float32).tiny) if self.by == "bm25" else -math.inf

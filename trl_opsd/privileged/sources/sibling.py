@@ -4,7 +4,9 @@
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
+from typing import Annotated
 
+from trl_opsd.options import OneOf
 from trl_opsd.privileged.base import TextSource, rollout_rng
 from trl_opsd.privileged.checks import check_scored
 from trl_opsd.privileged.transcripts import shown
@@ -43,7 +45,7 @@ class SiblingSuccess(TextSource):
         ValueError: For an unknown choice; when asked, in a run without rewards.
     """
 
-    choice: str = "first"
+    choice: Annotated[str, OneOf((*CHOICES, "random"))] = "first"
     exclude_own: bool = True
     skip_successes: bool = False
     threshold: float | None = None
@@ -54,11 +56,6 @@ class SiblingSuccess(TextSource):
     template: str = "A correct answer to this question:\n\n{privileged_context}\n\nNow answer it in your own way."
 
     NAME = "sibling"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.choice not in (*CHOICES, "random"):
-            raise ValueError(f"`choice` must be one of {[*CHOICES, 'random']}, got {self.choice!r}.")
 
     def __call__(self, groups: list[Group]) -> Views:
         return [views for group in groups for views in self._of_group(group)]

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
+from trl_opsd.options import Count
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.authors.written_source import WrittenSource, tagged, task_text, transcript
 from trl_opsd.privileged.base import imported
@@ -67,9 +68,9 @@ class Skills(WrittenSource):
     """
 
     key: str | Callable[[Rollout], Any] | None = None
-    k: int = 1
-    refresh_steps: int = 1
-    size: int = 1024
+    k: Count = 1
+    refresh_steps: Count = 1
+    size: Count = 1024
     _: KW_ONLY
     instruction: str = INSTRUCTION
     examples: Messages = field(default_factory=lambda: list(EXAMPLES))
@@ -80,9 +81,6 @@ class Skills(WrittenSource):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("k", "refresh_steps", "size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if isinstance(self.key, str) and "." in self.key:
             self.key = imported(self.key, "key")
         self.store = SkillStore(self.size)
