@@ -5,7 +5,8 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from trl_opsd.monitoring.leaks import LEAK_PHRASES, Phrases, words, written_and_read
+from trl_opsd.monitoring.leaks import LEAK_PHRASES, Phrases, written_and_read
+from trl_opsd.rollouts.text import words
 
 
 def make_leak_penalty(phrases: Iterable[str] = LEAK_PHRASES, penalty: float = 0.1) -> Callable[..., list[float]]:

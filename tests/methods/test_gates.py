@@ -39,6 +39,16 @@ def test_the_gate(make_trainer, group, taught):
     assert [bool(one) for one in views] == [taught] * 4 + [True] * 4
 
 
+@pytest.mark.parametrize(
+    ("group", "taught"), [(["1,000", "so 1000", "4", "no"], True), (["3", "no", "nor", "x"], False)]
+)
+def test_spellings_are_one_answer_and_one_vote_is_none(make_trainer, group, taught):
+    options = {"reward_funcs": None, "policy_weight": 0.0}
+    options["privileged_source"] = {"when": {"condition": {"consensus": 0.25}, "source": "column"}}
+    views = views_of(scripted_trainer(make_trainer, "gates", group, ["5", "so 5", "is 5", "the 5"], **options))
+    assert [bool(one) for one in views] == [taught] * 4 + [True] * 4
+
+
 def test_a_share_is_checked():
     with pytest.raises(ValueError, match="`least_share` lies above 0"):
         build_condition({"consensus": 0.0})

@@ -5,6 +5,7 @@
 import json
 import random
 import time
+import unicodedata
 
 import pandas
 import pytest
@@ -17,7 +18,7 @@ from batches import batch_of
 from scripted import right, sums, writing
 from trl_opsd import Rollout, View
 from trl_opsd.cli import train
-from trl_opsd.monitoring.leaks import LEAK_PHRASES, Phrases, find_leaks, words
+from trl_opsd.monitoring.leaks import LEAK_PHRASES, Phrases, find_leaks
 from trl_opsd.rewards import leak_penalty, make_leak_penalty
 from views import giving
 
@@ -25,24 +26,6 @@ from views import giving
 QUOTES, PHRASES = "self_distillation/leak/quotes", "self_distillation/leak/phrases"
 CONTEXT = "First one takes the 1, and then one adds the other 1 to it; that makes 2."
 EIGHT = "one takes the 1 and then one adds"
-
-
-@pytest.mark.parametrize(
-    ("text", "parts"),
-    [
-        ("It's NOT so, 3.5 % of x_1!", ["it", "s", "not", "so", "3", "5", "of", "x_1"]),
-        ("Straße ΛΌΓΟΣ", ["strasse", "λόγοσ"]),
-        ("答案是42。The 答案", ["答", "案", "是", "42", "the", "答", "案"]),
-        ("カタ ひら", ["カ", "タ", "ひ", "ら"]),
-        ("ที่", ["ท", "ี", "่"]),
-        ("한국어 문장", ["한국어", "문장"]),
-        ("a\x00b\u200fג", ["a", "b", "ג"]),
-        ("?! 🙂", []),
-        ("", []),
-    ],
-)
-def test_words(text, parts):
-    assert words(text) == parts
 
 
 def found(make_trainer, context, *texts, prompt=None, **options):
@@ -64,6 +47,8 @@ def found(make_trainer, context, *texts, prompt=None, **options):
     return [(leak.quote, leak.phrase) for leak in trainer.collected.leaks[:2]], metrics[QUOTES], metrics[PHRASES]
 
 
+FRENCH = "la réponse à cette question est évidemment égale à la différence"
+HINDI = "उत्तर है: विद्यार्थियों की संख्या बहुत अधिक थी और वे सब आए"
 QUOTED = [
     (CONTEXT, f"So: {EIGHT}.", EIGHT),
     (CONTEXT, "ONE -- takes\nthe (1), `and` then one adds!", EIGHT),
@@ -78,6 +63,12 @@ QUOTED = [
     (View([{"role": "user", "content": "Q"}, {"role": "assistant", "content": CONTEXT}]), CONTEXT,
      "first one takes the 1 and then one"),
     (View(prompt=[{"role": "user", "content": CONTEXT}]), CONTEXT, "first one takes the 1 and then one"),
+    # In another spelling
+    (FRENCH, unicodedata.normalize("NFD", FRENCH), "la réponse à cette question est évidemment égale"),
+    (CONTEXT, "one _takes_ **the** $1$ and then <b>one</b> adds", EIGHT),
+    ("Pay 1,000 euros to each of the ten", "pay 1000 euros to each of the ten", "pay 1000 euros to each of the ten"),
+    (HINDI, "मुझे लगता है विद्यार्थियों की जीत", None),  # two words in common
+    (HINDI, HINDI, "उत्तर है विद्यार्थियों की संख्या बहुत अधिक थी"),
 ]  # fmt: skip
 
 

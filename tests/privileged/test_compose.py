@@ -95,6 +95,57 @@ def test_a_condition_on_one_reward_function(make_trainer):
     assert "Raised by the privileged source When." in caught.value.__notes__
 
 
+def half(completions, **kwargs):
+    return [0.7 * (completion[0]["content"] != "bad") for completion in completions]
+
+
+@pytest.mark.parametrize(
+    ("condition", "wanted"),
+    [
+        ("succeeded", [True, True, True, False]),
+        ("failed", [False, False, False, True]),
+        ("group_failed", NONE),
+        ({"reward_from": 0.7}, [True, True, True, False]),
+        ({"group_reward_below": 0.7}, NONE),
+        ("above_group_mean", [True, True, True, False]),
+    ],
+)
+def test_a_threshold_that_float32_just_misses(make_trainer, condition, wanted):
+    """TRL keeps rewards and weights in float32, in which 0.7 is 0.699999988."""
+    trainer = run(make_trainer, when(condition), ["2", "3", "4", "bad"], ["bad"] * 4, rewards=half,
+                  success_reward_threshold=0.7)  # fmt: skip
+    assert [rollout.total < 0.7 for rollout in trainer.collected.rollouts] == [True] * 8
+    others = {"failed": ALL, "group_failed": ALL}.get(condition, NONE) if isinstance(condition, str) else NONE
+    others = ALL if condition == {"group_reward_below": 0.7} else others
+    assert contexts(trainer) == [["x"] if one else [] for one in [*wanted, *others]]
+
+
+@pytest.mark.parametrize("threshold", [None, 1.0])
+def test_weights_that_make_one_only_nearly(make_trainer, threshold):
+    """0.9 and 0.1 make 0.99999998 in float32."""
+    weights = {"rewards": [half, right], "reward_weights": [0.9 / 0.7, 0.1]}
+    trainer = run(make_trainer, SiblingSuccess(threshold=threshold), ["2", "4 2", "bad", "5"], ["bad"] * 4, **weights)
+    assert 1 - 1e-6 < trainer.collected.rollouts[0].total < 1
+    assert [rollout.success for rollout in trainer.collected.rollouts] == [True, True, *[False] * 6]
+    assert contexts(trainer) == [["4 2"], ["2"], ["2"], ["2"], *[[]] * 4]
+
+
+def test_equal_rewards_are_not_above_their_mean(make_trainer):
+    """The mean of ten equal rewards comes out a little less than they are, by rounding."""
+
+    def tenth(completions, **kwargs):
+        return [0.1] * len(completions)
+
+    trainer = make_trainer(
+        dataset=sums(), reward_funcs=[tenth, tenth], reward_weights=[0.9, 0.1], privileged=when("above_group_mean"),
+        num_generations=10, rollout_func=writing(["a"] * 10, ["b"] * 10), per_device_train_batch_size=20,
+    )  # fmt: skip
+    batch_of(trainer)
+    totals = [rollout.total for rollout in trainer.collected.rollouts]
+    assert totals[0] > sum(totals[:10]) / 10
+    assert contexts(trainer) == [[]] * 20
+
+
 @pytest.mark.parametrize("name", ["reward_from", "group_reward_below"])
 def test_a_bound_that_is_no_number(name):
     with pytest.raises(ValueError, match=rf"condition.{name}`: `value` must be a finite number, got '1e-3' \(YAML"):

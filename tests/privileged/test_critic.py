@@ -177,6 +177,39 @@ def test_the_example_of_the_steps_is_aligned():
     assert aligned(attempt, kept, corrected) == f"{kept}\n{corrected}"
 
 
+THINKING = "<think>I add.\n1 + 1 = 3</think>It is 3"
+OPENED = "I add.\n1 + 1 = 3</think>It is 3"  # by the prompt
+
+
+@pytest.mark.parametrize(
+    "own", ["", "<think>Kept: I guess.\nHm.</think>\n", "Hm, so so.</think>\n", "[THINK]Hm.[/THINK]"]
+)
+@pytest.mark.parametrize(
+    ("text", "kept", "corrected", "expected"),
+    [
+        (THINKING, "<think>I add.", "1 + 1 = 2", "<think>I add.\n1 + 1 = 2"),
+        (THINKING, "<think>I add.\n1 + 1 = 3</think>", "It is 2", "<think>I add.\n1 + 1 = 3</think>\nIt is 2"),
+        (THINKING, THINKING, "none", THINKING),
+        (THINKING, "none", "<think>I count.", "<think>I count."),
+        (OPENED, "I add.", "1 + 1 = 2", "I add.\n1 + 1 = 2"),
+        (OPENED, "I add.\n1 + 1 = 3</think>", "It is 2", "I add.\n1 + 1 = 3</think>\nIt is 2"),
+    ],
+)
+def test_steps_of_a_thinking_rollout(make_trainer, own, text, kept, corrected, expected):
+    """The critic's own thoughts are left out, those that it copies stay."""
+    trainer, _, source = criticised(
+        make_trainer, Says(own + answer(kept, corrected)), ([text] * 2,) * 2, schema="steps"
+    )
+    assert contexts(trainer) == [[expected]] * 4 and counts(source) == [4, 0, 0]
+
+
+@pytest.mark.parametrize("corrected", ["1+1=3", "**1 + 1** = 3.", "$1 + 1 = 3$"])
+def test_a_step_in_another_spelling_corrects_nothing(make_trainer, corrected):
+    texts = [TEXTS[0][0]] * 2, [TEXTS[0][0]] * 2
+    trainer, _, source = criticised(make_trainer, Says(answer("I add.", corrected)), texts, schema="steps")
+    assert contexts(trainer) == [[]] * 4 and counts(source) == [4, 0, 4]
+
+
 def test_steps_with_tool_results(make_trainer):
     """What a tool said stands between the steps, and is repeated with them."""
 

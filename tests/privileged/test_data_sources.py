@@ -2,6 +2,7 @@
 
 """Sources that read the data set: columns, fixed texts, parts of solutions, other rows; on real batches."""
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -121,12 +122,21 @@ def test_exposure(make_trainer, options, wanted):
 @pytest.mark.parametrize(
     ("solution", "answer", "hidden", "shown"),
     [
-        ("15 and 2.5 make 5, or 5.0.", "5", "15 and 2.5 make ..., or 5.0.", None),
+        ("15 and 2.5 make 5, or 5.0.", "5", "15 and 2.5 make ..., or ....", None),
         ("Of 25 all but 15.", "5", None, "Of 25 all but 15.\n\nAnswer: 5"),
         ("A and B: AB. Take A", "A", "... and B: AB. Take ...", None),
         ("It is -3, 3 less.", "-3", "It is ..., 3 less.", None),
         ("It makes 42, not 4.2.", 42.0, "It makes ..., not 4.2.", None),
-        (r"so \boxed{5}, 5", r"\boxed{5}", "so ..., 5", None),
+        (r"so \boxed{5}, 5", r"\boxed{5}", r"so \boxed{...}, ...", None),
+        ("So we get 1000.", "1,000", "So we get ....", None),
+        ("So we get 1,000.", 1000, "So we get ....", None),
+        ("x = 5 follows", "x=5", "... follows", None),
+        (r"We get $\frac{1}{2}$.", r"\frac12", "We get $...$.", None),
+        ("It is 0.50 dollars.", 0.5, "It is ... dollars.", None),
+        ("It is -3, as 2-3 is no answer.", -3, "It is ..., as 2-3 is no answer.", None),
+        ("Paris, PARIS, paris", "Paris", "..., ..., ...", None),
+        ("Le prix e\u0301tait élevé", "était", "Le prix ... élevé", None),
+        ("Le prix était élevé", "é", None, "Le prix était élevé\n\nAnswer: é"),
         ("结果等于五个。", "五", "结果等于...个。", None),
     ],
 )
@@ -138,7 +148,22 @@ def test_an_answer_stands_for_itself(make_trainer, solution, answer, hidden, sho
         assert views[0][0].context == (wanted or solution)
 
 
-@pytest.mark.parametrize("answer", [" ", None])
+def test_an_answer_is_shown_after_a_part_that_holds_it_by_chance(make_trainer):
+    solution = "There are 5 boxes with 12 pens.\n\nSo 5 it is"
+    for share, wanted in ((0.5, "There are 5 boxes with 12 pens.\n\nAnswer: 5"), (1.0, solution)):
+        dataset = sums(solution=[solution, None], result=[5, 5])
+        found = contexts_of(make_trainer, PartialExposure(share=share, answer="result"), ["2", "2"], dataset=dataset)
+        assert found == [wanted] * 2
+
+
+@pytest.mark.parametrize("answer", [["a", "b"], {"x": 1}])
+def test_an_answer_that_is_neither_text_nor_number(make_trainer, answer):
+    dataset = Dataset.from_list([{**row, "answer": answer} for row in SUM_ROWS])
+    with pytest.raises(ValueError, match="`answer` names, must hold a text or a number, got"):
+        views_and_reads(make_trainer, PartialExposure(answer="answer", hide_answer=True), dataset=dataset)
+
+
+@pytest.mark.parametrize("answer", [" ", None, math.nan])
 def test_no_answer_is_shown_but_can_not_be_hidden(make_trainer, answer):
     dataset = Dataset.from_list([{**row, "answer": answer} for row in SUM_ROWS])
     views, *_ = views_and_reads(make_trainer, PartialExposure(answer="answer"), dataset=dataset)
@@ -265,6 +290,39 @@ def test_prompts_that_share_no_word_are_not_alike(make_trainer):
     assert [[view.context for view in row] for row in views] == [
         [], ["green apple\nAbout green apple"], ["red apple\nAbout red apple"], [],
     ]  # fmt: skip
+
+
+SPELLINGS = ["What is 17 + 25?", "what is 17+25 ?", "**What** is $17 + 25$?", "What is １７ + 25"]
+OTHERS = ["What is 17 - 25?", "What is 17 + 2.5?", "Who wrote Faust?"]
+
+
+@pytest.mark.parametrize("by", ["bm25", by_length])
+def test_ones_own_problem_is_shown_in_no_spelling(make_trainer, by):
+    """Nor is another one shown twice."""
+    if by == "bm25":
+        pytest.importorskip("bm25s")
+    questions = [*SPELLINGS, *OTHERS, "WHAT IS 17 − 25"]
+    dataset = Dataset.from_list([{"prompt": text, "solution": f"About {text}"} for text in questions])
+    for source in (Retrieval(k=3, by=by), OtherRow("solution", count=3, with_problem=True)):
+        views, *_ = views_and_reads(make_trainer, source, dataset, per_device_train_batch_size=4)
+        for row in views:
+            shown = "\n".join(view.context for view in row)
+            assert not any(f"About {text}\n" in f"{shown}\n" for text in SPELLINGS)
+            assert shown.lower().replace("−", "-").count("about what is 17 - 25") == 1
+    with pytest.raises(ValueError, match=r"at least two prompts .* there are 1\. Prompts are told apart by the text"):
+        make_trainer(dataset=dataset.select(range(4)), privileged=OtherRow("solution"))
+    with pytest.raises(ValueError, match=r"`count=4` needs more prompts than the 4"):
+        make_trainer(dataset=dataset, privileged=OtherRow("solution", count=4))
+
+
+def test_words_of_all_scripts_are_alike(make_trainer):
+    """Whole words of Hindi, single characters of Chinese."""
+    pytest.importorskip("bm25s")
+    questions = ["हिन्दी भाषा", "हिन्दी गीत", "हानि", "漢字的問題", "漢字", "apple"]
+    dataset = Dataset.from_list([{"prompt": text, "solution": f"About {text}"} for text in questions])
+    views, *_ = views_and_reads(make_trainer, Retrieval(k=5), dataset, per_device_train_batch_size=6)
+    shown = [row[0].context.split("\n")[0] if row else None for row in views]
+    assert shown == ["हिन्दी गीत", "हिन्दी भाषा", None, "漢字", "漢字的問題", None]
 
 
 class Greeting:

@@ -287,7 +287,17 @@ VOTES = ["it is 4", "4", "I say 5", "none"]
         ({"show": "longest_other"}, VOTES, ["I say 5", "I say 5", None, "I say 5"]),
         ({"show": "longest_other"}, ["4", "4", "so 4", "none"], None),
         ({"answer": r"(\w+) is"}, VOTES, None),
-        ({"answer": r"(\w+) is", "least_share": 0.25}, VOTES, "it"),
+        ({"answer": r"(\w+) is", "least_share": 0.25}, VOTES, None),  # one vote would vouch for itself
+        ({"answer": r"(\w+) is", "least_share": 0.25}, ["it is 4", "5", "It is 5", "6"], "it"),
+        # Spellings of an answer are one
+        ({}, ["1,000", "1000", "5", "7"], "1,000"),
+        ({}, ["it is 1000.0", "5", "so 1000", "5 or 6"], "1000.0"),
+        ({}, ["it is -3", "\u22123", "3", "2-3"], None),
+        ({"answer": r"\\boxed\{(.*)\}"}, [r"\boxed{\frac12}", r"\boxed{1/2}", r"\boxed{2}", "1"], r"\frac12"),
+        ({"answer": r"(\w+)$", "show": "longest_other"}, ["so Paris", "PARIS", "paris", "Rome"], [*["Rome"] * 3, None]),
+        # Not the thoughts, but what was answered
+        ({}, ["4<think>5", "<think>5</think>4", "<think>5", "<think>5"], "4"),
+        ({"answer": "([a-z]*)"}, ["4", "5", "6", "7"], None),
         ({"answer": "function:test_group_sources.first_word"}, ["4 is it", "4 too", "no", "x"], "4"),
         ({"answer": str.strip}, ["a", "a", "a b", "c"], "a"),
     ],
@@ -295,6 +305,30 @@ VOTES = ["it is 4", "4", "I say 5", "none"]
 def test_pseudo_reference(make_trainer, options, group, wanted):
     found = contexts_of(make_trainer, PseudoReference(**options), group, ["1", "2", "3", "4"])
     assert found == (wanted if isinstance(wanted, list) else [wanted] * 4) + [None] * 4
+
+
+def test_a_share_of_the_votes_is_no_binary_fraction(make_trainer):
+    """7 of 25 are 28 %, though 0.28 * 25 is 7.000000000000001."""
+    group = ["4"] * 7 + [f"{i}" for i in range(10, 28)]
+    found = contexts_of(make_trainer, PseudoReference(least_share=0.28), group)
+    assert found == ["4"] * 25
+
+
+@pytest.mark.parametrize("show", ["answer", "shortest", "longest_other"])
+def test_a_single_rollout_has_no_one_to_agree_with(make_trainer, show):
+    source = PseudoReference(show=show, least_share=0.1)
+    assert contexts_of(make_trainer, source, ["4"], ["5"], reward=None) == [None, None]
+    trainer = make_trainer(
+        dataset=sums(), eval_dataset=sums(), privileged=source, num_generations=2, per_device_train_batch_size=4,
+        num_generations_eval=1, per_device_eval_batch_size=2, rollout_func=writing(["4", "4"], ["5", "5"]),
+    )  # fmt: skip
+    trainer.evaluate()
+    assert trainer.collected.views == [[], []]
+
+
+def test_an_answer_that_is_no_text(make_trainer):
+    with pytest.raises(ValueError, match="The function `answer` must return text or None, got 4"):
+        contexts_of(make_trainer, PseudoReference(answer=len), ["look", "here"])
 
 
 def first_word(text):

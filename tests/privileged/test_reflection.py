@@ -80,6 +80,31 @@ def test_what_the_reflector_reads(make_trainer, tokenizer):
     assert [tokenizer.decode(one.completion_ids) for one in author.rollouts] == ["I add. 1 + 1 = 3<|im_end|>"]
 
 
+def test_whose_thoughts_are_read(make_trainer):
+    """The wrong rollout is judged with its thoughts, the right one is shown without, the reflector's own are cut."""
+    wrong = "<think>1 + 1 = 3</think>It is 3"
+    answers = [wrong, "<think>One", "<think>Two fingers.</think>It is 2"], ["It is 5"] * 3
+    text = "<think>Quote: no.</think>Quote: <think>1 + 1 =\nExplanation: It <think>hm</think>is two."
+    author = saying(text)
+    rewards = lambda completions, **_: [float(c[0]["content"] not in (wrong, "<think>One")) for c in completions]  # noqa: E731
+    trainer, batch, source = reflected(make_trainer, answers, author, num_generations=3, reward_funcs=rewards,
+                                       per_device_train_batch_size=6)  # fmt: skip
+    asked = author.prompts[0][-1]["content"]
+    assert asked.endswith(f"Correct solution:\nIt is 2\n\nWrong solution:\n{wrong}")
+    assert trainer.collected.views[0][0].context == "Correct solution:\nIt is 2\n\nReflection: It is two."
+    assert taught_by_rollout(trainer, batch)[0] == f"{wrong}<|im_end|>"
+    assert source.counts == {"reflection_asked": 2, "reflection_malformed": 0, "reflection_unmatched": 1}
+
+
+def test_a_solution_that_is_all_thought_is_none(make_trainer):
+    author = saying("Quote: 3\nExplanation: No.")
+    right_thought = lambda completions, **_: [float(c[0]["content"] != "3") for c in completions]  # noqa: E731
+    answers = ["3", "<think>Two"], ["It is 5"] * 2
+    trainer, _, _ = reflected(make_trainer, answers, author, reward_funcs=right_thought)
+    assert author.prompts[0][-1]["content"] == "Problem:\n1 + 1?\n\nWrong solution:\n3"
+    assert [view.context for view in trainer.collected.views[0]] == ["Reflection: No."]
+
+
 def test_prompts_that_are_text(make_trainer):
     author = saying("Quote: 1 + 1 = 3\nExplanation: It is 2.")
     dataset = sums().map(lambda row: {"prompt": row["prompt"][0]["content"]})

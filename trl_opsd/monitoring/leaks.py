@@ -10,6 +10,7 @@ from typing import Any
 
 from trl_opsd.prompts.control_tokens import strings
 from trl_opsd.rollouts.rollout import Messages, Rollout
+from trl_opsd.rollouts.text import words
 from trl_opsd.rollouts.view import View
 
 
@@ -17,12 +18,6 @@ LEAK_PHRASES = (
     "hint", "hints", "privileged", "provided solution", "provided solutions", "reference", "references", "secret",
     "secrets", "solution above", "solutions above",
 )  # fmt: skip
-
-# Scripts that set no spaces between words: Thai and Lao, Burmese, Khmer, kana, Chinese characters
-_UNSPACED = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-)
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 
 
 @dataclass(frozen=True)
@@ -43,11 +38,6 @@ class Leak:
         """The leak as text, for the completions table."""
         found = [f"{kind}: {text}" for kind, text in (("quote", self.quote), ("phrase", self.phrase)) if text]
         return "; ".join(found) or None
-
-
-def words(text: str) -> list[str]:
-    """Words of a text, without case and punctuation. Where a script sets no spaces, a character is a word."""
-    return _WORD.findall(text.casefold())
 
 
 def _spaced(parts: list[str]) -> str:

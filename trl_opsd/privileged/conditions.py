@@ -12,8 +12,9 @@ from typing import TypeVar
 from trl_opsd.options import PositiveShare, Share, checked
 from trl_opsd.privileged.base import rollout_rng
 from trl_opsd.privileged.checks import check_scored
+from trl_opsd.privileged.transcripts import without_thinking
 from trl_opsd.privileged.votes import NUMBER, answer_reader, majority
-from trl_opsd.rollouts.rollout import Group, Rollout
+from trl_opsd.rollouts.rollout import Group, Rollout, reaches
 
 
 Condition = Callable[[Rollout, Group], bool]
@@ -72,13 +73,13 @@ def reward_from(value: float, function: str | None = None) -> Condition:
         value (`float`): Least reward.
         function (`str`, *optional*): Name of a reward function. `None` means the total.
     """
-    return _of_rewards(lambda rollout, group: _reward(rollout, function) >= value, "reward_from")
+    return _of_rewards(lambda rollout, group: reaches(_reward(rollout, function), value), "reward_from")
 
 
 @_named
 def group_reward_below(value: float) -> Condition:
     """Rollouts of a group whose best total is below a value."""
-    return _of_rewards(lambda rollout, group: all(not one.total >= value for one in group), "group_reward_below")
+    return _of_rewards(lambda rollout, group: not any(reaches(one.total, value) for one in group), "group_reward_below")
 
 
 @_named
@@ -98,7 +99,7 @@ def above_group_mean() -> Condition:
 
     def is_above(rollout: Rollout, group: Group) -> bool:
         totals = [one.total for one in group if has_reward(one)]
-        return bool(totals) and rollout.total > sum(totals) / len(totals)
+        return has_reward(rollout) and not reaches(sum(totals) / len(totals), rollout.total)
 
     return _of_rewards(is_above, "above_group_mean")
 
@@ -106,14 +107,15 @@ def above_group_mean() -> Condition:
 @_named
 def consensus(least_share: PositiveShare = 0.5, answer: str | Callable[[str], str | None] = NUMBER) -> Condition:
     """
-    Rollouts of a group of which enough give the same answer (GATES, 2602.20574). It needs no reward.
+    Rollouts of a group of which enough give the same answer (GATES, 2602.20574), and at least two. It needs no reward,
+    and never holds for a prompt with a single rollout.
 
     Args:
         least_share (`float`, *optional*, defaults to `0.5`): Share of the group that must give it.
         answer (`str` or `Callable`, *optional*): How it is read: see `answer` of [`PseudoReference`].
     """
     read = answer_reader(answer)
-    return lambda rollout, group: majority([read(one.text) for one in group], least_share) is not None
+    return lambda rollout, group: majority([read(without_thinking(one.text)) for one in group], least_share) is not None
 
 
 @_named

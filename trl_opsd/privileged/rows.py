@@ -10,6 +10,7 @@ from datasets import Dataset, IterableDataset
 from trl_opsd.privileged.base import Run, TextSource
 from trl_opsd.privileged.checks import check_column, source_name
 from trl_opsd.rollouts.rollout import Messages, Rollout, message_text
+from trl_opsd.rollouts.text import normalised
 
 
 def prompt_text(prompt: str | Messages) -> str:
@@ -26,7 +27,8 @@ def row_text(rollout: Rollout) -> str:
 
 class OtherRows:
     """
-    Contexts of the training data and the prompt texts of their rows.
+    Contexts of the training data, the prompt texts of their rows and the keys of these: two rows whose user messages
+    differ in spelling alone have one key.
 
     Args:
         dataset (`Dataset`): Training data.
@@ -45,15 +47,18 @@ class OtherRows:
             )
         check_column(column, dataset, "train_dataset", "column")
         prompts, contexts = dataset["prompt"], dataset[column]
-        self.contexts, self.texts = [], []
+        self.contexts, self.texts, self.keys = [], [], []
         for prompt, context in zip(prompts, contexts, strict=True):
             if context is not None:
                 self.contexts.append(context)
                 self.texts.append(prompt_text(prompt))
-        if len(set(self.texts)) < 2:
+                self.keys.append(normalised(self.texts[-1]))
+        self.prompts = len(set(self.keys))
+        if self.prompts < 2:
             raise ValueError(
                 f"The privileged source {source_name(source)} needs rows of at least two prompts with a context in the "
-                f"column `{column}` of `train_dataset`, and there are {len(set(self.texts))}."
+                f"column `{column}` of `train_dataset`, and there are {self.prompts}. Prompts are told apart by the "
+                "text of their user messages, in whatever spelling."
             )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from trl_opsd.rollouts.rollout import Group, Messages, Rollout, Turn
+from trl_opsd.rollouts.rollout import Group, Messages, Rollout, Turn, reaches
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def build_rollouts(
                 turns=turns_of(completions[i], completion_ids[i], sampled.tool_mask and sampled.tool_mask[i]),
                 rewards=dict(zip(reward_names, values, strict=False)),
                 total=total,
-                success=total >= success_threshold,
+                success=reaches(total, success_threshold),
                 extra=extra[i],
                 group=(first + i) // group_size,
                 index=first + i,

@@ -3,6 +3,7 @@
 """[`Rollout`], one sampled completion with all that is known of it before the loss, and groups of them."""
 
 import ast
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,6 +125,12 @@ def message_text(message: dict[str, Any]) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     return "".join(block.get("text") or "" for block in content)
+
+
+def reaches(value: float, threshold: float) -> bool:
+    """Whether a reward, or a number of votes, is at least a threshold. Rewards and their weights come through float32,
+    so what lacks a millionth reaches it; `nan` reaches none."""
+    return value >= threshold or math.isclose(value, threshold, rel_tol=1e-6, abs_tol=1e-6)
 
 
 def _tool_error(message: dict[str, Any]) -> str | None:

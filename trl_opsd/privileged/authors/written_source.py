@@ -17,7 +17,7 @@ from trl_opsd.privileged.authors.model_author import ModelAuthor
 from trl_opsd.privileged.base import Run, TextSource, imported
 from trl_opsd.privileged.checks import check_encodable, source_name
 from trl_opsd.privileged.locate import decoded
-from trl_opsd.privileged.transcripts import without_thinking
+from trl_opsd.privileged.transcripts import without_first_thinking, without_thinking
 from trl_opsd.prompts.teacher_prompt import excerpt
 from trl_opsd.rollouts.rollout import Messages, Rollout, message_text
 
@@ -72,7 +72,9 @@ class WrittenSource(TextSource):
         if isinstance(self.author, (ModelAuthor, EndpointAuthor)):
             self.author.setup()
 
-    def ask(self, requests: list[str], rollouts: list[Rollout], once: bool = True) -> list[str | None]:
+    def ask(
+        self, requests: list[str], rollouts: list[Rollout], once: bool = True, copied: bool = False
+    ) -> list[str | None]:
         """
         Answers of the author to requests, `None` where an endpoint gave none. A collective where the model writes.
 
@@ -80,6 +82,8 @@ class WrittenSource(TextSource):
             requests (`list[str]`): Texts to write about.
             rollouts (`list[Rollout]`): Rollout that each is about.
             once (`bool`): Whether equal prompts are given one text.
+            copied (`bool`): Whether the answers copy words of the rollouts, with thoughts of these. Thought blocks then
+                stay, for [`tagged`] to leave out the author's own.
         """
         run = self.require_run()
         with self.raise_on_all_ranks():
@@ -97,7 +101,7 @@ class WrittenSource(TextSource):
                     f"The author {source_name(self.author)} must return a list of one text for each of the "
                     f"{len(prompts)} prompts, got {repr(texts)[:120]}."
                 )
-        return [None if text is None else without_thinking(text) for text in texts]
+        return [text if text is None or copied else without_thinking(text) for text in texts]
 
     def _prompt(self, request: str, rollout: Rollout) -> str | Messages:
         check_encodable(request, f"The author's request about {rollout.where}")
@@ -163,7 +167,8 @@ def transcript(tokenizer: PreTrainedTokenizerBase, rollout: Rollout) -> str:
 
 def tagged(text: str, tags: tuple[str, ...]) -> dict[str, str] | None:
     """
-    Parts of an answer such as `"Quote: 2 + 2 = 5\\nExplanation: It is 4."`, by tag.
+    Parts of an answer such as `"Quote: 2 + 2 = 5\\nExplanation: It is 4."`, by tag. A thought block before the first
+    part is the author's own and left out; one within a part stays, as it may be copied.
 
     Args:
         text (`str`): Text of the answer.
@@ -173,6 +178,12 @@ def tagged(text: str, tags: tuple[str, ...]) -> dict[str, str] | None:
         `dict[str, str]` or `None`: `None` if a tag is missing, out of order or there twice, if anything stands before
         the first one, or if a part is empty.
     """
+    # What is copied may close a block that the rollout's prompt has opened, so the whole text comes first
+    found = (_tagged(one, tags) for one in (text, without_first_thinking(text)))
+    return next((parts for parts in found if parts is not None), None)
+
+
+def _tagged(text: str, tags: tuple[str, ...]) -> dict[str, str] | None:
     pieces = re.split(rf"^({'|'.join(map(re.escape, tags))}):", text, flags=re.MULTILINE)
     parts = {tag: part.strip() for tag, part in zip(pieces[1::2], pieces[2::2], strict=True)}
     if pieces[0].strip() or tuple(pieces[1::2]) != tags or not all(parts.values()):

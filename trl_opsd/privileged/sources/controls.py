@@ -15,13 +15,15 @@ from trl_opsd.privileged.checks import check_scored, column_of
 from trl_opsd.privileged.rows import OtherRowSource, row_text
 from trl_opsd.privileged.transcripts import shown
 from trl_opsd.rollouts.rollout import Group, Rollout
+from trl_opsd.rollouts.text import normalised
 from trl_opsd.rollouts.view import PLACEHOLDER, View, Views
 
 
 @dataclass
 class OtherRow(OtherRowSource):
     """
-    Context of another row, drawn anew for each rollout; never one of the same prompt.
+    Context of another row, drawn anew for each rollout; never one of the same prompt, in whatever spelling. It may say
+    what the row's own says, as answers of yes and no do.
 
     Args:
         column (`str`): Column with the contexts.
@@ -40,7 +42,7 @@ class OtherRow(OtherRowSource):
 
     def setup(self, run: Run) -> None:
         super().setup(run)
-        prompts = len(set(self.rows.texts))
+        prompts = self.rows.prompts
         if self.count >= prompts:
             raise ValueError(f"`count={self.count}` needs more prompts than the {prompts} of `train_dataset`.")
         if self.with_problem and not all(isinstance(context, str) for context in self.rows.contexts):
@@ -51,12 +53,12 @@ class OtherRow(OtherRowSource):
 
     def _views(self, rollout: Rollout) -> list[View]:
         rng = rollout_rng(rollout, self.seed, "other_row")
-        seen, views = {row_text(rollout)}, []
+        seen, views = {normalised(row_text(rollout))}, []
         while len(views) < self.count:
             row = rng.randrange(len(self.rows.texts))
-            if self.rows.texts[row] in seen:
+            if self.rows.keys[row] in seen:
                 continue
-            seen.add(self.rows.texts[row])
+            seen.add(self.rows.keys[row])
             context = self.rows.contexts[row]
             text = f"{self.rows.texts[row]}\n\n{context}" if self.with_problem else context
             name = self.name if self.count == 1 else f"{self.name}-{len(views) + 1}"

@@ -11,6 +11,7 @@ from trl_opsd.privileged.authors.written_source import WrittenSource, tagged, ta
 from trl_opsd.privileged.checks import text_of
 from trl_opsd.privileged.locate import find_quote
 from trl_opsd.rollouts.rollout import Group, Messages, Rollout
+from trl_opsd.rollouts.text import normalised
 from trl_opsd.rollouts.view import Views
 
 
@@ -59,7 +60,7 @@ class Critic(WrittenSource):
     where the rollout fails. The answer must be of the form `Kept: ...`, new line, `Corrected: ...`, either of which may
     be `none`. What is kept must be the beginning of the rollout, word for word but for white space, and the corrected
     step must not be what the rollout goes on with anyway; if nothing is corrected, all of it must be kept. Else there
-    is no view (counted in `critic_unaligned`).
+    is no view (counted in `critic_unaligned`). Thoughts of the rollout are steps like any other.
 
     An answer of another form, or none at all, gives no view either (`critic_malformed`).
 
@@ -99,7 +100,7 @@ class Critic(WrittenSource):
         with self.raise_on_all_ranks():
             attempts, requests = self._requests(wanted)
         self.counts["critic_asked"] = len(wanted)
-        answers = self.ask(requests, wanted)
+        answers = self.ask(requests, wanted, copied=self.schema == "steps")
         contexts = [self._context(*pair) for pair in zip(answers, attempts, strict=True)]
         views = {
             rollout.index: [] if context is None else [self.view(context)]
@@ -152,7 +153,7 @@ def aligned(attempt: str, kept: str | None, corrected: str | None) -> str | None
     if end is None:
         return None
     rest = attempt[end:]
-    if rest.strip() if corrected is None else _beginning(rest, corrected) is not None:
+    if rest.strip() if corrected is None else _goes_on(rest, corrected):
         return None
     return "\n".join(part for part in (attempt[:end].strip(), corrected) if part)
 
@@ -163,6 +164,11 @@ def _beginning(text: str, words: str | None) -> int | None:
         return 0
     found = find_quote(text, words, 1.0)
     return found[1] if found is not None and not text[: found[0]].strip() else None
+
+
+def _goes_on(rest: str, step: str) -> bool:
+    """Whether a text goes on with a step, in whatever spelling."""
+    return _beginning(rest, step) is not None or f"{normalised(rest)} ".startswith(f"{normalised(step)} ")
 
 
 def _is_nothing(part: str) -> bool:

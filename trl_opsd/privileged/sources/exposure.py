@@ -12,6 +12,7 @@ from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.base import TextSource, rollout_rng
 from trl_opsd.privileged.checks import column_of, text_of
 from trl_opsd.rollouts.rollout import Group, Rollout
+from trl_opsd.rollouts.text import occurrences
 from trl_opsd.rollouts.view import View, Views
 
 
@@ -30,9 +31,10 @@ class PartialExposure(TextSource):
         separator (`str`): Regular expression between segments. The default is an empty line.
         answer (`str`, *optional*): What is the answer: the name of a column, or a regular expression after `regex:`
             whose last match in the solution it is (its first group, if it has one). With it the answer is always shown,
-            on a line of its own at the end, unless `hide_answer`.
-        hide_answer (`bool`): Whether the answer is taken out of what is shown, wherever it stands for itself and not
-            within a longer number or word (the views of AVSD, 2605.20643).
+            unless `hide_answer`: on a line of its own at the end, if not in the whole solution.
+        hide_answer (`bool`): Whether the answer is taken out of what is shown, in whatever spelling (1,000 and 1000),
+            wherever it stands for itself and not within a longer number or word (the views of AVSD, 2605.20643). A
+            number written in words or as a percentage is not found.
         seed (`int`): Of `"random"`.
 
     Raises:
@@ -74,13 +76,13 @@ class PartialExposure(TextSource):
         if solution is None:
             return []
         answer = self._answer(rollout, solution)
-        cuts = [match.span() for match in self._between.finditer(solution.strip())]
-        ends = [start for start, _ in cuts] + [len(solution.strip())]
+        whole = solution.strip()
+        ends = [match.start() for match in self._between.finditer(whole)] + [len(whole)]
         count = math.floor(self._share(rollout) * len(ends) + 1e-9)  # 0.3 * 10 is 2.9999999999999996
-        text = solution.strip()[: ends[count - 1]] if count else ""
+        text = whole[: ends[count - 1]] if count else ""
         if answer is not None and self.hide_answer:
-            text = _whole(answer).sub("...", text)
-        elif answer is not None and not _whole(answer).search(text):
+            text = _without(text, answer)
+        elif answer is not None and (count < len(ends) or not occurrences(text, answer)):
             text = f"{text}\n\nAnswer: {answer}".strip()
         return [self.view(text)] if text.strip() else []
 
@@ -95,9 +97,7 @@ class PartialExposure(TextSource):
         if self.answer is None:
             return None
         if self._pattern is None:
-            value = column_of(rollout, self.answer, "answer")
-            value = int(value) if isinstance(value, float) and value.is_integer() else value
-            answer = None if value is None else str(value).strip() or None
+            answer = self._column_answer(rollout)
             if answer is None and self.hide_answer:
                 raise ValueError(
                     f"The column `{self.answer}` has no answer to hide in the column `{self.column}` of "
@@ -113,9 +113,20 @@ class PartialExposure(TextSource):
             )
         return matches[-1].group(group).strip() or None
 
+    def _column_answer(self, rollout: Rollout) -> str | None:
+        value = column_of(rollout, self.answer, "answer")
+        if value is None or value != value:  # pandas writes nan where there is none
+            return None
+        if not isinstance(value, (str, int, float)):
+            raise ValueError(
+                f"The column `{self.answer}` of {rollout.where}, which the option `answer` names, must hold a text "
+                f"or a number, got {value!r}."
+            )
+        return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip() or None
 
-def _whole(answer: str) -> re.Pattern[str]:
-    """Pattern of an answer where it stands for itself: 5 is neither in 15 nor in 2.5, and A not in AND."""
-    before = r"(?<!\d)(?<!\d[.,])" if answer[0].isdigit() else r"(?<![A-Za-z])" if answer[0].isalpha() else ""
-    after = r"(?![.,]?\d)" if answer[-1].isdigit() else r"(?![A-Za-z])" if answer[-1].isalpha() else ""
-    return re.compile(before + re.escape(answer) + after)
+
+def _without(text: str, answer: str) -> str:
+    """Text with `...` in the place of an answer."""
+    for start, end in reversed(occurrences(text, answer)):
+        text = f"{text[:start]}...{text[end:]}"
+    return text

@@ -8,8 +8,8 @@ from typing import Annotated
 
 from trl_opsd.options import OneOf, PositiveShare
 from trl_opsd.privileged.base import TextSource
-from trl_opsd.privileged.transcripts import shown
-from trl_opsd.privileged.votes import NUMBER, answer_reader, majority
+from trl_opsd.privileged.transcripts import shown, without_thinking
+from trl_opsd.privileged.votes import NUMBER, answer_reader, majority, same_answer
 from trl_opsd.rollouts.rollout import Group, Rollout
 from trl_opsd.rollouts.view import View, Views
 
@@ -22,8 +22,9 @@ class PseudoReference(TextSource):
     """
     Majority answer of the group, without a label or a verifier (U-OPSD, 2608.06296).
 
-    An answer is read from each rollout; one without an answer has no vote. Two answers with as many votes are no
-    majority, and neither is one with too few: the group then has no views.
+    An answer is read from each rollout, without its thought blocks; one without an answer has no vote. Spellings of an
+    answer, such as 1,000 and 1000, are one. Two answers with as many votes are no majority, and neither is one with too
+    few, or with a single one: the group then has no views, and a prompt with a single rollout never has.
 
     Args:
         answer (`str` or `Callable[[str], str | None]`): How an answer is read from a rollout's text: a regular
@@ -53,7 +54,7 @@ class PseudoReference(TextSource):
         return [views for group in groups for views in self._of_group(group)]
 
     def _of_group(self, group: Group) -> Views:
-        answers = [self._read(rollout.text) for rollout in group]
+        answers = [self._read(without_thinking(rollout.text)) for rollout in group]
         winner = majority(answers, self.least_share)
         if winner is None:
             return [[] for _ in group]
@@ -61,7 +62,9 @@ class PseudoReference(TextSource):
             return [[self.view(winner)] for _ in group]
         same = self.show == "shortest"
         shown_ones = [
-            one for one, answer in zip(group, answers, strict=True) if answer is not None and (answer == winner) == same
+            one
+            for one, answer in zip(group, answers, strict=True)
+            if answer is not None and answer.strip() and same_answer(answer, winner) == same
         ]
         shown_ones.sort(key=lambda one: len(one.completion_ids), reverse=not same)
         return [self._of_other(rollout, shown_ones) for rollout in group]

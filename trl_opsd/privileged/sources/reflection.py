@@ -10,6 +10,7 @@ from trl_opsd.privileged.authors.written_source import WrittenSource, tagged, ta
 from trl_opsd.privileged.checks import check_scored, text_of
 from trl_opsd.privileged.conditions import has_reward
 from trl_opsd.privileged.locate import locate
+from trl_opsd.privileged.transcripts import shown, without_thinking
 from trl_opsd.rollouts.rollout import Group, Messages, Rollout
 from trl_opsd.rollouts.view import View, Views
 
@@ -52,7 +53,7 @@ class Reflection(WrittenSource):
 
     Args:
         reference (`str`, *optional*): Column with a correct solution. `None` means the first successful rollout of the
-            group, other than the one that is taught.
+            group, other than the one that is taught, without its thoughts.
         threshold (`float`): Least similarity of the quote and a part of the rollout, as in [`find_quote`]. `1.0` takes
             exact quotes only, but for white space.
         with_solution (`bool`): Whether the teacher reads the solution before the explanation.
@@ -85,7 +86,7 @@ class Reflection(WrittenSource):
         with self.raise_on_all_ranks():
             wrong, solutions, requests = self._wrong(groups)
         self.counts["reflection_asked"] = len(wrong)
-        answers = self.ask(requests, wrong)
+        answers = self.ask(requests, wrong, copied=True)
         views = {
             rollout.index: self._reflected(rollout, solution, answer)
             for rollout, solution, answer in zip(wrong, solutions, answers, strict=True)
@@ -115,8 +116,8 @@ class Reflection(WrittenSource):
         if self.reference is not None:
             return text_of(rollout, self.reference, "reference")
         others = (other for other in group if other.success and other.index != rollout.index)
-        sibling = next(others, None)
-        return None if sibling is None else transcript(self.run.tokenizer, sibling)
+        texts = (shown(other, thinking=False, tools=True).strip() for other in others)
+        return next((text for text in texts if text), None)
 
     def _request(self, rollout: Rollout, solution: str | None) -> str:
         parts = [f"Problem:\n{task_text(rollout)}"]
@@ -127,7 +128,8 @@ class Reflection(WrittenSource):
         if answer is None:
             return []
         parts = tagged(answer, TAGS)
-        if parts is None:
+        explanation = "" if parts is None else without_thinking(parts["Explanation"])
+        if not explanation:
             self.counts["reflection_malformed"] += 1
             return []
         quote = parts["Quote"]
@@ -137,7 +139,7 @@ class Reflection(WrittenSource):
         if found is None:
             self.counts["reflection_unmatched"] += 1
             return []
-        text = f"Reflection: {parts['Explanation']}"
+        text = f"Reflection: {explanation}"
         if solution is not None and self.with_solution:
             text = f"{_solved(solution)}\n\n{text}"
         if self.place == "before_token":

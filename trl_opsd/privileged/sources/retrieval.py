@@ -13,6 +13,7 @@ from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.base import Run, imported
 from trl_opsd.privileged.rows import OtherRowSource, row_text
 from trl_opsd.rollouts.rollout import Group, Rollout
+from trl_opsd.rollouts.text import normalised, words
 from trl_opsd.rollouts.view import View, Views
 
 
@@ -23,7 +24,8 @@ Embed = Callable[[list[str]], "np.ndarray"]
 class Retrieval(OtherRowSource):
     """
     Demonstrations from the k rows of the training data whose prompts are most like the rollout's (UniSD, 2605.06597).
-    Never the row itself, nor one with the same prompt. A rollout for which none is similar enough has no view.
+    Never the row itself, nor one with the same prompt, in whatever spelling. A rollout for which none is similar enough
+    has no view.
 
     Args:
         column (`str`): Column with the demonstrations' answers: text, or the messages of a whole turn.
@@ -69,13 +71,13 @@ class Retrieval(OtherRowSource):
 
     def _best(self, text: str) -> list[int]:
         """Rows of other prompts, the most similar last, no prompt twice."""
-        scores = self.scores(text)
+        scores, own = self.scores(text), normalised(text)
         best: dict[str, int] = {}
         for row in np.argsort(-scores, kind="stable"):
             if len(best) == self.k or scores[row] < self._least:
                 break
-            if self.rows.texts[row] != text:
-                best.setdefault(self.rows.texts[row], int(row))
+            if self.rows.keys[row] != own:
+                best.setdefault(self.rows.keys[row], int(row))
         return list(best.values())[::-1]
 
     def _views(self, rollout: Rollout, found: list[int]) -> list[View]:
@@ -99,15 +101,12 @@ def _word_scores(texts: list[str]) -> Callable[[str], np.ndarray]:
     except ImportError:
         raise ValueError("`by='bm25'` needs bm25s: `pip install 'trl-opsd[retrieval]'`.") from None
 
-    def words(texts: list[str]) -> list[list[str]]:
-        # Numbers and single letters count too, which the library's own pattern leaves out
-        return bm25s.tokenize(texts, token_pattern=r"(?u)\w+", stopwords=None, return_ids=False, show_progress=False)
-
+    # The library's own words would leave out single letters, and cut Indic words at their vowel signs
     index = bm25s.BM25()
-    index.index(words(texts), show_progress=False)
+    index.index([words(text) for text in texts], show_progress=False)
 
     def scores(text: str) -> np.ndarray:
-        asked = words([text])[0]
+        asked = words(text)
         return index.get_scores(asked) if asked else np.zeros(len(texts))
 
     return scores

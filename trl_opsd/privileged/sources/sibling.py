@@ -10,7 +10,7 @@ from trl_opsd.options import OneOf
 from trl_opsd.privileged.base import TextSource, rollout_rng
 from trl_opsd.privileged.checks import check_scored
 from trl_opsd.privileged.transcripts import shown
-from trl_opsd.rollouts.rollout import Group, Rollout
+from trl_opsd.rollouts.rollout import Group, Rollout, reaches
 from trl_opsd.rollouts.view import View, Views
 
 
@@ -66,7 +66,7 @@ class SiblingSuccess(TextSource):
         return [self._views(rollout, successes) for rollout in group]
 
     def _succeeded(self, rollout: Rollout) -> bool:
-        return rollout.success if self.threshold is None else rollout.total >= self.threshold
+        return rollout.success if self.threshold is None else reaches(rollout.total, self.threshold)
 
     def _views(self, rollout: Rollout, successes: list[Rollout]) -> list[View]:
         own = self._succeeded(rollout)

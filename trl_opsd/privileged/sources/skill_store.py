@@ -3,12 +3,10 @@
 """Store of skills, the summaries of finished trajectories: it keeps the best of them."""
 
 import math
-import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-
-_WORD = re.compile(r"\w+")
+from trl_opsd.rollouts.text import normalised, words
 
 
 @dataclass(frozen=True)
@@ -41,27 +39,29 @@ class Skill:
 @dataclass
 class SkillStore:
     """
-    Store of at most `size` skills, one of each key and task. Equal stores that are given equal skills in one order stay
-    equal.
+    Store of at most `size` skills, one of each key and task, in whatever spelling. Equal stores that are given equal
+    skills in one order stay equal.
 
     Args:
         size (`int`): Most skills.
-        skills (`dict[tuple[str, str], Skill]`): By key and task.
+        skills (`dict[tuple[str, str], Skill]`): By key and the normal form of the task.
     """
 
     size: int
     skills: dict[tuple[str, str], Skill] = field(default_factory=dict)
+    _words: dict[tuple[str, str], frozenset[str]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def add(self, skill: Skill) -> int:
         """Add a skill, unless its task has one of a higher reward. Beyond the size the one of the lowest reward is
         evicted, of equal ones the oldest. Returns the number of evicted skills."""
-        key = (skill.key, skill.task)
+        key = (skill.key, normalised(skill.task))
         old = self.skills.get(key)
         if old is None or old.rank <= skill.rank:
-            self.skills[key] = skill
+            self.skills[key], self._words[key] = skill, frozenset(words(skill.task))
         if len(self.skills) <= self.size:
             return 0
-        del self.skills[min(self.skills, key=lambda key: self.skills[key].rank)]
+        worst = min(self.skills, key=lambda key: self.skills[key].rank)
+        del self.skills[worst], self._words[worst]
         return 1
 
     def of_key(self, key: str, k: int) -> list[Skill]:
@@ -70,11 +70,10 @@ class SkillStore:
 
     def alike(self, task: str, k: int) -> list[Skill]:
         """At most `k` skills whose tasks share most words with this one, by Jaccard's index, and at least one word."""
-        words = _words(task)
-        scored = [
-            (len(words & own) / len(words | own), one) for one in self.skills.values() if (own := _words(one.task))
-        ]
-        scored = sorted((pair for pair in scored if pair[0]), key=lambda pair: (-pair[0], *_best_first(pair[1])))
+        asked = frozenset(words(task))
+        shared = ((len(asked & own), own, key) for key, own in self._words.items())
+        scored = [(count / (len(asked) + len(own) - count), self.skills[key]) for count, own, key in shared if count]
+        scored.sort(key=lambda pair: (-pair[0], *_best_first(pair[1])))
         return [skill for _, skill in scored[:k]]
 
     def state_dict(self) -> list[dict[str, Any]]:
@@ -83,7 +82,7 @@ class SkillStore:
 
     def load_state_dict(self, state: list[dict[str, Any]]) -> None:
         """Restore what [`state_dict`] returned, up to the size."""
-        self.skills = {}
+        self.skills, self._words = {}, {}
         for skill in state:
             self.add(Skill(**skill))
 
@@ -91,7 +90,3 @@ class SkillStore:
 def _best_first(skill: Skill) -> tuple[float, int]:
     reward, step = skill.rank
     return -reward, -step
-
-
-def _words(text: str) -> set[str]:
-    return set(_WORD.findall(text.lower()))

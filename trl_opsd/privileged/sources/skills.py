@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import KW_ONLY, dataclass, field
+from functools import cache
 from typing import Any
 
 from trl_opsd.options import Count
@@ -98,6 +99,7 @@ class Skills(WrittenSource):
             self.refreshed = step
         if self.require_run().process_index == 0:
             self.counts["skills_stored"] = len(self.store.skills)
+        self._alike = cache(lambda task: self.store.alike(task, self.k))  # the rollouts of a prompt have one task
         with self.raise_on_all_ranks():
             return [self._views(rollout) if rollout.wanted else [] for rollout in rollouts]
 
@@ -160,8 +162,7 @@ class Skills(WrittenSource):
         key = self._key(rollout)
         skills = []
         if key is not None:
-            task = task_text(rollout)
-            skills = self.store.alike(task, self.k) if self.key is None else self.store.of_key(key, self.k)
+            skills = self._alike(task_text(rollout)) if self.key is None else self.store.of_key(key, self.k)
         self.counts["skills_missing"] += not skills
         return [self.view("\n\n".join(map(_shown, skills)))] if skills else []
 
