@@ -57,6 +57,8 @@ class ViewEncoder:
         beginning (`str`): `teacher_generation_prompt`.
         max_length (`int`, *optional*): Most tokens that the teacher reads.
         overlong (`str`): `teacher_overlong`.
+        own_prompts (`bool`): Whether the student may have read other tokens than the chat template renders of its
+            prompt, as under a `rollout_func`.
     """
 
     tokenizer: PromptTokenizer
@@ -65,6 +67,7 @@ class ViewEncoder:
     beginning: str
     max_length: int | None
     overlong: str
+    own_prompts: bool = False
     _warned: bool = False
 
     def encode(
@@ -129,9 +132,13 @@ class ViewEncoder:
             ValueError: If a view can't be placed; it names the view and the row.
         """
         self._check_characters(readings)
-        prompts = [whole_prompt(one.view, one.prompt) for one in readings]
         kwargs = [{**self.teacher_kwargs, **(one.view.chat_template_kwargs or {})} for one in readings]
+        prompts = [
+            None if self._reads_student_ids(*pair) else whole_prompt(pair[0].view, pair[0].prompt)
+            for pair in zip(readings, kwargs, strict=True)
+        ]
         whole = [i for i, prompt in enumerate(prompts) if prompt is not None]
+        self._check_rendered([readings[i] for i in whole])
         requests = [PromptRequest(prompts[i], readings[i].tools, kwargs[i], readings[i].view.context) for i in whole]
         try:
             found = self.tokenizer.encode_all(requests, cache)
@@ -143,6 +150,26 @@ class ViewEncoder:
         except PromptError as error:
             number = whole[error.number]
             raise named_error(readings[number].view, readings[number].prompt, error) from None
+
+    def _reads_student_ids(self, reading: Reading, kwargs: dict[str, Any]) -> bool:
+        """Whether the teacher reads the very tokens that the student has read."""
+        view = reading.view
+        bare = view.context is None and view.prompt is None
+        return bare and (isinstance(reading.prompt, str) or kwargs == self.student_kwargs)
+
+    def _check_rendered(self, readings: list[Reading]) -> None:
+        """Check that the prompts into which contexts are put are those that the student has read."""
+        if not self.own_prompts:
+            return
+        rendered: dict[str, list[int]] = {}
+        for one in readings:
+            if one.view.prompt is not None:
+                continue
+            key = repr((one.prompt, one.tools))
+            if key not in rendered:
+                rendered[key] = self.tokenizer.prompt(one.prompt, one.tools, self.student_kwargs)
+            if rendered[key] != one.before:
+                raise named_error(one.view, one.prompt, _not_rendered(one.view))
 
     def _check_characters(self, readings: list[Reading]) -> None:
         if self.tokenizer.knows([one.view.context for one in readings]):
@@ -200,6 +227,8 @@ class ViewEncoder:
 
     def _inserted(self, reading: Reading) -> list[int]:
         view, before, is_chat = reading.view, reading.before, not isinstance(reading.prompt, str)
+        if view.context is None:
+            return before
         kwargs = {**self.student_kwargs, **(view.chat_template_kwargs or {})}
         if view.place == "prepend":
             start = [] if is_chat else self.tokenizer.bos
@@ -269,3 +298,17 @@ class ViewEncoder:
             else:
                 best, low = ids, middle + 1
         return best
+
+
+def _not_rendered(view: View) -> ValueError:
+    if view.context is None:
+        needs = "chat template arguments other than the student's need"
+    elif isinstance(view.context, str):
+        needs = f"the place {view.place!r} needs"
+    else:
+        needs = "chat messages as a context need"
+    return ValueError(
+        f"{needs} the prompt as the chat template renders it, and `rollout_func` gave the student other tokens. Put "
+        "the context as a text at the place 'prepend' or 'prefill' (`privileged_place`), which keep the student's own "
+        "tokens, give the view a whole `prompt`, or return from `rollout_func` what the template renders."
+    )

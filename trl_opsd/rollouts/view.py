@@ -27,7 +27,7 @@ class View:
     Args:
         context (`str` or `list[dict]`, *optional*):
             What the teacher reads and the student does not: text for `place`, or chat messages (few-shot turns), which
-            stand before the prompt's own. `None` for the student's own prompt.
+            stand before the prompt's own. `None` for the student's own prompt, token by token.
         place (`str`, *optional*, defaults to `"after_user"`):
             Where a text goes. In the prompt: `"system"` (merged into the prompt's system message, or a new one),
             `"before_user"` or `"after_user"` (the text of the last user message), `"user_turn"` (a user message of its
