@@ -138,7 +138,7 @@ def test_an_answer_stands_for_itself(make_trainer, solution, answer, hidden, sho
         assert views[0][0].context == (wanted or solution)
 
 
-@pytest.mark.parametrize("answer", [" ", None])
+@pytest.mark.parametrize("answer", [" ", None, float("nan")])
 def test_no_answer_is_shown_but_can_not_be_hidden(make_trainer, answer):
     dataset = Dataset.from_list([{**row, "answer": answer} for row in SUM_ROWS])
     views, *_ = views_and_reads(make_trainer, PartialExposure(answer="answer"), dataset=dataset)
@@ -171,6 +171,12 @@ def test_a_column_that_a_stream_does_not_have(make_trainer, source, text):
     with pytest.raises(ValueError, match=text) as caught:
         batch_of(make_trainer(dataset=stream, privileged=source))
     assert "the row with prompt" in str(caught.value) and "'solution'" in str(caught.value)
+
+
+def test_an_answer_that_is_no_text(make_trainer):
+    dataset = Dataset.from_list([{**row, "answer": ["3"]} for row in SUM_ROWS])
+    with pytest.raises(ValueError, match=r"`answer` of the row with .* must be text, a number or None, got \['3'\]"):
+        views_and_reads(make_trainer, PartialExposure(answer="answer"), dataset=dataset)
 
 
 def test_a_solution_that_is_no_text(make_trainer):

@@ -148,6 +148,8 @@ def placed_views(name: str, rollouts: list[Rollout], views: Views) -> list[Place
 
 def shown_context(views: list[View]) -> str | None:
     """The contexts of a rollout's views as one text, for the completions table."""
+    texts = [view.prompt if view.context is None else view.context for view in views]
     if len(views) > 1:
-        return "\n".join(f"[{view.name}] {view.context}" for view in views)
-    return str(views[0].context) if views else None
+        lines = [f"[{view.name}] {'' if text is None else text}" for view, text in zip(views, texts, strict=True)]
+        return "\n".join(lines)
+    return str(texts[0]) if texts and texts[0] is not None else None

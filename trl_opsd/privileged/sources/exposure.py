@@ -5,6 +5,7 @@
 import math
 import re
 from dataclasses import dataclass
+from numbers import Number
 
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.base import TextSource, rollout_rng
@@ -97,8 +98,12 @@ class PartialExposure(TextSource):
             return None
         if self._pattern is None:
             value = column_of(rollout, self.answer, "answer")
+            if value is not None and not isinstance(value, (str, Number)):
+                raise ValueError(
+                    f"The column `{self.answer}` of {rollout.where} must be text, a number or None, got {value!r}."
+                )
             value = int(value) if isinstance(value, float) and value.is_integer() else value
-            answer = None if value is None else str(value).strip() or None
+            answer = None if value is None or value != value else str(value).strip() or None
             if answer is None and self.hide_answer:
                 raise ValueError(
                     f"The column `{self.answer}` has no answer to hide in the column `{self.column}` of "
