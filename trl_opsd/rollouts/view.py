@@ -60,6 +60,10 @@ class View:
         policy (`bool`, *optional*, defaults to `True`):
             Whether the rollout's GRPO advantage still counts. With `False` the rollout learns from its views alone; the
             advantages of its group stay as they are.
+        bundle (`str`, *optional*):
+            Views of a rollout that are compared with each other, such as one and its baselines, have one bundle: where
+            one is too long, all are left out, or those with its context are shortened alike. `None` for a view that
+            stands alone.
     """
 
     context: str | Messages | None = None
@@ -74,6 +78,7 @@ class View:
     prompt: str | Messages | None = None
     reader: str = "teacher"
     policy: bool = True
+    bundle: str | None = None
 
     @property
     def text(self) -> str:
