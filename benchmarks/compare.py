@@ -128,11 +128,11 @@ def _beside(name: str, source: Any) -> Any:
     if name not in method_names():
         return source
     method = method_of(name)
-    if set(method.required) - {"privileged"}:
-        raise ValueError(f"{name!r} reads several contexts of a rollout: it has no control with one.")
     own = method.defaults.get("privileged_source")
     if isinstance(own, dict) and "with_baselines" in own:
         return {"with_baselines": {**own["with_baselines"], "source": source}}
+    if set(method.required) - {"privileged"}:
+        raise ValueError(f"{name!r} reads several contexts of a rollout: it has no control with one.")
     return source
 
 

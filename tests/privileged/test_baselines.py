@@ -31,7 +31,8 @@ def test_views(make_trainer):
         assert (full.name, full.context, full.template) == ("privileged", "two", TEMPLATE)
         assert alone.name == "alone" and alone.prompt == [{"role": "user", "content": "A solution: two\nGo on."}]
         assert alone.chat_template_kwargs == {"enable_thinking": False} and alone.context == "two"
-        assert bare == View(name="bare")
+        assert bare == View(name="bare", bundle="privileged")
+        assert full.bundle == alone.bundle == "privileged"
 
 
 def test_system_messages_stay(make_trainer):

@@ -198,6 +198,12 @@ def test_a_column_that_a_stream_does_not_have(make_trainer, source, text):
     assert "the row with prompt" in str(caught.value) and "'solution'" in str(caught.value)
 
 
+def test_an_answer_that_is_no_text(make_trainer):
+    dataset = Dataset.from_list([{**row, "answer": ["3"]} for row in SUM_ROWS])
+    with pytest.raises(ValueError, match=r"`answer` of the row with .* .*must hold a text or a number, got \['3'\]"):
+        views_and_reads(make_trainer, PartialExposure(answer="answer"), dataset=dataset)
+
+
 def test_a_solution_that_is_no_text(make_trainer):
     dataset = Dataset.from_list([{**row, "solution": CHAT} for row in SUM_ROWS])
     with pytest.raises(ValueError, match=r"The column `solution` of the row with prompt .* must be text or None"):

@@ -181,6 +181,9 @@ class Shelf:
     def _summary(self):
         return f"{self.left} are left"
 
+    def _nothing(self):
+        return None
+
     def get_reward(self):
         return float(self.left == 0)
 
@@ -231,6 +234,8 @@ def test_what_an_environment_said(make_trainer):
     assert found == ["1 are left"] * 4
     _, found, _ = agent(make_trainer, EnvironmentFeedback("state", state="left"), *turns)
     assert found == ["1"] * 4
+    _, found, _ = agent(make_trainer, EnvironmentFeedback("state", state="_nothing"), *turns)
+    assert found == [None] * 4, "nothing is no state, and not the word None"
     _, found, _ = agent(make_trainer, EnvironmentFeedback("errors"), call(3))
     assert found == [None] * 4, "no error"
     _, found, _ = agent(make_trainer, EnvironmentFeedback())

@@ -176,9 +176,13 @@ def test_a_text_for_each_rollout_and_a_cache_do_not_go_together(tmp_path):
         ({"max_new_tokens": 0}, "`max_new_tokens` must be a whole number"),
         ({"temperature": "1e-1"}, "`temperature` must be a finite number of at least 0, got '1e-1'"),
         ({"temperature": -1.0}, "`temperature` must be a finite number"),
+        ({"instruction": None}, "`instruction` must be text, got None"),
+        ({"examples": [{"role": "user", "content": None}]}, "`examples` must be chat messages .* as number 0"),
+        ({"examples": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}, "content are texts, got"),
+        ({"examples": ["a"]}, "`examples` must be chat messages whose role and content are texts, got 'a'"),
     ],
 )
-def test_numbers_of_an_author(options, text):
+def test_options_of_an_author(options, text):
     with pytest.raises(ValueError, match=text):
         build_source({"written": options})
 

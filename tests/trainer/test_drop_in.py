@@ -21,6 +21,7 @@ from conftest import length_reward
 from runs import assert_same_run, history
 from trl_opsd import OPSDConfig, OPSDTrainer, View
 from trl_opsd.privileged import rollouts_of
+from trl_opsd.rollouts.view import shown_context
 from trl_opsd.teacher.weights import CopiedWeights
 
 
@@ -372,3 +373,17 @@ def test_completions_table_has_context_and_gap(make_trainer, tmp_path):
     # Rows are shuffled between sampling and the loss: the column is right only if the gaps found their rows
     for row, rollout in zip(table.itertuples(), trainer.collected.rollouts, strict=True):
         assert row.privileged_context == rollout.row["privileged_context"] or pandas.isna(row.privileged_context)
+
+
+@pytest.mark.parametrize(
+    ("views", "shown"),
+    [
+        ([], None),
+        ([View("a")], "a"),
+        ([View()], None),
+        ([View(prompt="Q")], "Q"),
+        ([View("a"), View(name="bare")], "[privileged] a\n[bare] "),
+    ],
+)
+def test_contexts_of_the_completions_table(views, shown):
+    assert shown_context(views) == shown

@@ -35,7 +35,7 @@ class EncodedView:
         pixels (`list[dict[str, torch.Tensor] | None]` of length B): Pixel tensors that the teacher reads, empty where
             it reads no image. `None` for the student's own images.
         live (`bool`): Whether the student's own weights read it.
-        dropped, shortened (`int`): Views that were too long.
+        dropped, shortened (`int`): Views that were left out or shortened, as one of their bundle was too long.
     """
 
     prompt_ids: list[list[int]] = field(default_factory=list)
@@ -46,6 +46,23 @@ class EncodedView:
     live: bool = False
     dropped: int = 0
     shortened: int = 0
+
+    def add(self, ids: list[int], weight: float, start: int, span: tuple[int, int], pixels: Pixels | None) -> None:
+        """Add a row; the arguments are those of the class."""
+        self.prompt_ids.append(ids)
+        self.weights.append(weight)
+        self.starts.append(start)
+        self.spans.append(span)
+        self.pixels.append(pixels)
+
+    def add_none(self, prompt_ids: list[int]) -> None:
+        """Add a row that lacks the view, whose student read `prompt_ids`."""
+        self.add(prompt_ids, 0.0, 0, (0, 0), None)
+
+    def leave_out(self, row: int, prompt_ids: list[int]) -> None:
+        """Take the view from a row, whose student read `prompt_ids`."""
+        self.prompt_ids[row], self.weights[row], self.starts[row] = prompt_ids, 0.0, 0
+        self.spans[row], self.pixels[row] = (0, 0), None
 
     def tensors(
         self, name: str, width: int, pad_token_id: int, multiple: int | None, device: torch.device

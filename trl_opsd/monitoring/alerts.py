@@ -77,8 +77,9 @@ def _no_views(history: list[dict[str, float]]) -> str | None:
     if shares and max(shares) == 0:
         return (
             "no rollout had a privileged context, so nothing is distilled. Check the dataset column "
-            "(`privileged_column`) or the privileged source, and with `teacher_overlong` the metric "
-            "`self_distillation/dropped_views`."
+            "(`privileged_column`) or the privileged source, with `teacher_overlong` the metric "
+            "`self_distillation/dropped_views`, and with a method of several contexts the names of the views and the "
+            "metric `self_distillation/incomplete_rollouts`."
         )
     return None
 

@@ -2,6 +2,8 @@
 
 """Baseline views beside those of a source: its context without the problem, and the problem without its context."""
 
+from dataclasses import replace
+
 from trl_opsd.options import check_option
 from trl_opsd.privileged.asking import call
 from trl_opsd.privileged.checks import source_name
@@ -13,7 +15,8 @@ from trl_opsd.rollouts.view import PROMPT_PLACES, PrivilegedSource, View, Views
 class WithBaselines(Composite):
     """
     View of a source with baselines beside it: `"alone"`, the text of its context without the problem (Purified OPSD,
-    2607.02234), and `"bare"`, the student's own prompt. The teacher reads both, and they teach the same tokens.
+    2607.02234), and `"bare"`, the student's own prompt. The teacher reads both, they teach the same tokens, and all are
+    one bundle: none is left out or shortened for its length without the others.
 
     Args:
         source (`PrivilegedSource`): Source of one view or none for each rollout. Without its view no baseline is added.
@@ -42,8 +45,9 @@ class WithBaselines(Composite):
                 f"WithBaselines takes one view of a rollout, and {source_name(self.parts[0])} gave {names} for "
                 f"{rollout.where}."
             )
+        views = [replace(view, bundle=view.name) for view in views]
         added = [self._alone(view, rollout) for view in views if self.alone]
-        return [*views, *added, *(View(name="bare", span=_span(view, rollout)) for view in views if self.bare)]
+        return [*views, *added, *(self._bare(view, rollout) for view in views if self.bare)]
 
     def _alone(self, view: View, rollout: Rollout) -> View:
         if not isinstance(view.context, str) or view.prompt is not None or view.place not in PROMPT_PLACES:
@@ -51,14 +55,13 @@ class WithBaselines(Composite):
                 f"WithBaselines shows the context alone, for which it must be a text at one of {list(PROMPT_PLACES)}; "
                 f"the view {view.name!r} of {rollout.where} is none."
             )
-        prompt: str | Messages = view.text.strip()
+        prompt: str | Messages = replace(view, template=view.template.strip()).text
         if not isinstance(rollout.prompt, str):
             system = [message for message in rollout.prompt[:1] if message["role"] == "system"]
             prompt = [*system, {"role": "user", "content": prompt}]
-        kwargs = view.chat_template_kwargs
-        return View(view.context, name="alone", span=view.span, prompt=prompt, chat_template_kwargs=kwargs)
+        shared = {"span": view.span, "chat_template_kwargs": view.chat_template_kwargs, "bundle": view.bundle}
+        return View(view.context, name="alone", prompt=prompt, **shared)
 
-
-def _span(view: View, rollout: Rollout) -> tuple[int, int] | None:
-    """Span that a baseline needs to teach the same tokens as the view."""
-    return view.taught(rollout) if view.inserted else view.span
+    def _bare(self, view: View, rollout: Rollout) -> View:
+        span = view.taught(rollout) if view.inserted else view.span  # the same tokens
+        return View(name="bare", span=span, bundle=view.bundle)

@@ -205,6 +205,8 @@ def check_view(view: View, rollout: Rollout) -> None:
         raise ValueError(
             f"{here} has weight {view.weight}: weights are above 0 and finite; leave out a view that should not count."
         )
+    if view.bundle is not None and not isinstance(view.bundle, str):
+        raise ValueError(f"{here} has the bundle {view.bundle!r}: it must be text, or None.")
     if view.reader not in READERS:
         raise ValueError(f"{here} has the reader {view.reader!r}: it must be one of {list(READERS)}.")
     if view.place not in PLACES:

@@ -61,6 +61,7 @@ def _parts(turn: Turn, thinking: bool, tools: bool) -> list[str]:
 def call_text(call: dict[str, Any]) -> str:
     """Tool call as text, such as `add({"a": 1})`."""
     function = call.get("function", call)
-    arguments = function.get("arguments", {})
-    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    return f"{function.get('name')}({text})"
+    name, arguments = function.get("name") or "", function.get("arguments")
+    if not isinstance(arguments, str):
+        arguments = json.dumps({} if arguments is None else arguments, ensure_ascii=False)
+    return f"{name}({arguments})"

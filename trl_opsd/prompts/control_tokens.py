@@ -82,7 +82,7 @@ def encode_literally(
             text = text.replace(part, hidden)
         return text
 
-    pieces = re.split(f"{mark}(\\d+){mark}", render(_mapped(prompt, hide)))
+    pieces = re.split(f"{mark}(\\d+){mark}", render(mapped_strings(prompt, hide)))
     ids = list(start)
     for position, piece in enumerate(pieces):
         if position % 2:  # a number between two marks
@@ -97,16 +97,18 @@ def _unused_character(text: str) -> str:
     return next(chr(code) for code in range(0xE000, 0xF900) if chr(code) not in text)
 
 
-def _mapped(value: Any, change: Callable[[str], str], data: bool = False) -> Any:
+def mapped_strings(value: Any, change: Callable[[str], str], data: bool = False) -> Any:
     """Copy of a value with every text in it changed; `data` as in [`strings`]."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):
         return dict(_mapped_pair(*pair, change, data) for pair in value.items())
-    return [_mapped(item, change, data) for item in value] if isinstance(value, list) else value
+    return [mapped_strings(item, change, data) for item in value] if isinstance(value, list) else value
 
 
 def _mapped_pair(key: Any, item: Any, change: Callable[[str], str], data: bool) -> tuple[Any, Any]:
     if not data and key in _NOT_TEXT:
         return key, item
-    return change(key) if data and isinstance(key, str) else key, _mapped(item, change, data or key == _ARGUMENTS)
+    return change(key) if data and isinstance(key, str) else key, mapped_strings(
+        item, change, data or key == _ARGUMENTS
+    )

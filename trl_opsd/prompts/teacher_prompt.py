@@ -84,7 +84,7 @@ def _from_arrow(message: dict[str, Any]) -> dict[str, Any]:
 def _with_system(prompt: Messages, text: str) -> Messages:
     if prompt[0]["role"] != "system":
         return [{"role": "system", "content": text}, *prompt]
-    return [{**prompt[0], "content": _joined(text, prompt[0]["content"], before=True)}, *prompt[1:]]
+    return [{**prompt[0], "content": _joined(text, prompt[0].get("content"), before=True)}, *prompt[1:]]
 
 
 def _with_user_text(prompt: Messages, text: str, place: str) -> Messages:
@@ -94,12 +94,15 @@ def _with_user_text(prompt: Messages, text: str, place: str) -> Messages:
             f"the place {place!r} needs a user message in the prompt, and this one has none: {excerpt(prompt)}. Use "
             "the place 'system'."
         )
-    message = {**prompt[last], "content": _joined(text, prompt[last]["content"], before=place == "before_user")}
+    message = {**prompt[last], "content": _joined(text, prompt[last].get("content"), before=place == "before_user")}
     return [*prompt[:last], message, *prompt[last + 1 :]]
 
 
-def _joined(text: str, content: str | list[dict], before: bool) -> str | list[dict]:
-    """Message content with a text before or after it, set apart; content blocks get one more text block."""
+def _joined(text: str, content: str | list[dict] | None, before: bool) -> str | list[dict]:
+    """Message content with a text before or after it, set apart; content blocks get one more text block, and where
+    there is none, the text is all."""
+    if content is None:
+        return text
     if not text[-1 if before else 0].isspace():
         text = f"{text}\n\n" if before else f"\n\n{text}"
     if isinstance(content, list):

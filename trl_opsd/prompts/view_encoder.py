@@ -6,44 +6,22 @@ Encoding of views: the token ids that the teacher reads before the student's own
 Legend: B rows of the local generation batch, P longest teacher prompt of a view, C longest completion.
 """
 
-import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from accelerate.logging import get_logger
 
 from trl_opsd.batches.encoded_view import EncodedView
 from trl_opsd.batches.pixels import ImageCache, ImageTensors, Pixels
+from trl_opsd.prompts.length_limit import EncodedReading, LengthLimit, Reading
 from trl_opsd.prompts.teacher_prompt import named_error, whole_prompt
 from trl_opsd.prompts.tokenizer import PromptError, PromptRequest, PromptTokenizer, Tools
 from trl_opsd.rollouts.message_images import images_of, same_images
 from trl_opsd.rollouts.rollout import Messages, Rollout
-from trl_opsd.rollouts.view import PlacedView, View, placed_views
+from trl_opsd.rollouts.view import View, placed_views
 
 
 logger = get_logger(__name__)
-
-CUT = " [...]"  # end of a shortened context
-_SENTENCE_END = re.compile(r"[.!?][\"')\]]*\s+|[。！？][\"')\]”’」』）]*\s*|\n+")
-
-
-@dataclass(frozen=True)
-class Reading:
-    """
-    A view with what the teacher reads it beside.
-
-    Args:
-        view ([`View`]): The view.
-        prompt (`str` or `list[dict]`): Prompt of the student.
-        before (`list[int]`): Student's own ids up to the first scored token: its prompt and the beginning of the
-            completion.
-        tools (`list`, *optional*): Tools of the row.
-    """
-
-    view: View
-    prompt: str | Messages
-    before: list[int]
-    tools: Tools
 
 
 @dataclass
@@ -57,6 +35,8 @@ class ViewEncoder:
         beginning (`str`): `teacher_generation_prompt`.
         max_length (`int`, *optional*): Most tokens that the teacher reads.
         overlong (`str`): `teacher_overlong`.
+        own_prompts (`bool`): Whether the student may have read other tokens than the chat template renders of its
+            prompt, as under a `rollout_func`.
     """
 
     tokenizer: PromptTokenizer
@@ -65,52 +45,61 @@ class ViewEncoder:
     beginning: str
     max_length: int | None
     overlong: str
+    own_prompts: bool = False
     _warned: bool = False
 
     def encode(
-        self,
-        name: str,
-        rollouts: list[Rollout],
-        views: list[list[View]],
-        tools: list[Tools],
-        live: bool = False,
-        cache: ImageCache | None = None,
-    ) -> EncodedView:
+        self, readers: list[tuple[str, str]], rollouts: list[Rollout], views: list[list[View]], tools: list[Tools]
+    ) -> dict[str, EncodedView]:
         """
-        Encode the views called `name`, stage by stage for all rows.
+        Encode all views, name by name and within a name stage by stage for all rows, then see to their lengths row by
+        row.
 
         Args:
-            name (`str`): Name of the view.
+            readers (`list[tuple[str, str]]`): Names of views, each with its reader.
             rollouts (`list[Rollout]`): The local generation batch.
             views (`list[list[View]]`): Views of each rollout.
             tools (`list`): Tools of each row.
-            live (`bool`): Whether the student's own weights read it.
-            cache ([`~trl_opsd.batches.pixels.ImageCache`], *optional*): Images of the batch, shared by its views.
+
+        Returns:
+            `dict[str, EncodedView]`: By name.
 
         Raises:
             ValueError: If a view can't be placed, or is too long and `overlong` is `"error"`.
         """
         if self.tokenizer.images is not None:
             self.tokenizer.images.check_rows([len(images_of(rollout.prompt)) for rollout in rollouts])
-        cache = ImageCache() if cache is None else cache
-        placed = placed_views(name, rollouts, views)
-        readings = [
-            None if one is None else Reading(one.view, one.rollout.prompt, one.before, own)
-            for one, own in zip(placed, tools, strict=True)
-        ]
-        found = iter(self.encode_readings([reading for reading in readings if reading is not None], cache))
-        rows, dropped, shortened = [], 0, 0
-        for one, rollout, reading in zip(placed, rollouts, readings, strict=True):
-            ids, seen = (None, None) if reading is None else next(found)
-            if ids is not None and (over := self._over(ids, one)):
-                ids = self._overlong(one, ids, over, reading, cache)
-                dropped, shortened = dropped + (ids is None), shortened + (ids is not None)
-            if ids is None:
-                rows.append((rollout.prompt_ids, 0.0, 0, (0, 0), None))
+        cache = ImageCache()
+        found: list[dict[str, EncodedReading]] = [{} for _ in rollouts]
+        for name, _ in readers:
+            placed = [one for one in enumerate(placed_views(name, rollouts, views)) if one[1] is not None]
+            readings = [Reading(one.view, one.rollout.prompt, one.before, tools[row]) for row, one in placed]
+            encoded = self.encode_readings(readings, cache)
+            for (row, one), reading, (ids, seen) in zip(placed, readings, encoded, strict=True):
+                found[row][name] = EncodedReading(one, reading, ids, seen)
+        limit = LengthLimit(self.max_length, self.overlong, lambda reading: self.encode_readings([reading], cache)[0])
+        fitting = [limit.fitting(row) for row in found]
+        return {name: self._of_name(name, reader, rollouts, found, fitting) for name, reader in readers}
+
+    def _of_name(
+        self,
+        name: str,
+        reader: str,
+        rollouts: list[Rollout],
+        found: list[dict[str, EncodedReading]],
+        fitting: list[dict[str, EncodedReading]],
+    ) -> EncodedView:
+        """The views of one name, those that were encoded and those that fit."""
+        view = EncodedView(live=reader == "live")
+        for rollout, before, after in zip(rollouts, found, fitting, strict=True):
+            one = after.get(name)
+            view.dropped += name in before and one is None
+            view.shortened += one is not None and one.view is not before[name].view
+            if one is None:
+                view.add_none(rollout.prompt_ids)
             else:
-                rows.append((ids, float(one.view.weight), one.start, one.span, self._pixels(seen, rollout)))
-        columns = (list(column) for column in zip(*rows, strict=True))
-        return EncodedView(*columns, live=live, dropped=dropped, shortened=shortened)
+                view.add(one.ids, float(one.view.weight), one.placed.start, one.placed.span, self._pixels(one))
+        return view
 
     def encode_readings(
         self, readings: list[Reading], cache: ImageCache | None = None
@@ -129,9 +118,13 @@ class ViewEncoder:
             ValueError: If a view can't be placed; it names the view and the row.
         """
         self._check_characters(readings)
-        prompts = [whole_prompt(one.view, one.prompt) for one in readings]
         kwargs = [{**self.teacher_kwargs, **(one.view.chat_template_kwargs or {})} for one in readings]
+        prompts = [
+            None if self._reads_student_ids(*pair) else whole_prompt(pair[0].view, pair[0].prompt)
+            for pair in zip(readings, kwargs, strict=True)
+        ]
         whole = [i for i, prompt in enumerate(prompts) if prompt is not None]
+        self._check_rendered([readings[i] for i in whole])
         requests = [PromptRequest(prompts[i], readings[i].tools, kwargs[i], readings[i].view.context) for i in whole]
         try:
             found = self.tokenizer.encode_all(requests, cache)
@@ -143,6 +136,26 @@ class ViewEncoder:
         except PromptError as error:
             number = whole[error.number]
             raise named_error(readings[number].view, readings[number].prompt, error) from None
+
+    def _reads_student_ids(self, reading: Reading, kwargs: dict[str, Any]) -> bool:
+        """Whether the teacher reads the very tokens that the student has read."""
+        view = reading.view
+        bare = view.context is None and view.prompt is None
+        return bare and (isinstance(reading.prompt, str) or kwargs == self.student_kwargs)
+
+    def _check_rendered(self, readings: list[Reading]) -> None:
+        """Check that the prompts into which contexts are put are those that the student has read."""
+        if not self.own_prompts:
+            return
+        rendered: dict[str, list[int]] = {}
+        for one in readings:
+            if one.view.prompt is not None:
+                continue
+            key = repr((one.prompt, one.tools))
+            if key not in rendered:
+                rendered[key] = self.tokenizer.prompt(one.prompt, one.tools, self.student_kwargs)
+            if rendered[key] != one.before:
+                raise named_error(one.view, one.prompt, _not_rendered(one.view))
 
     def _check_characters(self, readings: list[Reading]) -> None:
         if self.tokenizer.knows([one.view.context for one in readings]):
@@ -163,10 +176,11 @@ class ViewEncoder:
     ) -> tuple[list[int], ImageTensors]:
         return ids if isinstance(prompt, str) else self._begun_alike(ids, kwargs, reading.tools), seen
 
-    def _pixels(self, seen: ImageTensors | None, rollout: Rollout) -> Pixels | None:
+    def _pixels(self, one: EncodedReading) -> Pixels | None:
         """Pixel tensors that the teacher reads, `None` for those of the student."""
         if self.tokenizer.images is None:
             return None
+        seen, rollout = one.seen, one.placed.rollout
         if images_of(rollout.completion):
             raise ValueError(
                 f"A tool returned an image in the completion of {rollout.where}. The distillation term reads images of "
@@ -200,6 +214,8 @@ class ViewEncoder:
 
     def _inserted(self, reading: Reading) -> list[int]:
         view, before, is_chat = reading.view, reading.before, not isinstance(reading.prompt, str)
+        if view.context is None:
+            return before
         kwargs = {**self.student_kwargs, **(view.chat_template_kwargs or {})}
         if view.place == "prepend":
             start = [] if is_chat else self.tokenizer.bos
@@ -220,52 +236,22 @@ class ViewEncoder:
             return before[: len(before) - len(begun)] + block + begun
         return before + self.tokenizer.text(view.text, view.context)
 
-    # Length
-
     def length(self, view: View, prompt: str | Messages, tools: Tools) -> int:
         """Tokens that the teacher reads before a completion of `prompt`. For places in or before the prompt."""
         student_ids = self.tokenizer.prompt(prompt, tools, self.student_kwargs)
         ((ids, _),) = self.encode_readings([Reading(view, prompt, student_ids, tools)])
         return len(ids)
 
-    def _over(self, ids: list[int], placed: PlacedView) -> int:
-        """Number of tokens above the limit, or 0."""
-        length = len(ids) + len(placed.rollout.completion_ids) - placed.start
-        return max(length - self.max_length, 0) if self.max_length else 0
 
-    def _overlong(
-        self, placed: PlacedView, ids: list[int], over: int, reading: Reading, cache: ImageCache
-    ) -> list[int] | None:
-        """Token ids of a view that is too long, as `overlong` says; `None` for a view that is dropped."""
-        view, rollout = placed.view, placed.rollout
-        if self.overlong == "drop_view":
-            return None
-        if self.overlong == "shorten" and isinstance(view.context, str) and view.prompt is None:
-            return self._shortened(placed, reading, cache)
-        way = "Shorten the privileged context, raise `teacher_max_length` if the model can take it, or set "
-        way += "`teacher_overlong='drop_view'`"
-        if self.overlong == "shorten":
-            way = f"Only a text can be shortened, not messages or a whole prompt. {way}"
-        else:
-            way += " or `'shorten'`"
-        raise ValueError(
-            f"The teacher's prompt of view {view.name!r} has {len(ids)} tokens and the completion "
-            f"{len(rollout.completion_ids) - placed.start}, {over} more than the {self.max_length} that "
-            f"`teacher_max_length` or the model's context allows, for {rollout.where}. {way}."
-        )
-
-    def _shortened(self, placed: PlacedView, reading: Reading, cache: ImageCache) -> list[int] | None:
-        """Token ids with as many of the context's first sentences as fit; `None` where not even one does."""
-        context = placed.view.context
-        ends = [match.end() for match in _SENTENCE_END.finditer(context)]
-        best: list[int] | None = None
-        low, high = 0, len(ends)
-        while low < high:
-            middle = (low + high) // 2
-            shorter = replace(placed.view, context=context[: ends[middle]].rstrip() + CUT)
-            ((ids, _),) = self.encode_readings([replace(reading, view=shorter)], cache)
-            if self._over(ids, placed):
-                high = middle
-            else:
-                best, low = ids, middle + 1
-        return best
+def _not_rendered(view: View) -> ValueError:
+    if view.context is None:
+        needs = "chat template arguments other than the student's need"
+    elif isinstance(view.context, str):
+        needs = f"the place {view.place!r} needs"
+    else:
+        needs = "chat messages as a context need"
+    return ValueError(
+        f"{needs} the prompt as the chat template renders it, and `rollout_func` gave the student other tokens. Put "
+        "the context as a text at the place 'prepend' or 'prefill' (`privileged_place`), which keep the student's own "
+        "tokens, give the view a whole `prompt`, or return from `rollout_func` what the template renders."
+    )

@@ -27,7 +27,7 @@ class View:
     Args:
         context (`str` or `list[dict]`, *optional*):
             What the teacher reads and the student does not: text for `place`, or chat messages (few-shot turns), which
-            stand before the prompt's own. `None` for the student's own prompt.
+            stand before the prompt's own. `None` for the student's own prompt, token by token.
         place (`str`, *optional*, defaults to `"after_user"`):
             Where a text goes. In the prompt: `"system"` (merged into the prompt's system message, or a new one),
             `"before_user"` or `"after_user"` (the text of the last user message), `"user_turn"` (a user message of its
@@ -60,6 +60,10 @@ class View:
         policy (`bool`, *optional*, defaults to `True`):
             Whether the rollout's GRPO advantage still counts. With `False` the rollout learns from its views alone; the
             advantages of its group stay as they are.
+        bundle (`str`, *optional*):
+            Views of a rollout that are compared with each other, such as one and its baselines, have one bundle: where
+            one is too long, all are left out, or those with its context are shortened alike. `None` for a view that
+            stands alone.
     """
 
     context: str | Messages | None = None
@@ -74,6 +78,7 @@ class View:
     prompt: str | Messages | None = None
     reader: str = "teacher"
     policy: bool = True
+    bundle: str | None = None
 
     @property
     def text(self) -> str:
@@ -148,6 +153,8 @@ def placed_views(name: str, rollouts: list[Rollout], views: Views) -> list[Place
 
 def shown_context(views: list[View]) -> str | None:
     """The contexts of a rollout's views as one text, for the completions table."""
+    texts = [view.prompt if view.context is None else view.context for view in views]
     if len(views) > 1:
-        return "\n".join(f"[{view.name}] {view.context}" for view in views)
-    return str(views[0].context) if views else None
+        lines = [f"[{view.name}] {'' if text is None else text}" for view, text in zip(views, texts, strict=True)]
+        return "\n".join(lines)
+    return str(texts[0]) if texts and texts[0] is not None else None

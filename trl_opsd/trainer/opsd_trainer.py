@@ -215,6 +215,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
             beginning=args.teacher_generation_prompt,
             max_length=args.teacher_max_length or context_length(self.model, self.teacher.model),
             overlong=args.teacher_overlong,
+            own_prompts=self.rollout_func is not None,
         )
         self.collector = ViewCollector(args, self.privileged, encoder, self.accelerator, self.method.required)
         self.parts = {"method": self.method, "privileged_source": self.collector}

@@ -14,7 +14,6 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from trl_opsd.batches.encoded_view import EncodedView
-from trl_opsd.batches.pixels import ImageCache
 from trl_opsd.config.opsd_config import OPSDConfig
 from trl_opsd.engines.distributed import raise_on_all_ranks
 from trl_opsd.monitoring.leaks import LEAK_PHRASES, Leak, Phrases, find_leaks
@@ -133,7 +132,7 @@ class ViewCollector:
             stage = "the privileged source"
             groups = whole_groups(rollouts, group_size, self.accelerator)
             found = self.asker(groups)
-            views = [views if self._complete(views) else [] for views in found]
+            views = [views if self._complete([view.name for view in views]) else [] for views in found]
             success = {group[0].group: any(one.success for one in group) for group in groups}
             counts = self._counted()
             if self.required:
@@ -151,8 +150,8 @@ class ViewCollector:
                 self._write_down(collected, step)
         return collected
 
-    def _complete(self, views: list[View]) -> bool:
-        names = [view.name for view in views]
+    def _complete(self, names: list[str]) -> bool:
+        """Whether the method has what it needs in views of these names."""
         return all(any(name == one or name.startswith(f"{one}-") for name in names) for one in self.required)
 
     def _counted(self) -> dict[str, float]:
@@ -175,7 +174,11 @@ class ViewCollector:
             without_policy (`list[bool]` of length B): From [`CollectedViews.without_policy`].
         """
         total: Counter[str] = Counter()
-        for counts in gather_object([collected.counts]):
+        own = dict(collected.counts)
+        if self.required:
+            lost = (not any(encoded[one.name].weights[row] for one in v) for row, v in enumerate(collected.views) if v)
+            own["incomplete_rollouts"] += sum(lost)
+        for counts in gather_object([own]):
             total.update(counts)
         own = {f"{PREFIX}{name}": value for name, value in total.items()}
         ids = [rollout.completion_ids for rollout in collected.rollouts]
@@ -185,7 +188,7 @@ class ViewCollector:
     def encode(self, collected: CollectedViews, tools: list[Tools]) -> dict[str, EncodedView]:
         """
         Encode the collected views, by name. A collective: every process has the same names, also those that none of its
-        rows has.
+        rows has. A row of which a view was left out that the method needs has none.
 
         Args:
             collected ([`CollectedViews`]): Rollouts and views.
@@ -197,11 +200,12 @@ class ViewCollector:
         with raise_on_all_ranks(self.accelerator, "the teacher's prompts", rollouts[0].step):
             if len(dict(readers)) < len(readers):
                 raise ValueError(f"Views of one name have two readers: {readers}. Give them names of their own.")
-            cache = ImageCache()
-            return {
-                name: self.encoder.encode(name, rollouts, views, tools, reader == "live", cache)
-                for name, reader in readers
-            }
+            encoded = self.encoder.encode(readers, rollouts, views, tools)
+        for row, rollout in enumerate(rollouts):
+            if not self._complete([name for name, view in encoded.items() if view.weights[row] > 0]):
+                for view in encoded.values():
+                    view.leave_out(row, rollout.prompt_ids)
+        return encoded
 
     def _write_down(self, collected: CollectedViews, step: int) -> None:
         folder = Path(self.args.output_dir) / f"{NOT_PUSHED}privileged"

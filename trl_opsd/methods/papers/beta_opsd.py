@@ -37,6 +37,7 @@ METHOD = Method(
     paper="2607.28582",
     label="proposed reading",
     needs="a context in a column",
+    required=("privileged", "bare"),
     defaults={
         "distillation_alpha": 0.0,
         "teacher_model_kind": "base",

@@ -57,6 +57,7 @@ METHOD = Method(
     paper="2607.02234",
     label="paper",
     needs="a reference solution, as text in a column",
+    required=("privileged", "alone", "bare"),
     defaults={
         "distillation_alpha": 0.5,
         "teacher_model_kind": "base",

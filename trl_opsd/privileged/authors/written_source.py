@@ -42,14 +42,14 @@ class WrittenSource(TextSource):
             `author(prompts, rollouts)`. A prompt is of the rollout's kind, chat messages or text. Models are asked once
             for equal prompts of a batch, a function for each.
         instruction (`str`): What to write, at the beginning of each prompt.
-        examples (`list[dict]`): Worked examples, as user and assistant messages in turn, between the instruction and
-            what the prompt is about.
+        examples (`list[dict]`): Worked examples, as user and assistant messages of text in turn, between the
+            instruction and what the prompt is about.
         max_new_tokens (`int`): Most tokens that a model writes.
         temperature (`float`): Of a model's sampling; `0.0` takes the likeliest token.
 
     Raises:
-        ValueError: If there is no such author, or a number is out of range; when asked, if what is read can't be
-            encoded.
+        ValueError: If there is no such author, a number is out of range, or instruction or examples are no text; when
+            asked, if what is read can't be encoded.
     """
 
     author: Author | dict[str, dict[str, Any]] = "live"
@@ -60,6 +60,7 @@ class WrittenSource(TextSource):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_examples(self.examples)
         self.author = _author(self.author)
         self.counts = dict(self.author.counts) if isinstance(self.author, EndpointAuthor) else {}
 
@@ -110,6 +111,16 @@ class WrittenSource(TextSource):
         if isinstance(rollout.prompt, str):
             return "\n\n".join(message["content"] for message in messages) + "\n\n"
         return messages
+
+
+def _check_examples(examples: Any) -> None:
+    for number, one in enumerate(examples):
+        texts = [one.get(key) for key in ("role", "content")] if isinstance(one, dict) else [None]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(
+                f"`examples` must be chat messages whose role and content are texts, got {excerpt(one)} as number "
+                f"{number}."
+            )
 
 
 def _author(author: Any) -> Author:

@@ -29,7 +29,7 @@ class EnvironmentFeedback(TextSource):
         what (`str`): `"last_result"` the last tool result, `"errors"` all results that report an error, `"state"` what
             the environment says of itself at the end.
         state (`str`): Method (without arguments) or attribute of the environment for `"state"`. What it gives is shown
-            as `str` shows it.
+            as `str` shows it; `None` gives no view.
     """
 
     what: Annotated[str, OneOf(WHAT)] = "last_result"
@@ -64,4 +64,5 @@ class EnvironmentFeedback(TextSource):
             kind = type(rollout.environment).__name__
             raise ValueError(f"The environment {kind} has no `{self.state}`, which the option `state` names.")
         value = getattr(rollout.environment, self.state)
-        return str(value() if callable(value) else value)
+        value = value() if callable(value) else value
+        return "" if value is None else str(value)

@@ -40,8 +40,8 @@ def with_images(prompt: Messages, images: list[Any], keep: bool = False) -> Mess
     holders += [i for i, message in enumerate(prompt) if message["role"] == "user"]
     if not holders:
         raise ValueError("The prompt has no user message for the images to stand in.")
-    content = prompt[holders[0]]["content"]
-    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    content = prompt[holders[0]].get("content")
+    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
     own = [i for i, block in enumerate(blocks) if block.get("type") == "image"]
     at = 0 if not own else own[-1] + 1 if keep else own[0]
     if not keep:
