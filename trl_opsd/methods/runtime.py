@@ -45,6 +45,11 @@ class MethodRun(TrainerCallback):
         """Views that a rollout must have to be distilled."""
         return self.method.required
 
+    @property
+    def micro_batch_statistics(self) -> bool:
+        """Whether what it makes of a token depends on other rows of the micro-batch."""
+        return self.method.micro_batch_statistics
+
     def step_context(self, views: list[str]) -> StepContext:
         """Inputs of the method's functions at this step, for a batch with these views."""
         return StepContext(views, self.options, self.step, self.progress, self.schedule_state)

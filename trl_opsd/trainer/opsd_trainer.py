@@ -449,11 +449,12 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
 
     def _repacked(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The same rows in micro-batches that waste less, with the teacher's forwards planned."""
-        # These are means over a micro-batch: which rows are in it changes the loss
-        per_batch = self.args.loss_type == "bnpo" or self.top_entropy_quantile < 1.0 or self._entropy_bonus_enabled
-        free = not self.aux_loss_enabled and not (self.objective.policy_runs and per_batch)
-        window = self.args.gradient_accumulation_steps if free else None
-        drop_idle = free and not self.objective.policy_runs
+        policy = self.objective.policy_runs
+        # Statistics of a micro-batch: which rows are in it changes the loss
+        of_policy = self.args.loss_type == "bnpo" or self.top_entropy_quantile < 1.0 or self._entropy_bonus_enabled
+        kept = self.aux_loss_enabled or self.method.micro_batch_statistics or (policy and of_policy)
+        window = None if kept else self.args.gradient_accumulation_steps
+        drop_idle = not self.aux_loss_enabled and not policy
         return self._planned(repack_micro_batches(batches, window, drop_idle, self.pad_to_multiple_of))
 
     def _planned(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -40,4 +40,5 @@ METHOD = Method(
     options={"share": 0.2, "repel": 0.1},
     token_weight=token_weight,
     needs_all_tokens=True,
+    micro_batch_statistics=True,
 )

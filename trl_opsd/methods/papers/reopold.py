@@ -58,4 +58,5 @@ METHOD = Method(
     defaults={"distillation_mode": "sampled_token", "distillation_alpha": 1.0, "teacher_model_kind": "base"},
     options={"mixture": 0.1, "share": 0.2, "steps": 50},
     advantages=advantages,
+    micro_batch_statistics=True,
 )

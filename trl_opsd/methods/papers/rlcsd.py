@@ -64,4 +64,5 @@ METHOD = Method(
     | {"teacher_sync_steps": 10, "privileged_source": {"all_of": HINTS}},
     options={"size": 0.5, "tau": 0.02, "delta": 0.02, "eta": 1.0},
     advantages=advantages,
+    micro_batch_statistics=True,
 )

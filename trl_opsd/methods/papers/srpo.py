@@ -51,4 +51,5 @@ METHOD = Method(
     options={"beta": 1.0},
     token_weight=token_weight,
     needs_all_tokens=True,
+    micro_batch_statistics=True,
 )

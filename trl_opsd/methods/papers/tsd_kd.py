@@ -107,5 +107,6 @@ METHOD = Method(
     options={"entropy": 1.0, "ranking": 0.1, "candidates": 10, "early": 0.1, "least": 0.1},
     token_weight=token_weight,
     needs_all_tokens=True,
+    micro_batch_statistics=True,
     auxiliary_loss=auxiliary_loss,
 )
