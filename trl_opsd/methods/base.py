@@ -135,7 +135,7 @@ class StepSummary:
         truncated (`float`): Share of its rollouts that were cut at the maximum length.
         mean_length, tail_length (`float`): Mean and 95th percentile of its lengths in tokens.
         logged (`dict[str, float]`): Token metrics of the step, `self_distillation/NAME` in the log, by name, as means
-            over its micro-batches. Empty without distilled tokens.
+            over its tokens. Empty without distilled tokens.
         progress (`float`): Share of the training that is done, from 0 to 1.
     """
 
