@@ -29,6 +29,8 @@ The label says what the code stands on: `paper` (the paper's formulas, read ther
 others), `code` (code was read: the authors', or a public copy or re-implementation of it, which is then named), or
 `proposed reading` (too little is published; what we chose is under **Changed**).
 """
+STATISTICS = """Statistics run over the rows of a micro-batch, as TRL cuts it: another `per_device_train_batch_size` is
+another loss."""
 
 
 def link(name: str) -> str:
@@ -63,6 +65,8 @@ def block(name: str) -> str:
     lines += ["", wrapped(f"Defaults: {values(method.defaults) or 'those of `OPSDConfig`'}.")]
     if method.options:
         lines += ["", wrapped(f"`method_options`: {values(method.options)}.")]
+    if method.micro_batch_statistics:
+        lines += ["", wrapped(STATISTICS)]
     return "\n".join(lines)
 
 

@@ -6,9 +6,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
+from trl.trainer.utils import FusedCausalLMOutput
 
 from batches import batch_of
 from trl_opsd.batches.counts import Counts
+from trl_opsd.config.validation import RATIO_LOSS_TYPES
 
 
 # Rows that end, rows that are cut off, and of each some without a view
@@ -33,34 +35,56 @@ def made(make_trainer, **options):
     )  # fmt: skip
 
 
+LOSS_TYPES = ("grpo", "sapo", "dr_grpo", "luspo", "bnpo", "dapo", "cispo", "vespo")
+
+
 @pytest.mark.parametrize("masked", [False, True], ids=["all trained", "truncated ones masked"])
-@pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "luspo", "bnpo", "dapo"])
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_the_gap_is_a_mean_over_what_is_distilled(make_trainer, loss_type, masked):
-    """Through TRL's own loss, whose ratio is 1 here: minus the mean advantage. Without a verifier that is the gap's."""
-    how = {"importance_sampling_level": "sequence"} if loss_type == "luspo" else {}
+    """The gradient of TRL's own loss on each token's log-probability, whose ratio is 1: minus its gap, in the mean that
+    the loss type takes, but over what is distilled. Each token has the credit for its own gap."""
+    bound = {"epsilon_high": 5.0} if loss_type == "cispo" else {}  # of its ratio
     trainer = made(
         make_trainer, distillation_mode="sampled_token", distillation_alpha=1.0, distillation_weight=0.7,
-        loss_type=loss_type, mask_truncated_completions=masked, **how,
+        loss_type=loss_type, mask_truncated_completions=masked, **bound,
     )  # fmt: skip
     inputs = batch_of(trainer)
     batch = inputs["distillation"]
     seen, signals = [], trainer.objective.signals
     trainer.objective.signals = lambda *given: seen.append(signals(*given)) or seen[-1]
-    loss = trainer._compute_loss(trainer.model, inputs)
+    trainer._compute_loss(trainer.model, inputs)
+    logps = seen[0].student_logps.detach().requires_grad_()
+    output = FusedCausalLMOutput(log_probs=logps, entropy=seen[0].student_entropy)
+    trainer._policy_loss(inputs)(output, trainer.method.advantages(seen[0])).backward()
+    assert trainer.importance_sampling_level == "token"
 
-    gap, taught = seen[0].gap.double(), batch.mask.double()
-    own = batch.loss_mask.double()
-    rows = {
-        "grpo": (gap * taught).sum(1) / own.sum(1).clamp(min=1),
-        "dr_grpo": (gap * taught).sum(1) / trainer.max_completion_length,
-        "luspo": (gap * taught).sum(1),
-    }
-    if loss_type in rows:
-        mean = rows[loss_type].sum() / taught.any(1).sum()
-    else:
-        mean = (gap * taught).sum() / taught.sum()
-    assert 0 < taught.any(1).sum() < (4 if masked else 7) + 0.5 and abs(mean) > 1e-3
-    assert loss.item() == pytest.approx(-0.7 * mean.item(), rel=1e-4)
+    gap, taught, own = seen[0].gap.double(), batch.mask.double(), batch.loss_mask.double()
+    rows, length = taught.any(1).sum(), own.sum(1, keepdim=True).clamp(min=1)
+    share = {
+        "grpo": taught / length / rows,
+        "sapo": taught / length / rows,
+        "dr_grpo": taught / trainer.max_completion_length / rows,
+        "luspo": taught / rows,
+    }.get(loss_type, taught / taught.sum())
+    assert 0 < rows < (4 if masked else 7) + 0.5 and (gap * taught).abs().max() > 1e-3
+    torch.testing.assert_close(logps.grad.double(), -0.7 * gap * share, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_one_ratio_for_a_completion_gives_its_tokens_one_gradient(make_trainer, loss_type):
+    """In the loss types that the config refuses for advantages of single tokens: +2 and -2 train nothing there."""
+    trainer = made(make_trainer, loss_type=loss_type)
+    trainer.importance_sampling_level = "sequence"
+    inputs = batch_of(trainer)
+    shape = inputs["completion_mask"].shape
+    logps, advantages = torch.full(shape, -3.0, requires_grad=True), torch.zeros(shape)
+    advantages[:, 0], advantages[:, 1] = 2.0, -2.0
+    output = FusedCausalLMOutput(log_probs=logps, entropy=torch.ones(shape))
+    trainer._policy_loss(inputs)(output, advantages).backward()
+    first, second = logps.grad[:, :2].T
+    lost = bool((first.abs() < 1e-2 * logps.grad.abs().max().clamp(min=1.0)).all() and torch.equal(first, second))
+    assert lost == (loss_type in RATIO_LOSS_TYPES)
+    assert lost or ((first < 0) & (second > 0)).all()
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["all trained", "truncated ones masked"])

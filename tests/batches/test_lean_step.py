@@ -134,14 +134,27 @@ def test_micro_batches_hold_rows_of_like_length(make_trainer):
 
 @pytest.mark.parametrize(
     "options",
-    [{"loss_type": "bnpo"}, {"top_entropy_quantile": 0.5}, {"entropy_coef": 0.1}],
+    [
+        {"loss_type": "bnpo"},
+        {"top_entropy_quantile": 0.5},
+        {"entropy_coef": 0.1},
+        {"method": "dasd"},
+        {"method": "reopold", "distillation_mode": "sampled_token", "distillation_alpha": 1.0},
+    ],
     ids=lambda options: next(iter(options)),
 )
 def test_what_averages_over_a_micro_batch_keeps_its_rows(make_trainer, monkeypatch, options):
     calls = []
     monkeypatch.setattr("trl_opsd.batches.micro_batches.sort_by_length", lambda parts, window: calls.append(1) or parts)
-    prepared(make_trainer(reward_funcs=length_reward, num_generations=2, **SEVERAL | options))
-    assert not calls
+    parts = prepared(make_trainer(reward_funcs=length_reward, num_generations=2, **SEVERAL | options))
+    assert not calls and [len(part["prompt_ids"]) for part in parts] == [2] * 4
+
+
+def test_statistics_of_distilled_tokens_need_no_idle_rows(make_trainer):
+    """They keep the rows that are distilled where TRL put them; the others leave it as in every method."""
+    parts = prepared(make_trainer(method="dasd", **SEVERAL))
+    assert all(part["distillation"].mask.any(1).all() or len(part["prompt_ids"]) == 1 for part in parts)
+    assert sum(len(part["prompt_ids"]) for part in parts) < 8
 
 
 def test_rows_without_a_view_cost_nothing(make_trainer, rows):

@@ -306,6 +306,13 @@ COMBINATIONS = [
         {**TOPK, "distillation_stop_gradient": True, "distillation_alpha": 1.0, "distillation_add_tail": True},
         ["`distillation_stop_gradient`", "`distillation_divergence='reverse_kl'`", "neither `distillation_add_tail`"],
     ),
+    *(
+        (
+            {**SAMPLED, "loss_type": loss_type, "importance_sampling_level": "sequence"},
+            ["`distillation_mode='sampled_token'`", f"'{loss_type}'", "Set `importance_sampling_level='token'`"],
+        )
+        for loss_type in ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "sapo")
+    ),
     ({"temperature": 0.0}, ["`temperature` must be a finite number above 0"]),
     ({"distillation_mode": "sampled_token"}, ["`distillation_mode='sampled_token'`", "`distillation_alpha=1.0`"]),
     ({"distillation_entry_clip_mode": "non_negative"}, ["`distillation_entry_clip_mode`", "`distillation_entry_clip`"]),
@@ -335,6 +342,9 @@ GOOD = [
     {"teacher_model_kind": "snapshot", "teacher_sync_steps": 2},
     {"distillation_is_clip": 2.0, "temperature": 0.5, "distillation_temperature": 0.5},
     SAMPLED,
+    {**SAMPLED, "loss_type": "cispo", "importance_sampling_level": "sequence"},
+    {"loss_type": "grpo", "importance_sampling_level": "sequence"},
+    {**SAMPLED, "importance_sampling_level": "sequence", "num_generations": 2, "distillation_weight": 0.0},
     {**SAMPLED, "policy_weight": 0.0, "beta": 0.1},
     {**SAMPLED, "policy_weight": 0.0, "entropy_coef": 0.1},
     {"distillation_entry_clip": 0.1, "distillation_entry_clip_mode": "non_negative"},

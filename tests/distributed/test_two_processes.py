@@ -16,11 +16,11 @@ LIMIT_SECONDS = 120
 PREFIX = "self_distillation/"
 
 
-def train(folder: Path, processes: int, **options) -> tuple[list[dict], list[dict]]:
+def train(folder: Path, processes: int, eval_size: int = 8, **options) -> tuple[list[dict], list[dict]]:
     """Final weights of each rank, and the log."""
     folder.mkdir()
     options["per_device_train_batch_size"] = 8 // processes
-    options["per_device_eval_batch_size"] = 8 // processes
+    options["per_device_eval_batch_size"] = eval_size // processes
     launch(WORKER, str(folder), json.dumps(options), processes=processes, seconds=LIMIT_SECONDS)
     weights = [torch.load(folder / f"weights-{rank}.pt") for rank in range(processes)]
     return weights, json.loads((folder / "history.json").read_text())
@@ -64,6 +64,27 @@ def test_two_processes_equal_one(tmp_path, case):
         assert any(name.endswith("divergence") for name in names)
         for name in names:
             assert log_two[name] == pytest.approx(log_one[name], rel=1e-3, abs=1e-4), name
+
+
+@pytest.mark.parametrize("case", [{}, {"distillation_mode": "sampled_token", "distillation_alpha": 1.0}], ids=str)
+def test_an_evaluation_whose_last_batch_is_filled_up(tmp_path, case):
+    """Five rows, two rollouts of each, four at once: of two processes the second gets rows of the first batch once
+    more. They count in no metric of the package, nor in the loss."""
+    options = {
+        "rows_with_view": [0, 1, 4],
+        "eval_rows": 5,
+        "eval_size": 4,
+        "reward": True,
+        "num_generations": 2,
+        **case,
+    }
+    (_, one), (_, two) = (train(tmp_path / str(number), number, **options) for number in (1, 2))
+    log_one, log_two = ([entry for entry in history if "eval_loss" in entry] for history in (one, two))
+    names = [name for name in log_one[0] if PREFIX in name or name == "eval_loss"]
+    assert len(names) > 15 and log_one[0]["eval_loss"] != 0.0
+    assert log_one[0][f"eval_{PREFIX}view_share"] == pytest.approx(0.6)
+    for name in names:
+        assert log_two[0][name] == pytest.approx(log_one[0][name], rel=1e-3, abs=1e-4), name
 
 
 def test_no_view_on_any_rank(tmp_path):

@@ -22,13 +22,15 @@ def build(folder: str, options: dict) -> OPSDTrainer:
     Args:
         folder (`str`): Output directory.
         options (`dict`): Of `OPSDConfig`, and of this function: `rows_with_view` (which of eight rows), `model` (by
-            default the tiny one, with `model_options`, in `bfloat16` if so), `reward` and `lora` (of `LoraConfig`).
+            default the tiny one, with `model_options`, in `bfloat16` if so), `reward`, `lora` (of `LoraConfig`) and
+            `eval_rows`, how many there are.
     """
     options = dict(options)
     tokenizer = tiny.tokenizer()
     model = options.pop("model", None) or tiny.model(tokenizer, **options.pop("model_options", {}))
     model = model.to(torch.bfloat16) if options.pop("bfloat16", False) else model
     lora, with_view = options.pop("lora", None), options.pop("rows_with_view")
+    eval_rows = options.pop("eval_rows", 8)
     rows = [
         {
             "prompt": [{"role": "user", "content": "What is " + "very " * (i % 4) + f"{i}?"}],
@@ -43,7 +45,7 @@ def build(folder: str, options: dict) -> OPSDTrainer:
         reward_funcs=reward,
         args=OPSDConfig(output_dir=folder, **{**arguments, **options}),
         train_dataset=Dataset.from_list(rows),
-        eval_dataset=Dataset.from_list(rows[:8]),
+        eval_dataset=Dataset.from_list(rows[:eval_rows]),
         processing_class=tokenizer,
         peft_config=None if lora is None else LoraConfig(**{"r": 4, "target_modules": ["q_proj", "v_proj"], **lora}),
     )

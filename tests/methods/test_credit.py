@@ -28,6 +28,26 @@ def test_advantages(share):
             assert got[b, c].item() == pytest.approx(batch.advantages[b, 0].item() + 0.7 * extra, abs=1e-12)
 
 
+@pytest.mark.parametrize("share", [1.0, 0.4, 0.0])
+def test_several_own_contexts_are_one_by_their_mean_probability(share):
+    """Both in the gap and in the contrast; at a token that one of them does not teach, the other stands alone."""
+    views = ["other", "own-1", "own-2"]
+    batch = signals("credit", views, options={"share": share})
+    shares = batch.shares.clone()
+    shares[1, 2, 3] = 0
+    batch = signals("credit", views, options={"share": share}, shares=shares)
+    got = advantages("credit", batch)
+    for b in range(B):
+        for c in range(C):
+            other, *own = batch.teacher_logps[:, b, c].tolist()
+            own = own[1:] if (b, c) == (2, 3) else own
+            student, extra = batch.student_logps[b, c].item(), 0.0
+            if batch.mask[b, c]:
+                delta = math.log(sum(map(math.exp, own)) / len(own)) - student
+                extra = delta - share * (other - student)
+            assert got[b, c].item() == pytest.approx(batch.advantages[b, 0].item() + extra, abs=1e-12)
+
+
 def test_a_context_that_others_share_gives_nothing():
     batch = signals("credit", VIEWS)
     alike = signals("credit", VIEWS, teacher_logps=batch.teacher_logps[:1].expand(3, B, C))

@@ -61,9 +61,11 @@ def test_a_falling_loss_moves_it_faster():
 
 
 def test_no_loss_moves_nothing():
+    """Not the time either, with which the next loss catches up."""
     state = {"share": 0.6, "trend": 0.1, "loss": 1.0}
-    assert TAID.update_state(summary(state, 0.0)) == state
-    assert TAID.update_state(summary(TAID.state, 0.0)) == TAID.state
+    assert TAID.update_state(summary(state, 0.0, progress=0.9)) == state
+    assert TAID.update_state(summary(TAID.state, 0.0, progress=0.9)) == TAID.state
+    assert TAID.update_state(summary(state, 1.0, progress=0.9))["share"] == pytest.approx(0.94)
 
 
 def test_it_never_passes_the_end():

@@ -11,7 +11,7 @@ import torch
 from method_cases import CLOSE, N, check_loss, random
 from trl_opsd import OPSDConfig
 from trl_opsd.kernels import Head, LinearDivergenceInputs, linear_divergence
-from trl_opsd.methods.papers.tsd_kd import entropy, plackett_luce, spent_before
+from trl_opsd.methods.papers.tsd_kd import cumulative_share, entropy, plackett_luce
 from trl_opsd.methods.runtime import MethodRun
 
 
@@ -39,7 +39,10 @@ def direct(log_p, log_q):
 
 
 def parts(log_p, log_q, candidates=5, least=0.1, early=0.1):
-    """The three parts, each with the mean over the tokens of its own; rows are of three tokens."""
+    """
+    The three parts, each with the mean over the tokens of its own, 0 of none; rows are of three tokens. As in the
+    published code, the token with which a row's cumulative entropy reaches the share `early` is not early any more.
+    """
     unsure = entropy_of(log_p).detach()
     place = least * (N - 1)
     ordered = unsure.sort().values
@@ -48,12 +51,13 @@ def parts(log_p, log_q, candidates=5, least=0.1, early=0.1):
     begun = torch.zeros(N, dtype=torch.bool)
     for row in range(N // 3):
         for i in range(3):
-            before = unsure[3 * row : 3 * row + i].sum() / unsure[3 * row : 3 * row + 3].sum()
-            begun[3 * row + i] = before < early
-    return direct(log_p, log_q).mean(), entropy_of(log_p)[kept].mean(), ranking(log_p, log_q, candidates)[begun].mean()
+            spent = unsure[3 * row : 3 * row + i + 1].sum() / unsure[3 * row : 3 * row + 3].sum()
+            begun[3 * row + i] = spent < early
+    rank = ranking(log_p, log_q, candidates) * begun
+    return direct(log_p, log_q).mean(), entropy_of(log_p)[kept].mean(), rank.sum() / begun.sum().clamp(min=1)
 
 
-@pytest.mark.parametrize(("least", "early"), [(0.1, 0.1), (0.5, 0.5)])
+@pytest.mark.parametrize(("least", "early"), [(0.1, 0.1), (0.5, 0.5), (0.5, 0.9)])
 def test_loss(least, early):
     def formula(log_p, log_qs, labels):
         kl, sharp, rank = parts(log_p, log_qs[0], least=least, early=early)
@@ -97,10 +101,10 @@ def test_a_student_in_the_teachers_order_has_the_least_loss():
     assert alike < reversed_order
 
 
-def test_shares_before_a_token():
+def test_shares_up_to_a_token():
     values, rows = torch.tensor([1.0, 3.0, 2.0, 2.0, 4.0]), torch.tensor([0, 0, 3, 3, 3])
-    assert spent_before(values, rows).tolist() == [0.0, 0.25, 0.0, 0.25, 0.5]
-    assert spent_before(values[:0], rows[:0]).shape == (0,)
+    assert cumulative_share(values, rows).tolist() == [0.25, 1.0, 0.25, 0.5, 1.0]
+    assert cumulative_share(values[:0], rows[:0]).shape == (0,)
 
 
 def test_identical_contexts_leave_the_entropy_term():

@@ -3,13 +3,14 @@
 """Metrics from local sums and counts, and statistics that reach the log by their names. Legend: K views, B rows,
 C completion tokens."""
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 
 from trl_opsd.kernels import forward_pass
-from trl_opsd.monitoring.metrics import reduce_means, repetition, token_metrics
+from trl_opsd.monitoring.metrics import LoggedSums, reduce_sums, repetition, token_sums
 
 
 class TwoRanks:
@@ -26,7 +27,7 @@ class TwoRanks:
         return values + (values if self.others is None else torch.tensor(self.others))
 
 
-def test_means_over_ranks_in_one_reduction():
+def test_sums_over_ranks_in_one_reduction():
     ranks = TwoRanks([3.0, 1.0, 5.0, 0.0, 0.0, 4.0, 2.0])
     sums = {
         "numbers": (1, 3),
@@ -34,13 +35,34 @@ def test_means_over_ranks_in_one_reduction():
         "nothing": (7.0, 0),
         "tensors": (torch.tensor(2.0), torch.tensor(4)),
     }
-    got = reduce_means(ranks, sums)
+    got = reduce_sums(ranks, sums)
     assert got == {
-        "self_distillation/numbers": 1.0,
-        "self_distillation/total": 7.0,
-        "self_distillation/tensors": 1.0,
+        "self_distillation/numbers": (4.0, 4.0),
+        "self_distillation/total": (7.0, None),
+        "self_distillation/tensors": (6.0, 6.0),
     }
     assert ranks.reductions == 1
+
+
+def test_logged_means_are_over_all_that_was_seen_since_the_last_log():
+    """Of tokens, that is, and not of batches; an amount is one of a generation batch, or of a whole evaluation."""
+    kept, train, evaluation = LoggedSums(), {"loss": [7.0]}, {}
+    for sums in ({"a": (1.0, 1.0), "amount": (4.0, None)}, {"a": (9.0, 3.0), "amount": (2.0, None), "b": (0.0, 0.0)}):
+        kept.add("train", sums, train)
+        kept.add("eval", sums, evaluation)
+    assert train == {"loss": [7.0], "a": [2.5], "amount": [3.0], "b": [0.0]}
+    assert evaluation == {"a": [2.5], "amount": [6.0], "b": [0.0]}
+
+    resumed = LoggedSums()
+    assert resumed.state() == {}
+    resumed.restore(json.loads(json.dumps(kept.state())))
+    for one in (kept, resumed):
+        logged = {name: list(values) for name, values in train.items()}
+        one.add("train", {"a": (0.0, 6.0)}, logged)
+        assert logged["a"] == [1.0]
+    train.clear()  # as TRL's log does
+    kept.add("train", {"a": (3.0, 1.0)}, train)
+    assert train == {"a": [3.0]}
 
 
 def test_repetition_is_of_trigrams():
@@ -59,11 +81,17 @@ def stats_of(k: int = 2, b: int = 3, c: int = 4) -> tuple[dict[str, torch.Tensor
     return stats, shares
 
 
-def test_token_metrics_average_whatever_statistics_there_are():
-    stats, shares = stats_of()
+def means(names, stats, shares):
+    """Of a micro-batch by name in the log, on two ranks that hold the same."""
     ranks = TwoRanks()
-    got = token_metrics(ranks, ["one", "other"], stats, shares)
+    sums = reduce_sums(ranks, token_sums(names, stats, shares))
     assert ranks.reductions == 1
+    return {name: total / count for name, (total, count) in sums.items()}
+
+
+def test_token_sums_are_of_whatever_statistics_there_are():
+    stats, shares = stats_of()
+    got = means(["one", "other"], stats, shares)
 
     def mean(value, weights=shares):
         return float(value.expand_as(weights)[weights > 0] @ weights[weights > 0] / weights.sum())
@@ -90,10 +118,10 @@ def test_token_metrics_average_whatever_statistics_there_are():
 
 def test_nothing_distilled_has_no_metrics():
     stats, shares = stats_of()
-    assert token_metrics(TwoRanks(), ["one", "other"], stats, torch.zeros_like(shares)) == {}
+    assert means(["one", "other"], stats, torch.zeros_like(shares)) == {}
     only = shares.clone()
     only[0] = 0
-    assert "self_distillation/divergence/one" not in token_metrics(TwoRanks(), ["one", "other"], stats, only)
+    assert "self_distillation/divergence/one" not in means(["one", "other"], stats, only)
 
 
 def test_a_new_statistic_of_the_loss_is_logged(make_trainer, monkeypatch):

@@ -62,10 +62,14 @@ class Counts:
         """
         mask = mask.float()
         if reduction == "sequence_mean":
-            rows = (self.distilled_rows / parts).clamp(min=1.0)
-            return mask / mask.sum(1, keepdim=True).clamp(min=1.0) / rows
-        tokens = self.tokens if reduction == "joint_token_mean" else self.distilled_tokens
-        return mask / (tokens / parts).clamp(min=1.0)
+            mask = mask / mask.sum(1, keepdim=True).clamp(min=1.0)
+        return mask / (self.averaged(reduction) / parts).clamp(min=1.0)
+
+    def averaged(self, reduction: str) -> torch.Tensor:
+        """Number, 0-d, of the rows or tokens that the mean of a `distillation_reduction` runs over."""
+        if reduction == "sequence_mean":
+            return self.distilled_rows
+        return self.tokens if reduction == "joint_token_mean" else self.distilled_tokens
 
     def dilution(self, loss_type: str, num_items: torch.Tensor) -> torch.Tensor:
         """
@@ -76,10 +80,19 @@ class Counts:
             loss_type (`str`): `loss_type` of GRPO, which says what TRL divides by.
             num_items (`torch.Tensor`): TRL's `num_items_in_batch`, 0-d, by which the other loss types divide.
         """
+        number = self.averaged_by_policy(loss_type, num_items)
+        return number / self.distilled_of_policy(loss_type).clamp(min=1.0)
+
+    def averaged_by_policy(self, loss_type: str, num_items: torch.Tensor) -> torch.Tensor:
+        """Number, 0-d, of the rows or tokens that the mean of TRL's policy loss runs over; arguments as in
+        [`dilution`]."""
         if loss_type in _ROW_LOSS_TYPES:
-            return self.rows / self.distilled_rows.clamp(min=1.0)
-        tokens = self.tokens if loss_type == "bnpo" else num_items
-        return tokens / self.distilled_tokens.clamp(min=1.0)
+            return self.rows
+        return self.tokens if loss_type == "bnpo" else num_items
+
+    def distilled_of_policy(self, loss_type: str) -> torch.Tensor:
+        """Number, 0-d, of those of them that are distilled."""
+        return self.distilled_rows if loss_type in _ROW_LOSS_TYPES else self.distilled_tokens
 
 
 COUNTS = tuple(field.name for field in fields(Counts))

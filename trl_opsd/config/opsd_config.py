@@ -87,7 +87,8 @@ class OPSDConfig(GRPOConfig):
             `"full_logits"` compares the whole next-token distributions, `"topk_logits"` a top-k set of tokens, and
             `"sampled_token"` adds the gap log q(y_t) - log p(y_t) to the advantages of shape `(B, T)`, so that every
             `loss_type`, clip and importance weight of GRPO applies to it (its expected gradient is that of the reverse
-            KL, which must be the divergence).
+            KL, which must be the divergence). One ratio for a whole completion (`importance_sampling_level="sequence"`)
+            would give all its tokens the same credit, and is refused.
         distillation_topk (`int`, *optional*):
             Size k of the top-k set. Required by, and only for, `distillation_mode="topk_logits"`.
         distillation_topk_source (`str`, *optional*, defaults to `"student"`):

@@ -47,6 +47,9 @@ DEPENDENT = (
     *((option, default, "teacher_model_kind", kinds) for option, default, kinds in dependent_options()),
 )
 
+# `loss_type`s of GRPO whose gradient passes through the importance ratio alone; the others weigh log-probabilities
+RATIO_LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "sapo")
+
 COLUMN_OPTIONS = (
     ("privileged_column", "privileged_context"),
     ("privileged_template", PLACEHOLDER),
@@ -149,6 +152,7 @@ def check_combinations(config: Any) -> None:
             f"`max_completion_length={most}` tokens. Lower the former, or raise the latter."
         )
     check_divergence(config)
+    check_credit(config)
     check_teacher(config)
     check_hub(config)
     check_source(config)
@@ -170,6 +174,17 @@ def check_divergence(config: Any) -> None:
         raise ValueError(
             f"`distillation_is_clip` compares probabilities at the sampling `temperature` ({config.temperature}), so "
             f"it can't be combined with `distillation_temperature={temperature}`. Leave one of them out."
+        )
+
+
+def check_credit(config: Any) -> None:
+    """Refuse advantages of single tokens under one ratio for a completion, which gives all its tokens their mean."""
+    sampled = config.distillation_mode == "sampled_token" and config.distillation_weight != 0
+    if sampled and config.importance_sampling_level == "sequence" and config.loss_type in RATIO_LOSS_TYPES:
+        raise ValueError(
+            "`distillation_mode='sampled_token'` gives each token an advantage of its own, and the one ratio of a "
+            f"completion under `importance_sampling_level='sequence'` with `loss_type={config.loss_type!r}` would "
+            "train every token by their mean. Set `importance_sampling_level='token'`, or another `distillation_mode`."
         )
 
 

@@ -136,7 +136,7 @@ class StepSummary:
         truncated (`float`): Share of its rollouts that were cut at the maximum length.
         mean_length, tail_length (`float`): Mean and 95th percentile of its lengths in tokens.
         logged (`dict[str, float]`): Token metrics of the step, `self_distillation/NAME` in the log, by name, as means
-            over its micro-batches. Empty without distilled tokens.
+            over its tokens. Empty without distilled tokens.
         progress (`float`): Share of the training that is done, from 0 to 1.
     """
 
@@ -186,6 +186,9 @@ class Method:
         token_weight (`Callable[[StepContext], TokenWeight]`, *optional*): A factor on the divergence of each token.
         needs_all_tokens (`bool`): Whether that and `auxiliary_loss` must see all tokens of a micro-batch at once. It
             costs a product of each head.
+        micro_batch_statistics (`bool`): Whether what it makes of a token depends on other rows of the micro-batch, by a
+            mean, a quantile or a rank, say. Rows then stay in the micro-batches that TRL cuts. Otherwise they are dealt
+            anew within an optimizer step, by length.
         auxiliary_loss (`Callable[[StepContext], AuxiliaryLoss]`, *optional*): A loss of each token beside the
             divergence.
         hidden_state_loss (`Callable[[StepContext], HiddenStateLoss]`, *optional*): A loss of hidden states.
@@ -210,6 +213,7 @@ class Method:
     target: Callable[[StepContext], Target] | None = None
     token_weight: Callable[[StepContext], TokenWeight] | None = None
     needs_all_tokens: bool = False
+    micro_batch_statistics: bool = False
     auxiliary_loss: Callable[[StepContext], AuxiliaryLoss] | None = None
     hidden_state_loss: Callable[[StepContext], HiddenStateLoss] | None = None
     state: State = field(default_factory=dict)

@@ -15,6 +15,7 @@ from trl_opsd.losses import DivergenceSpec
 from trl_opsd.losses.method_types import HiddenStateLoss
 from trl_opsd.methods.base import Method, StepContext, StepSummary, TokenSignals
 from trl_opsd.methods.registry import method_of, options_of
+from trl_opsd.monitoring.metrics import Sums
 from trl_opsd.monitoring.names import PREFIX
 from trl_opsd.rollouts.rollout import Rollout
 
@@ -38,12 +39,17 @@ class MethodRun(TrainerCallback):
         self.schedule_state = dict(self.method.state)
         self.losses: list[list[float]] = []  # of the local micro-batches of this step: sum, and tokens
         self.rollouts: list[list[float]] = []  # of the generation batch: total reward, length, whether truncated
-        self.logged: dict[str, list[float]] = {}
+        self.logged: dict[str, list[float]] = {}  # token metrics of this step: sum, and count
 
     @property
     def required(self) -> tuple[str, ...]:
         """Views that a rollout must have to be distilled."""
         return self.method.required
+
+    @property
+    def micro_batch_statistics(self) -> bool:
+        """Whether what it makes of a token depends on other rows of the micro-batch."""
+        return self.method.micro_batch_statistics
 
     def step_context(self, views: list[str]) -> StepContext:
         """Inputs of the method's functions at this step, for a batch with these views."""
@@ -83,11 +89,12 @@ class MethodRun(TrainerCallback):
             total = torch.where(shares > 0, shares * loss, 0.0).sum()  # elsewhere it may be infinite
             self.losses.append([float(total), float(shares.sum())])
 
-    def record_metrics(self, values: dict[str, float]) -> None:
-        """Record the token metrics of a micro-batch, the same on every process."""
+    def record_metrics(self, sums: Sums) -> None:
+        """Record the token metrics of a micro-batch as sums and counts, the same on every process."""
         if self.method.update_state is not None:
-            for name, value in values.items():
-                self.logged.setdefault(name.removeprefix(PREFIX), []).append(value)
+            for name, (total, count) in sums.items():
+                before = self.logged.get(name.removeprefix(PREFIX), (0.0, 0.0))
+                self.logged[name.removeprefix(PREFIX)] = [before[0] + total, before[1] + count]
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.step, self.progress = state.global_step, state.global_step / max(state.max_steps, 1)
@@ -115,7 +122,7 @@ class MethodRun(TrainerCallback):
             truncated=sum(truncated) / len(truncated),
             mean_length=sum(lengths) / len(lengths),
             tail_length=torch.tensor(lengths, dtype=torch.float64).quantile(0.95).item(),
-            logged={name: sum(values) / len(values) for name, values in self.logged.items()},
+            logged={name: total / count for name, (total, count) in self.logged.items()},
             progress=progress,
         )
 

@@ -1,7 +1,8 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-Metrics for the log, under `self_distillation/`. Each function does one reduction over the ranks, on every rank.
+Metrics for the log, under `self_distillation/`, as sums and counts, so that what is logged is a mean over all that was
+seen since the last log and not one of batches' means.
 
 Legend: B rows, C completion tokens, K views.
 """
@@ -22,22 +23,57 @@ _LOGGED = {"clipped": "clipped_share", "mass_p": "topk_mass/student", "mass_q": 
 _NOT_OF_VIEWS = ("teacher_logps", "student_logps", "student_entropy")
 
 Number = float | torch.Tensor
+# Sum and count by name in the log, over all ranks. With the count `None`, the sum is an amount of a generation batch
+Sums = dict[str, tuple[float, float | None]]
 
 
-def reduce_means(accelerator: Accelerator, sums: dict[str, tuple[Number, Number | None]]) -> dict[str, float]:
+def reduce_sums(accelerator: Accelerator, sums: dict[str, tuple[Number, Number | None]]) -> Sums:
     """
-    Means over all ranks by name, from local sums and counts, in one reduction. A mean of nothing is left out.
+    Sums and counts over all ranks from local ones, in one reduction. A count of 0 is left out, as it has no mean.
 
     Args:
         accelerator (`Accelerator`): Reduces over ranks.
-        sums (`dict[str, tuple]`): Sum and count by name, numbers or 0-d tensors, the same names on every rank. With
-            the count `None` the value is the sum itself.
+        sums (`dict[str, tuple]`): Sum and count by name, numbers or 0-d tensors, the same names on every rank.
     """
     values = [value for pair in sums.values() for value in pair if value is not None]
-    flat = torch.cat([torch.as_tensor(value, device=accelerator.device).reshape(1) for value in values])
+    kind = {"device": accelerator.device, "dtype": torch.float32}  # a rank without rows has whole numbers alone
+    flat = torch.cat([torch.as_tensor(value, **kind).reshape(1) for value in values])
     totals = iter(accelerator.reduce(flat, reduction="sum").tolist())
-    reduced = {name: (next(totals), 1 if count is None else next(totals)) for name, (_, count) in sums.items()}
-    return {f"{PREFIX}{name}": total / count for name, (total, count) in reduced.items() if count}
+    reduced = {name: (next(totals), None if count is None else next(totals)) for name, (_, count) in sums.items()}
+    return {f"{PREFIX}{name}": pair for name, pair in reduced.items() if pair[1] != 0}
+
+
+class LoggedSums:
+    """Sums and counts behind the means that are in TRL's lists of metrics, from one log to the next."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, dict[str, list[float]]] = {"train": {}, "eval": {}}
+
+    def add(self, mode: str, sums: Sums, logged: dict[str, list[float]]) -> None:
+        """
+        Add those of a batch, and put the means so far into TRL's lists. An amount is logged as its mean over generation
+        batches in training, and as its sum in an evaluation.
+
+        Args:
+            mode (`str`): `"train"` or `"eval"`.
+            sums (`Sums`): Of the batch.
+            logged (`dict[str, list[float]]`): TRL's lists. One that a log has emptied begins a new sum.
+        """
+        kept = self.kept[mode]
+        for name, (total, count) in sums.items():
+            before, counted = kept[name] if name in kept and logged.get(name) else (0.0, 0.0)
+            if count is None:
+                count = 0.0 if mode == "eval" and counted else 1.0
+            kept[name] = [before + total, counted + count]
+            logged[name] = [kept[name][0] / kept[name][1] if kept[name][1] else 0.0]
+
+    def state(self) -> dict[str, dict[str, list[float]]]:
+        """The sums, the same on every process, for a checkpoint between two logs. Empty before the first batch."""
+        return {mode: {name: list(pair) for name, pair in kept.items()} for mode, kept in self.kept.items() if kept}
+
+    def restore(self, state: dict[str, dict[str, list[float]]]) -> None:
+        """Restore what [`state`] returned."""
+        self.kept |= {mode: {name: list(pair) for name, pair in kept.items()} for mode, kept in state.items()}
 
 
 def repetition(completion_ids: list[int], n: int = 3) -> float:
@@ -53,11 +89,11 @@ def generation_metrics(
     skipped: int,
     without_policy: int,
     leaks: list[Leak],
-) -> dict[str, float]:
+) -> tuple[Sums, dict[str, float]]:
     """
     Metrics of a generation batch: share of rows with a view, views that were dropped, shortened or missed for an error
     of their source, teacher prompt lengths, repetition, share of rows whose advantage a view switches off, and
-    shares of rows that give the context away.
+    shares of rows that give the context away. A collective.
 
     Args:
         accelerator (`Accelerator`): Reduces over ranks.
@@ -66,6 +102,9 @@ def generation_metrics(
         skipped (`int`): Local rows without views because of an error of their source.
         without_policy (`int`): Local rows whose advantage does not count.
         leaks (`list[Leak]`): What each local row gives away.
+
+    Returns:
+        Sums and counts, and largest values, by name.
     """
     rows = len(completion_ids)
     with_view = sum(any(view.weights[row] > 0 for view in encoded.values()) for row in range(rows))
@@ -76,7 +115,7 @@ def generation_metrics(
         if weight
     ]
     longest = torch.tensor(max(lengths, default=0), device=accelerator.device)
-    means = reduce_means(
+    sums = reduce_sums(
         accelerator,
         {
             "view_share": (with_view, rows),
@@ -90,11 +129,9 @@ def generation_metrics(
             "leak/phrases": (sum(leak.phrase is not None for leak in leaks), rows),
         },
     )
-    return {
-        f"{PREFIX}teacher_prompt_length/mean": 0.0,  # without any view
-        **means,
-        f"{PREFIX}teacher_prompt_length/max": float(accelerator.gather(longest).max()),
-    }
+    without_view = {f"{PREFIX}teacher_prompt_length/mean": (0.0, 0.0)}  # is logged as 0
+    longest = float(accelerator.gather(longest).max())
+    return without_view | sums, {f"{PREFIX}teacher_prompt_length/max": longest}
 
 
 def mean_gaps(stats: dict[str, torch.Tensor], shares: torch.Tensor) -> torch.Tensor:
@@ -103,15 +140,14 @@ def mean_gaps(stats: dict[str, torch.Tensor], shares: torch.Tensor) -> torch.Ten
     return gap.sum((0, 2)) / shares.sum((0, 2))
 
 
-def token_metrics(
-    accelerator: Accelerator, names: list[str], stats: dict[str, torch.Tensor], shares: torch.Tensor
-) -> dict[str, float]:
+def token_sums(
+    names: list[str], stats: dict[str, torch.Tensor], shares: torch.Tensor
+) -> dict[str, tuple[Number, Number | None]]:
     """
-    Metrics of a micro-batch: means of all statistics over the distilled tokens of all ranks, and over views by their
-    shares. There are none where nothing was distilled on any rank.
+    Local sums and counts of a micro-batch for [`reduce_sums`]: of all statistics over the distilled tokens, and over
+    views by their shares.
 
     Args:
-        accelerator (`Accelerator`): Reduces over ranks.
         names (`list[str]`): The K view names.
         stats (`dict[str, torch.Tensor]`): Statistics of shape `(K, B, C)`, those of the student `(B, C)`.
         shares (`torch.Tensor` of shape `(K, B, C)`): Share of each view at each token, 0 where it is not distilled.
@@ -129,4 +165,4 @@ def token_metrics(
     sums["first_token_divergence"] = torch.where(first, stats["divergence"], 0.0).sum(), first.sum()
     of_view = torch.where(distilled, stats["divergence"], 0.0).sum((1, 2)), distilled.sum((1, 2))
     sums |= {f"divergence/{name}": pair for name, *pair in zip(names, *of_view, strict=True)}
-    return reduce_means(accelerator, sums)
+    return sums

@@ -7,6 +7,7 @@ Legend: B rows of the micro-batch, C completion tokens, M distilled tokens, H hi
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -149,6 +150,13 @@ class DistillationObjective:
             stats (`dict[str, torch.Tensor]`): Log-probabilities of the sampled tokens and entropies, without gradient.
         """
         return self.method.advantages(self.signals(batch, stats))
+
+    def gap_advantages(self, batch: DistillationBatch, stats: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Part of [`sampled_advantages`] that stands beside the verifier's as a mean over the distilled tokens (or
+        rows) alone, `(B, C)`: what the factor `scale` of the signals has a say in."""
+        signals = self.signals(batch, stats)
+        without = replace(signals, scale=torch.zeros_like(signals.scale))
+        return self.method.advantages(signals) - self.method.advantages(without)
 
     def signals(self, batch: DistillationBatch, stats: dict[str, torch.Tensor]) -> TokenSignals:
         """Signals of the micro-batch that a method may read: see [`TokenSignals`]."""

@@ -6,6 +6,7 @@
     _generate                  token ids of prompts and tool results are kept
     _calculate_rewards         rows, completions and rewards meet: rollouts are captured, their views collected
     _generate_and_score_...    views are encoded; the batch gains flat keys
+    evaluation_loop            the loss is a mean over the whole evaluation
     _prepare_inputs            micro-batches are re-packed; `DistillationBatch`; the teacher's forwards are planned
     _compute_loss              the objective asks the student's one forward for both losses (see model/forward.py)
 
@@ -21,8 +22,9 @@ from accelerate.utils import gather_object
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from peft import PeftConfig, PeftModel
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin, TrainerCallback
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.grpo_trainer import EnvironmentFactory, RewardFunc, RolloutFunc
 from trl.trainer.utils import (
@@ -44,6 +46,7 @@ from trl_opsd.methods.runtime import MethodRun
 from trl_opsd.model.forward import ObservedForward, add_distillation_forward
 from trl_opsd.model.shared_prefix import can_share_prefix
 from trl_opsd.monitoring.alerts import SignalMonitor
+from trl_opsd.monitoring.metrics import Sums
 from trl_opsd.privileged.base import Run, Source
 from trl_opsd.prompts.tokenizer import PromptTokenizer
 from trl_opsd.prompts.view_encoder import ViewEncoder
@@ -52,6 +55,7 @@ from trl_opsd.rollouts.rollout import Rollout
 from trl_opsd.rollouts.view import PrivilegedSource, shown_context
 from trl_opsd.teacher import TEACHER_KINDS
 from trl_opsd.teacher.teacher import Teacher, TeacherUpdateCallback
+from trl_opsd.trainer.evaluation import Evaluation, ObservedPolicy, Terms
 from trl_opsd.trainer.model_card import PAPER, add_settings, paper_of
 from trl_opsd.trainer.objective import DistillationObjective, PolicyLoss
 from trl_opsd.trainer.recorder import Recorder
@@ -126,6 +130,9 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
     recorder: Recorder
     text_generator: TextGenerator
     monitor: SignalMonitor
+    # Of an evaluation while it runs, and its eval set among several
+    evaluation: Evaluation | None = None
+    _eval_set = ""
     # Of the last generation batch: between the hooks that sample it, and for the pre-flight
     _sampled: Sampled
     collected: CollectedViews
@@ -218,7 +225,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
             own_prompts=self.rollout_func is not None,
         )
         self.collector = ViewCollector(args, self.privileged, encoder, self.accelerator, self.method.required)
-        self.parts = {"method": self.method, "privileged_source": self.collector}
+        self.parts = {"method": self.method, "privileged_source": self.collector, "metrics": self.recorder}
         self.text_generator = TextGenerator(self, tokenizer, self.teacher.teacher_forward)
         ranks = self.accelerator.process_index, self.accelerator.num_processes
         self.collector.setup(Run(self._tokenizer, self.train_dataset, self.text_generator, *ranks, gather_object))
@@ -277,13 +284,17 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         output = super()._generate_and_score_completions(inputs)
         if self.is_plain_grpo:
             return output
-        collected, tools = self.collected, self.tools_of_rows()
+        tools, rows = self.tools_of_rows(), len(inputs)
+        if self.evaluation is not None:
+            rows = self.evaluation.take_rows(rows)
+            output = self.evaluation.masked(output, rows)
+        collected = self.collected.first(rows)
         if self.model.training:
             self.method.record_rollouts(collected.rollouts)
         check_alignment(collected.rollouts, output["completion_ids"])
         encoded = self.collector.encode(collected, tools)
         off = collected.without_policy(encoded)
-        self._log_values(self.collector.metrics(collected, encoded, off))
+        self._log_sums(*self.collector.metrics(collected, encoded, off, rows))
         advantages = output["advantages"].masked_fill(torch.tensor(off, device=self.accelerator.device), 0.0)
         return self.with_views({**output, "advantages": advantages}, encoded)
 
@@ -296,12 +307,46 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         windows = 1.0
         if self.model.training:
             windows = self.args.steps_per_generation / self.current_gradient_accumulation_steps
-        request = self.objective.request(model, batch, windows, self._policy_loss(inputs))
+        policy = self._policy_loss(inputs)
+        if self.evaluation is not None:
+            policy = ObservedPolicy(policy)
+        request = self.objective.request(model, batch, windows, policy)
+        if self.evaluation is not None and not self.objective.sampled_token:
+            policy = ObservedPolicy(request.policy)  # with its weight
+            request.policy = request.policy and policy
         output = self._student_forward(ObservedForward(model, request), inputs)
-        self._record(batch, request.stats | output.distillation_stats)
         # On GPUs split by `device_map` the head may sit on another device than the loss
         loss = output.loss.to(inputs["completion_ids"].device)
-        return loss if output.aux_loss is None else loss + self._balancing_loss(output.aux_loss)
+        balancing = None if output.aux_loss is None else self._balancing_loss(output.aux_loss)
+        terms = None
+        if self.evaluation is not None:
+            terms = self.evaluation.terms(batch, request, policy, loss, balancing)
+        self._record(batch, request.stats | output.distillation_stats, terms)
+        return loss if balancing is None else loss + balancing
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        arguments = dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+        if self.is_plain_grpo:
+            return super().evaluation_loop(*arguments)
+        dataset = getattr(dataloader, "dataset", None)
+        rows = len(dataset) * self.num_generations_eval if has_length(dataset) else None
+        self.evaluation = Evaluation(self.objective, self.accelerator, self.args.loss_type, rows)
+        self._eval_set = metric_key_prefix.removeprefix("eval_") if metric_key_prefix.startswith("eval_") else ""
+        self._metrics["eval"].clear()  # `predict` leaves its own there
+        try:
+            output = super().evaluation_loop(*arguments)
+            name = f"{metric_key_prefix}_loss"
+            output.metrics[name] = self.evaluation.loss(name, self.args.metric_for_best_model)
+        finally:
+            self.evaluation = None
+        return output
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         check_steps(self.args, self.train_dataset)
@@ -316,6 +361,11 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
             for name in [n for n in metrics if n.startswith("reward") or n == "frac_reward_zero_std"]:
                 del metrics[name]  # of the stand-in
             self._logs["rewards"].clear()
+        if not self.is_plain_grpo and not training and self._eval_set:
+            # TRL names all eval sets alike, and each would take the place of the one before
+            named = {f"{self._eval_set}_{name}": values for name, values in self._metrics["eval"].items()}
+            self._metrics["eval"].clear()
+            self._metrics["eval"].update(named)
         super().log(logs, start_time)
         if not self.is_plain_grpo and training:
             self.monitor.observe(logs, self.state.global_step)
@@ -454,18 +504,22 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         self._log_completion_extra("leak", [leak.shown for leak in collected.leaks])
         self._log_completion_extra("mean_gap", [torch.nan] * len(collected.rollouts))
 
-    def _log_values(self, values: dict[str, float]) -> None:
-        metrics = self._metrics["train" if self.model.training else "eval"]
-        for name, value in values.items():
-            metrics[name].append(value)
+    def _log_sums(self, sums: Sums, largest: dict[str, float] | None = None) -> None:
+        """Put the means, and the largest values, since the last log into TRL's lists."""
+        mode = "train" if self.model.training else "eval"
+        metrics = self._metrics[mode]
+        self.recorder.add(mode, sums, metrics)
+        for name, value in (largest or {}).items():
+            metrics[name] = [max([*metrics[name], value])]
 
     def _repacked(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The same rows in micro-batches that waste less, with the teacher's forwards planned."""
-        # These are means over a micro-batch: which rows are in it changes the loss
-        per_batch = self.args.loss_type == "bnpo" or self.top_entropy_quantile < 1.0 or self._entropy_bonus_enabled
-        free = not self.aux_loss_enabled and not (self.objective.policy_runs and per_batch)
-        window = self.args.gradient_accumulation_steps if free else None
-        drop_idle = free and not self.objective.policy_runs
+        policy = self.objective.policy_runs
+        # Statistics of a micro-batch: which rows are in it changes the loss
+        of_policy = self.args.loss_type == "bnpo" or self.top_entropy_quantile < 1.0 or self._entropy_bonus_enabled
+        kept = self.aux_loss_enabled or self.method.micro_batch_statistics or (policy and of_policy)
+        window = None if kept else self.args.gradient_accumulation_steps
+        drop_idle = not self.aux_loss_enabled and not policy
         return self._planned(repack_micro_batches(batches, window, drop_idle, self.pad_to_multiple_of))
 
     def _planned(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -494,14 +548,16 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         )
         return student.output
 
-    def _record(self, batch: DistillationBatch, stats: dict[str, torch.Tensor]) -> None:
-        """Log a micro-batch, and tell the method of it."""
+    def _record(self, batch: DistillationBatch, stats: dict[str, torch.Tensor], terms: Terms | None) -> None:
+        """Log a micro-batch, and tell the method of it, or the evaluation of the terms of its loss."""
         stats = {name: value.to(batch.mask.device) for name, value in stats.items()}
-        values = self.recorder.token_values(batch, stats)
-        self._log_values(values)
+        sums, of_terms = self.recorder.token_sums(batch, stats, terms)
+        self._log_sums(sums)
+        if self.evaluation is not None:
+            self.evaluation.add(of_terms)
         if self.model.training:
             self.method.record_loss(stats["loss"], batch.shares)
-            self.method.record_metrics(values)
+            self.method.record_metrics(sums)
         if self.log_completions and batch.generation == self._generation:  # no evaluation has come between
             self.recorder.fill_mean_gap(batch, stats, self._logs["extra"]["mean_gap"])
 

@@ -7,13 +7,13 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from trl_opsd.batches.distillation_batch import DistillationBatch
-from trl_opsd.monitoring.metrics import mean_gaps, token_metrics
+from trl_opsd.monitoring.metrics import LoggedSums, Number, Sums, mean_gaps, reduce_sums, token_sums
 from trl_opsd.monitoring.names import PREFIX
 
 
-class Recorder:
+class Recorder(LoggedSums):
     """
-    Makes what is logged of a micro-batch. Every method is a collective.
+    Makes what is logged of a micro-batch, and keeps its sums until the next log.
 
     Args:
         accelerator (`Accelerator`): Reduces over processes.
@@ -22,24 +22,38 @@ class Recorder:
     """
 
     def __init__(self, accelerator: Accelerator, logs_entropy: bool):
+        super().__init__()
         self.accelerator, self.logs_entropy = accelerator, logs_entropy
 
-    def token_values(self, batch: DistillationBatch, stats: dict[str, torch.Tensor]) -> dict[str, float]:
+    def token_sums(
+        self,
+        batch: DistillationBatch,
+        stats: dict[str, torch.Tensor],
+        others: dict[str, tuple[Number, Number]] | None = None,
+    ) -> tuple[Sums, Sums]:
         """
-        Means over the distilled tokens of all processes, by name in the log; none where nothing was distilled.
+        Sums and counts over the distilled tokens of all processes, by name in the log; none where nothing was
+        distilled. A collective.
 
         Args:
             batch ([`DistillationBatch`]): The micro-batch.
             stats (`dict[str, torch.Tensor]`): Statistics of shape `(K, B, C)`, those of the student `(B, C)`.
+            others (`dict[str, tuple]`, *optional*): Local sums and counts that are reduced with them.
+
+        Returns:
+            Those of the tokens, and the others.
         """
-        values = token_metrics(self.accelerator, list(batch.views), stats, batch.shares)
-        if values and self.logs_entropy:
-            values["entropy"] = values[f"{PREFIX}student_entropy"]
-        return values
+        others = others or {}
+        sums = reduce_sums(self.accelerator, token_sums(list(batch.views), stats, batch.shares) | others)
+        reduced = {name: sums.pop(f"{PREFIX}{name}") for name in others if f"{PREFIX}{name}" in sums}
+        if sums and self.logs_entropy:
+            sums["entropy"] = sums[f"{PREFIX}student_entropy"]
+        return sums, reduced
 
     def fill_mean_gap(self, batch: DistillationBatch, stats: dict[str, torch.Tensor], column: list[float]) -> None:
         """
-        Put each row's mean gap into the table of completions, which TRL filled when the rows were sampled.
+        Put each row's mean gap into the table of completions, which TRL filled when the rows were sampled. A
+        collective.
 
         Args:
             batch ([`DistillationBatch`]): The micro-batch, of the generation batch that the table's last rows show.

@@ -5,7 +5,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from trl_opsd.batches.encoded_view import EncodedView
 from trl_opsd.config.opsd_config import OPSDConfig
 from trl_opsd.engines.distributed import raise_on_all_ranks
 from trl_opsd.monitoring.leaks import LEAK_PHRASES, Leak, Phrases, find_leaks
-from trl_opsd.monitoring.metrics import generation_metrics
+from trl_opsd.monitoring.metrics import Sums, generation_metrics
 from trl_opsd.monitoring.names import PREFIX
 from trl_opsd.privileged import Asker, DatasetColumn, Run, Source, as_source, build_source
 from trl_opsd.privileged.checks import source_name
@@ -31,6 +31,8 @@ from trl_opsd.teacher import TEACHER_KINDS
 
 # Folders and files that begin so are not pushed to the Hub with the model or a checkpoint
 NOT_PUSHED = "_"
+# Counted by the collector itself, and not by a source
+_AMOUNTS = ("incomplete_rollouts",)
 
 
 def source_of(args: OPSDConfig, given: PrivilegedSource | None) -> Source:
@@ -73,6 +75,12 @@ class CollectedViews:
     @property
     def mode(self) -> str:
         return "train" if self.rollouts[0].training else "eval"
+
+    def first(self, rows: int) -> "CollectedViews":
+        """The same with the views of the first rows alone."""
+        if rows >= len(self.views):
+            return self
+        return replace(self, views=[views if row < rows else [] for row, views in enumerate(self.views)])
 
     def without_policy(self, encoded: dict[str, EncodedView]) -> list[bool]:
         """Whether a view of each rollout, one that was not dropped for its length, takes the advantage's place."""
@@ -163,8 +171,8 @@ class ViewCollector:
         return dict.fromkeys(counts, 0) if self.asker.raised else dict(counts)
 
     def metrics(
-        self, collected: CollectedViews, encoded: dict[str, EncodedView], without_policy: list[bool]
-    ) -> dict[str, float]:
+        self, collected: CollectedViews, encoded: dict[str, EncodedView], without_policy: list[bool], rows: int
+    ) -> tuple[Sums, dict[str, float]]:
         """
         Metrics of a generation batch, with the source's counts summed over the processes. A collective.
 
@@ -172,6 +180,10 @@ class ViewCollector:
             collected ([`CollectedViews`]): Rollouts and views.
             encoded (`dict[str, EncodedView]`): The views as encoded.
             without_policy (`list[bool]` of length B): From [`CollectedViews.without_policy`].
+            rows (`int`): Rows that count, the first ones.
+
+        Returns:
+            Sums and counts, and largest values, by name in the log.
         """
         total: Counter[str] = Counter()
         own = dict(collected.counts)
@@ -180,10 +192,12 @@ class ViewCollector:
             own["incomplete_rollouts"] += sum(lost)
         for counts in gather_object([own]):
             total.update(counts)
-        own = {f"{PREFIX}{name}": value for name, value in total.items()}
-        ids = [rollout.completion_ids for rollout in collected.rollouts]
-        off, leaks = sum(without_policy), collected.leaks
-        return generation_metrics(self.accelerator, encoded, ids, collected.skipped, off, leaks) | own
+        missed = {f"{PREFIX}{name}": (total.pop(name), None) for name in _AMOUNTS if name in total}
+        own = {f"{PREFIX}{name}": (value, 1.0) for name, value in total.items()}  # of a generation batch, in the mean
+        ids = [rollout.completion_ids for rollout in collected.rollouts[:rows]]
+        off, leaks = sum(without_policy[:rows]), collected.leaks[:rows]
+        sums, largest = generation_metrics(self.accelerator, encoded, ids, collected.skipped, off, leaks)
+        return sums | missed | own, largest
 
     def encode(self, collected: CollectedViews, tools: list[Tools]) -> dict[str, EncodedView]:
         """

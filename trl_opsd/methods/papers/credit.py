@@ -6,8 +6,8 @@ context would do, such as a liking for boilerplate, and that part is taken off. 
 
     A_t = A + Delta_t - lambda (log mean_k q(y_t | x, c_k) - log p(y_t)),  Delta_t = log q(y_t | x, c) - log p(y_t)
 
-c is the row's own context, c_1 ... c_K are those of other rows. Option: `share` is lambda; at 1 the student's own
-probability cancels.
+c is the row's own context, c_1 ... c_K are those of other rows. Several own contexts count by the mean of their
+probabilities, as those of other rows do. Option: `share` is lambda; at 1 the student's own probability cancels.
 
 **Changed**: only the abstract is known to us, which says that a contrast within the batch isolates the input-specific
 part; the formula is our reading of it, and so are K = 2 and lambda = 1.
@@ -20,7 +20,7 @@ kind of view has the verifier's advantage.
 
 import torch
 
-from trl_opsd.losses import contrast
+from trl_opsd.losses import contrast, log_mean
 from trl_opsd.methods.base import Method, TokenSignals
 from trl_opsd.options import Share
 
@@ -30,7 +30,7 @@ def advantages(signals: TokenSignals) -> torch.Tensor:
     own, other = signals.step_context.family("own"), signals.step_context.family("other")
     specific = contrast(signals.teacher_logps, signals.taught, own, other)
     both = (signals.taught[own].any(0) & signals.taught[other].any(0)) * signals.mask
-    gap = signals.gaps[own].sum(0) * both
+    gap = (log_mean(signals.teacher_logps[own], signals.taught[own]) - signals.student_logps) * both
     share = signals.options["share"]
     return signals.advantages + signals.scale * ((1 - share) * gap + share * specific)
 

@@ -42,4 +42,5 @@ METHOD = Method(
     option_types={"share": Share, "repel": NonNegative},
     token_weight=token_weight,
     needs_all_tokens=True,
+    micro_batch_statistics=True,
 )

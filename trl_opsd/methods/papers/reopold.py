@@ -61,4 +61,5 @@ METHOD = Method(
     options={"mixture": 0.1, "share": 0.2, "steps": 50},
     option_types={"mixture": Annotated[float, Interval(above=0, below=1)], "share": PositiveShare, "steps": Index},
     advantages=advantages,
+    micro_batch_statistics=True,
 )

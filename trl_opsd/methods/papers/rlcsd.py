@@ -66,4 +66,5 @@ METHOD = Method(
     options={"size": 0.5, "tau": 0.02, "delta": 0.02, "eta": 1.0},
     option_types={"size": NonNegative, "tau": Positive, "delta": NonNegative, "eta": NonNegative},
     advantages=advantages,
+    micro_batch_statistics=True,
 )

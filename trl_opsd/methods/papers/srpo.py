@@ -53,4 +53,5 @@ METHOD = Method(
     option_types={"beta": NonNegative},
     token_weight=token_weight,
     needs_all_tokens=True,
+    micro_batch_statistics=True,
 )

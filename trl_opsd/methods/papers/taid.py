@@ -13,8 +13,10 @@ Options: `start`, `end` (s), `rate` (a), `momentum` (b).
 **Changed**: on the student's own answers, with the context as teacher. L is the mean divergence of a step, where the
 published code has a cross-entropy. Several views are one geometric mean.
 
-**Fails** as its end does: the softening is only a beginning, and `end: 1.0` is plain distillation. A loss of 0 (no
-view in a step, or nothing left to learn) moves nothing but the time.
+The first loss moves nothing, and neither does a loss of 0 (no view in a step, or nothing left to learn): the next one
+catches up with the time.
+
+**Fails** as its end does: the softening is only a beginning, and `end: 1.0` is plain distillation.
 """
 
 import math

@@ -8,11 +8,11 @@ the one that reads the context.
     L = mean w_t GJSD_0.9(q_t, p_t) + entropy mean_{H_t >= its 10 % quantile} H(p_t) + ranking mean_{t early} PL_t
     w_t = sigmoid(H(p_t) - H(q_t)),  PL = -sum_i [z_i - log sum_{j >= i} exp z_j], z of S_10(p) in the order of q
 
-A token is early while less than a tenth of its row's entropy is spent. Options: `entropy`, `ranking` (weights),
-`candidates`, `early`, `least` (the quantile).
+A token is early if the entropies of its row up to and with its own are less than a tenth of the row's sum; a short row
+may have none. Options: `entropy`, `ranking` (weights), `candidates`, `early`, `least` (the quantile).
 
 **Changed**: PL is that of the textbook; the shipped code sums the candidates before i, not those that are left. "Early"
-is our reading of cumulative normalised entropy; means and the quantile are of a micro-batch.
+is counted in each row, in the code over all rows as one. Means and the quantile are of a micro-batch.
 
 **Fails** where the student must stay undecided: the entropy term sharpens everything. With a context as teacher the
 divergence is small, and the other two terms are nearly all of the loss (sums: 0.02 of 4): weigh them down.
@@ -26,9 +26,9 @@ from trl_opsd.methods.base import Method, StepContext
 from trl_opsd.options import Count, NonNegative, Share
 
 
-def spent_before(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+def cumulative_share(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """
-    Exclusive cumulative share: how much of its row's sum comes before each token, `(N,)`, 0 for the first.
+    Cumulative share: how much of its row's sum has come up to and with each token, `(N,)`, 1 for the last.
 
     Args:
         values (`torch.Tensor` of shape `(N,)`): Not negative.
@@ -38,7 +38,7 @@ def spent_before(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     many = int(which[-1]) + 1 if which.numel() else 0
     totals = values.new_zeros(many).index_add_(0, which, values)
     start = totals.cumsum(0) - totals
-    return (values.cumsum(0) - values - start[which]) / totals[which].clamp(min=torch.finfo(values.dtype).tiny)
+    return (values.cumsum(0) - start[which]) / totals[which].clamp(min=torch.finfo(values.dtype).tiny)
 
 
 def scaled(term: tuple[torch.Tensor, torch.Tensor], factor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -85,7 +85,7 @@ def auxiliary_loss(step_context: StepContext) -> AuxiliaryLoss:
 
     def factors(stats: TokenStats):
         unsure = stats.student_entropy >= quantile(stats.student_entropy, options["least"])
-        early = spent_before(stats.student_entropy, stats.rows) < options["early"]
+        early = cumulative_share(stats.student_entropy, stats.rows) < options["early"]
         return (self_normalized(chosen.to(stats.student_entropy), stats.taught.any(0)) for chosen in (unsure, early))
 
     def term(tile: Tile):
@@ -109,5 +109,6 @@ METHOD = Method(
     option_types={"entropy": NonNegative, "ranking": NonNegative, "candidates": Count, "early": Share, "least": Share},
     token_weight=token_weight,
     needs_all_tokens=True,
+    micro_batch_statistics=True,
     auxiliary_loss=auxiliary_loss,
 )

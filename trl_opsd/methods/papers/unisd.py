@@ -113,6 +113,7 @@ METHOD = Method(
     target=lambda step_context: lambda log_p, log_qs, shares: log_qs[step_context.view("privileged")],
     token_weight=token_weight,
     needs_all_tokens=True,
+    micro_batch_statistics=True,
     auxiliary_loss=auxiliary_loss,
     hidden_state_loss=lambda step_context: (
         lambda *s: step_context.options["matching"] * feature_matching(*s, step_context.view("privileged"))
