@@ -40,7 +40,7 @@ class WithBaselines(Composite):
                 f"{rollout.where}."
             )
         added = [self._alone(view, rollout) for view in views if self.alone]
-        return [*views, *added, *(View(name="bare", span=_span(view, rollout)) for view in views if self.bare)]
+        return [*views, *added, *(View(name="bare", span=taught_span(view, rollout)) for view in views if self.bare)]
 
     def _alone(self, view: View, rollout: Rollout) -> View:
         if not isinstance(view.context, str) or view.prompt is not None or view.place not in PROMPT_PLACES:
@@ -56,6 +56,6 @@ class WithBaselines(Composite):
         return View(view.context, name="alone", span=view.span, prompt=prompt, chat_template_kwargs=kwargs)
 
 
-def _span(view: View, rollout: Rollout) -> tuple[int, int] | None:
-    """Span that a baseline needs to teach the same tokens as the view."""
+def taught_span(view: View, rollout: Rollout) -> tuple[int, int] | None:
+    """Span that a view in the prompt needs to teach the same tokens as `view`."""
     return view.taught(rollout) if view.inserted else view.span
