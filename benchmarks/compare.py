@@ -22,18 +22,19 @@ import torch
 import yaml
 from transformers import TrainerCallback
 
+from benchmarks.controls import control_of
 from benchmarks.environment import ROOT
 from benchmarks.report import figure, save, table
 from examples import smollm2, tasks
 from examples.demo import DIVERGENCE, answers
 from trl_opsd.cli import train as opsd
 from trl_opsd.methods import method_names, method_of
+from trl_opsd.rollouts.view import PLACEHOLDER
 
 
 RECIPES = ROOT / "recipes"
 KEPT = (DIVERGENCE, "loss", "reward", "self_distillation/view_share", "self_distillation/repetition")
 OPTIONS = ("max_steps", "eval_steps", "eval_rows", "model", "data")  # a run with others is another run
-TEMPLATE = yaml.safe_load((RECIPES / "smollm2_addition.yaml").read_text())["privileged_template"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Task:
         plain, mixed (`str`): Recipes of the plain settings, without and with the reward.
         reward (`str`): The reward that `mixed` learns from.
         budget (`dict[str, Any]`): What all contenders have in common.
-        no_pi, wrong_pi (`Any`): Sources of the controls.
+        wrong_pi (`Any`): Source of the wrong contexts, as many as a method reads at once.
         score (`Callable`): From answers and held-out rows to 1 or 0 each.
     """
 
@@ -53,7 +54,6 @@ class Task:
     mixed: str
     reward: str
     budget: dict[str, Any]
-    no_pi: Any
     wrong_pi: Any
     score: Callable[[list[str], list[tasks.Row]], list[float]]
 
@@ -64,8 +64,7 @@ TASKS = {
         "smollm2_addition_grpo.yaml",
         "examples.tasks.correct_sum",
         {"per_device_train_batch_size": 16, "max_completion_length": 24, "learning_rate": 2e-5},
-        {"empty": {"template": TEMPLATE}},
-        {"other_row": {"template": TEMPLATE}},
+        {"other_row": {"count": 8}},
         lambda texts, rows: tasks.correct_sum(texts, [row["answer"] for row in rows]),
     ),
     "json": Task(
@@ -73,7 +72,6 @@ TASKS = {
         "smollm2_json.yaml",
         "examples.tasks.valid_json",
         {"per_device_train_batch_size": 8, "max_completion_length": 32, "learning_rate": 3e-5},
-        "empty",
         {"fixed": {"context": "Reply in one short sentence."}},  # every row's own context says the same
         lambda texts, rows: tasks.valid_json(texts),
     ),
@@ -113,27 +111,19 @@ def setting(name: str, task: str) -> tuple[Path, dict[str, Any]]:
     if control and control not in ("no_pi", "wrong_pi"):
         raise ValueError(f"A control is no_pi or wrong_pi, got {control!r}.")
     if control:
-        source = _beside(name, getattr(TASKS[task], control))
-        source = source if isinstance(source, str) else json.dumps(source)
-        options = {**options, "privileged_source": source, "privileged_template": "{privileged_context}"}
+        contexts = TASKS[task].wrong_pi if control == "wrong_pi" else None
+        source = control_of(source_of(name, recipe), contexts)
+        options = {**options, "privileged_source": json.dumps(source), "privileged_template": PLACEHOLDER}
     return recipe, options
 
 
-def _beside(name: str, source: Any) -> Any:
-    """A control's context as the method reads one.
-
-    Raises:
-        ValueError: If it reads several, and so none of its own stands for all.
-    """
-    if name not in method_names():
-        return source
-    method = method_of(name)
-    own = method.defaults.get("privileged_source")
-    if isinstance(own, dict) and "with_baselines" in own:
-        return {"with_baselines": {**own["with_baselines"], "source": source}}
-    if set(method.required) - {"privileged"}:
-        raise ValueError(f"{name!r} reads several contexts of a rollout: it has no control with one.")
-    return source
+def source_of(name: str, recipe: Path) -> Any:
+    """Description of the source of a contender: that of its recipe, its method, or the column that the recipe names."""
+    own = yaml.safe_load(recipe.read_text())
+    defaults = method_of(name).defaults if name in method_names() else {}
+    source = own.get("privileged_source") or defaults.get("privileged_source")
+    known = {"template": "privileged_template", "place": "privileged_place", "column": "privileged_column"}
+    return source or {"column": {option: own[name] for option, name in known.items() if name in own}}
 
 
 class Scores(TrainerCallback):

@@ -72,7 +72,6 @@ def test_a_failure_is_told_and_tried_again(compare, monkeypatch):
     [
         ("rlds", "addition", r"There is no 'rlds': it must be one of \['base'"),
         ("opsd+pi", "addition", "A control is no_pi or wrong_pi, got 'pi'"),
-        ("rlcsd+no_pi", "addition", "'rlcsd' reads several contexts of a rollout"),
     ],
 )
 def test_mistakes(name, task, text):
@@ -98,8 +97,8 @@ def test_a_method_stands_on_its_recipe_or_on_that_of_the_task(name, task, recipe
     assert (args.method, script_args.reward_funcs, args.distillation_mode) == (name, reward, mode)
 
 
-@pytest.mark.parametrize("name", ["purified+no_pi", "beta_opsd+wrong_pi"])
-def test_a_control_keeps_the_methods_baselines(name, compare):
+@pytest.mark.parametrize("name", ["purified+no_pi", "beta_opsd+wrong_pi", "hdpo+wrong_pi"])
+def test_a_control_keeps_the_methods_baselines_and_conditions(name, compare):
     _, results = compare(name)
     result = results[name, 1]
     assert "error" not in result and result["metrics"]["self_distillation/view_share"] == [1, 1]
@@ -124,4 +123,6 @@ def test_controls_parse(task, control, monkeypatch):
     recipe, options = comparison.setting(f"base+{control}", task)
     line = [part for option, value in options.items() for part in (f"--{option}", str(value))]
     _, args, *_ = comparison.opsd.parse(["--config", str(recipe), *line])
-    assert args.privileged_source == getattr(comparison.TASKS[task], control)
+    ((_, source),) = args.privileged_source.items()
+    assert list(source["source"]) == ["column"]
+    assert source["contexts"] == (comparison.TASKS[task].wrong_pi if control == "wrong_pi" else None)

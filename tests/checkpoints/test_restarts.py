@@ -188,7 +188,7 @@ def test_warnings_are_given_once_over_restarts():
     other.observe(log, 0)  # it forgets what it saw before the checkpoint was loaded
     other.recall([*({**log, "step": step} for step in range(3)), {"eval_loss": 1.0, "step": 3}])
     assert [text for step in range(3, 5) for text in other.observe(log, step)] == []
-    assert (one.history, one.said) == (other.history, other.said)
+    assert (one.windows, one.said) == (other.windows, other.said)
 
 
 def test_the_summary_is_of_the_whole_run(make_trainer):

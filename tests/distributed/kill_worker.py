@@ -25,6 +25,7 @@ import processes
 import tiny
 from trl_opsd import OPSDConfig, OPSDTrainer
 from trl_opsd.checkpoints.folders import MARKER, last_complete
+from trl_opsd.monitoring.alerts import SignalMonitor
 
 
 STEPS = 11  # of the optimizer
@@ -91,6 +92,11 @@ def untimed(logs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in log.items() if not name.endswith(TIMED)} for log in logs]
 
 
+def watched(monitor: SignalMonitor) -> dict[str, Any]:
+    windows = monitor.windows.items()
+    return {name: [one.first, one.last, one.count] for name, one in windows if not name.endswith(TIMED)}
+
+
 def left_by(trainer: RecordedTrainer) -> dict[str, Any]:
     """All of a run that must be equal, in types that `torch.load` reads."""
     folder = Path(trainer.args.output_dir)
@@ -101,7 +107,7 @@ def left_by(trainer: RecordedTrainer) -> dict[str, Any]:
         "teacher": trainer.teacher.weights.copies,
         "random": torch.random.get_rng_state(),
         "log": untimed(trainer.state.log_history),
-        "monitor": [untimed(trainer.monitor.history), sorted(trainer.monitor.said)],
+        "monitor": [watched(trainer.monitor), sorted(trainer.monitor.said)],
         "table": [(path.name, path.read_bytes()) for path in sorted((folder / "completions").glob("*.parquet"))],
         "checkpoints": sorted(path.name for path in folder.glob("*checkpoint*")),
     }

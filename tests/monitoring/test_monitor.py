@@ -136,6 +136,21 @@ def test_logs_without_a_generation_do_not_count(observe):
     assert observe(silent) == []
 
 
+def test_a_log_costs_the_same_in_a_long_run():
+    """Four thousand logs leave as many values behind as eight, and a sign that comes then is still told."""
+    PartialState()
+    monitor, (log, *_) = SignalMonitor(), logs()
+    sizes = []
+    for count in (8, 4000):
+        monitor.recall([log] * count)
+        assert all(window.count == count for window in monitor.windows.values())
+        sizes.append({name: len(window.first) + len(window.last) for name, window in monitor.windows.items()})
+    assert sizes[0] == sizes[1] and set(sizes[0].values()) == {8}
+    loop = {f"{PREFIX}divergence": 0.1, f"{PREFIX}repetition": 0.9}
+    told = [text for step in range(4001, 4009) for text in monitor.observe({**log, **loop}, step)]
+    assert len(told) == 1 and "repetition rose from 0.05 to 0.47" in told[0] and told[0].startswith("Step 4002")
+
+
 def test_what_to_do_is_in_every_text(observe, caplog):
     ways_out = {
         "no_views": "`privileged_column`",
@@ -189,7 +204,7 @@ def test_a_sound_run(make_trainer, rows, caplog):
     options = {"eval_strategy": "steps", "eval_steps": 1, "per_device_eval_batch_size": 4}
     trainer = make_trainer(max_steps=4, eval_dataset=bare, **options)
     assert run_for(trainer, caplog) == []
-    assert len(trainer.monitor.history) == 4
+    assert trainer.monitor.windows[f"{PREFIX}view_share"].count == 4
     evaluations = [log for log in trainer.state.log_history if "eval_loss" in log]
     assert [log[f"eval_{PREFIX}view_share"] for log in evaluations] == [0.0] * 4
 

@@ -2,6 +2,8 @@
 
 """Warnings for a dead signal and for the failures that self-distillation is known for, from the logged metrics."""
 
+from dataclasses import dataclass, field
+
 from accelerate.logging import get_logger
 
 from trl_opsd.monitoring.names import PREFIX
@@ -15,6 +17,31 @@ _PATIENCE = 3
 _WINDOW = 4
 
 
+@dataclass
+class MetricWindow:
+    """
+    First and last values of a metric: all that a sign looks at, so that a log costs the same however long the run is.
+
+    Args:
+        first, last (`list[float]`): At most `_WINDOW` values at the beginning and at the end.
+        count (`int`): Values so far.
+    """
+
+    first: list[float] = field(default_factory=list)
+    last: list[float] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, value: float) -> None:
+        """Add the value of a further log."""
+        if self.count < _WINDOW:
+            self.first.append(value)
+        self.last = [*self.last, value][-_WINDOW:]
+        self.count += 1
+
+
+Windows = dict[str, MetricWindow]  # by the name of the metric
+
+
 class SignalMonitor:
     """
     Watches the training logs and says once for each kind of trouble what it means and what to check.
@@ -24,7 +51,7 @@ class SignalMonitor:
     """
 
     def __init__(self) -> None:
-        self.history: list[dict[str, float]] = []
+        self.windows: Windows = {}
         self.said: set[str] = set()
 
     def observe(self, logs: dict[str, float], step: int) -> list[str]:
@@ -45,35 +72,37 @@ class SignalMonitor:
 
     def recall(self, log_history: list[dict[str, float]]) -> None:
         """Recall the logs of a resumed run up to its checkpoint. Its warnings are not given again."""
-        self.history, self.said = [], set()
+        self.windows, self.said = {}, set()
         for logs in log_history:
             self._new_signs({name: value for name, value in logs.items() if name != "step"})  # which `observe` lacks
 
     def _new_signs(self, logs: dict[str, float]) -> list[str]:
         if f"{PREFIX}view_share" not in logs:  # a final summary, or a log between two generations
             return []
-        self.history.append({name: value for name, value in logs.items() if isinstance(value, (int, float))})
-        found = {kind: text for kind, sign in _SIGNS.items() if kind not in self.said and (text := sign(self.history))}
+        for name, value in logs.items():
+            if isinstance(value, (int, float)):
+                self.windows.setdefault(name, MetricWindow()).add(value)
+        found = {kind: text for kind, sign in _SIGNS.items() if kind not in self.said and (text := sign(self.windows))}
         self.said |= found.keys()
         return list(found.values())
 
 
-def _last(history: list[dict[str, float]], name: str) -> list[float]:
+def _last(windows: Windows, name: str) -> list[float]:
     """The last values of a metric, empty before there are enough."""
-    values = [logs[PREFIX + name] for logs in history if PREFIX + name in logs]
-    return values[-_PATIENCE:] if len(values) >= _PATIENCE else []
+    window = windows.get(PREFIX + name, MetricWindow())
+    return window.last[-_PATIENCE:] if window.count >= _PATIENCE else []
 
 
-def _trend(history: list[dict[str, float]], name: str) -> tuple[float, float] | None:
+def _trend(windows: Windows, name: str) -> tuple[float, float] | None:
     """Mean of a metric over the first and the last logs, `None` before the two windows are apart."""
-    values = [logs[name] for logs in history if name in logs]
-    if len(values) < 2 * _WINDOW:
+    window = windows.get(name, MetricWindow())
+    if window.count < 2 * _WINDOW:
         return None
-    return sum(values[:_WINDOW]) / _WINDOW, sum(values[-_WINDOW:]) / _WINDOW
+    return sum(window.first) / _WINDOW, sum(window.last) / _WINDOW
 
 
-def _no_views(history: list[dict[str, float]]) -> str | None:
-    shares = _last(history, "view_share")
+def _no_views(windows: Windows) -> str | None:
+    shares = _last(windows, "view_share")
     if shares and max(shares) == 0:
         return (
             "no rollout had a privileged context, so nothing is distilled. Check the dataset column "
@@ -84,8 +113,8 @@ def _no_views(history: list[dict[str, float]]) -> str | None:
     return None
 
 
-def _zero_divergence(history: list[dict[str, float]]) -> str | None:
-    values = _last(history, "divergence")
+def _zero_divergence(windows: Windows) -> str | None:
+    values = _last(windows, "divergence")
     if values and max(abs(value) for value in values) < 1e-6:
         return (
             "the teacher's and the student's distributions are the same, so there is nothing to learn. Check that the "
@@ -95,8 +124,8 @@ def _zero_divergence(history: list[dict[str, float]]) -> str | None:
     return None
 
 
-def _all_clipped(history: list[dict[str, float]]) -> str | None:
-    values = _last(history, "clipped_share")
+def _all_clipped(windows: Windows) -> str | None:
+    values = _last(windows, "clipped_share")
     if values and min(values) > 0.95:
         return (
             "a clip takes away nearly the whole signal (`self_distillation/clipped_share` above 0.95). Raise or remove "
@@ -105,11 +134,11 @@ def _all_clipped(history: list[dict[str, float]]) -> str | None:
     return None
 
 
-def _inverted_clip(history: list[dict[str, float]]) -> str | None:
-    loss, divergence = _trend(history, f"{PREFIX}loss"), _trend(history, f"{PREFIX}divergence")
+def _inverted_clip(windows: Windows) -> str | None:
+    loss, divergence = _trend(windows, f"{PREFIX}loss"), _trend(windows, f"{PREFIX}divergence")
     if loss is None or divergence is None or divergence[1] <= divergence[0]:
         return None
-    negative = max(_last(history, "loss")) < 0
+    negative = max(_last(windows, "loss")) < 0
     apart = loss[1] < loss[0] and divergence[1] > 1.1 * divergence[0]
     if not (negative or apart):
         return None
@@ -120,8 +149,8 @@ def _inverted_clip(history: list[dict[str, float]]) -> str | None:
     )
 
 
-def _collapse(history: list[dict[str, float]]) -> str | None:
-    divergence = _trend(history, f"{PREFIX}divergence")
+def _collapse(windows: Windows) -> str | None:
+    divergence = _trend(windows, f"{PREFIX}divergence")
     if divergence is None or divergence[1] > 0.7 * divergence[0]:
         return None
     signs = []
@@ -131,7 +160,7 @@ def _collapse(history: list[dict[str, float]]) -> str | None:
         (f"{PREFIX}repetition", "repetition", 0.1, 0.0),
         ("completions/clipped_ratio", "the share of truncated completions", 0.2, 0.9),
     ):
-        trend = _trend(history, name)
+        trend = _trend(windows, name)
         if trend and trend[1] - trend[0] > rise and trend[1] > level:
             signs.append(f"{text} rose from {trend[0]:.2f} to {trend[1]:.2f}")
     if not signs:

@@ -47,7 +47,8 @@ class WithBaselines(Composite):
             )
         views = [replace(view, bundle=view.name) for view in views]
         added = [self._alone(view, rollout) for view in views if self.alone]
-        return [*views, *added, *(self._bare(view, rollout) for view in views if self.bare)]
+        bare = [View(name="bare", span=taught_span(view, rollout), bundle=view.bundle) for view in views if self.bare]
+        return [*views, *added, *bare]
 
     def _alone(self, view: View, rollout: Rollout) -> View:
         if not isinstance(view.context, str) or view.prompt is not None or view.place not in PROMPT_PLACES:
@@ -62,6 +63,7 @@ class WithBaselines(Composite):
         shared = {"span": view.span, "chat_template_kwargs": view.chat_template_kwargs, "bundle": view.bundle}
         return View(view.context, name="alone", prompt=prompt, **shared)
 
-    def _bare(self, view: View, rollout: Rollout) -> View:
-        span = view.taught(rollout) if view.inserted else view.span  # the same tokens
-        return View(name="bare", span=span, bundle=view.bundle)
+
+def taught_span(view: View, rollout: Rollout) -> tuple[int, int] | None:
+    """Span that a view in the prompt needs to teach the same tokens as `view`."""
+    return view.taught(rollout) if view.inserted else view.span

@@ -18,7 +18,7 @@ from trl_opsd.prompts.teacher_prompt import named_error, whole_prompt
 from trl_opsd.prompts.tokenizer import PromptError, PromptRequest, PromptTokenizer, Tools
 from trl_opsd.rollouts.message_images import images_of, same_images
 from trl_opsd.rollouts.rollout import Messages, Rollout
-from trl_opsd.rollouts.view import View, placed_views
+from trl_opsd.rollouts.view import PROMPT_PLACES, View, placed_views
 
 
 logger = get_logger(__name__)
@@ -238,8 +238,9 @@ class ViewEncoder:
 
     def length(self, view: View, prompt: str | Messages, tools: Tools) -> int:
         """Tokens that the teacher reads before a completion of `prompt`. For places in or before the prompt."""
-        student_ids = self.tokenizer.prompt(prompt, tools, self.student_kwargs)
-        ((ids, _),) = self.encode_readings([Reading(view, prompt, student_ids, tools)])
+        # Only a context outside the prompt stands beside the student's own ids
+        before = [] if view.place in PROMPT_PLACES else self.tokenizer.prompt(prompt, tools, self.student_kwargs)
+        ((ids, _),) = self.encode_readings([Reading(view, prompt, before, tools)])
         return len(ids)
 
 

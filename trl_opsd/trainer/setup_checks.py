@@ -13,6 +13,7 @@ from trl import GRPOConfig
 from trl_opsd.config.opsd_config import OPSDConfig
 from trl_opsd.config.validation import check_policy_weight
 from trl_opsd.privileged import DatasetColumn, Source
+from trl_opsd.privileged.rows import data_rows
 from trl_opsd.prompts.tokenizer import PromptTokenizer
 from trl_opsd.prompts.view_encoder import ViewEncoder
 
@@ -212,7 +213,7 @@ def check_dataset_lengths(
     for column in source.columns:
         if column not in dataset.column_names:
             continue
-        for number, (prompt, context) in enumerate(zip(dataset["prompt"], dataset[column], strict=True)):
+        for number, (prompt, context) in enumerate(data_rows(dataset, ["prompt", column], name)):
             if context is None or len(f"{prompt}{context}{source.template}".encode()) <= bytes_to_spare:
                 continue
             length = encoder.length(source.view(context), prompt, tools)
@@ -245,7 +246,8 @@ def check_dataset_characters(name: str, dataset: Any, source: DatasetColumn, tok
     if not isinstance(dataset, Dataset):
         return
     for column in source.columns:
-        for number, context in enumerate(dataset[column] if column in dataset.column_names else ()):
+        rows = data_rows(dataset, [column], name) if column in dataset.column_names else ()
+        for number, (context,) in enumerate(rows):
             try:
                 tokenizer.check_characters(context)
             except ValueError as error:
@@ -279,7 +281,7 @@ def check_student_lengths(
         return
     completion = args.max_completion_length or 0
     bytes_to_spare = limit - completion - len(tokenize([dataset[0]["prompt"]])[0])  # see `check_dataset_lengths`
-    for number, prompt in enumerate(dataset["prompt"]):
+    for number, (prompt,) in enumerate(data_rows(dataset, ["prompt"], name)):
         if len(str(prompt).encode()) <= bytes_to_spare:
             continue
         length = len(tokenize([prompt])[0])

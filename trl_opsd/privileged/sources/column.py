@@ -9,6 +9,7 @@ from datasets import Dataset, IterableDataset
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.base import TextSource
 from trl_opsd.privileged.checks import Where, check_context
+from trl_opsd.privileged.rows import data_rows
 from trl_opsd.prompts.teacher_prompt import teacher_prompt
 from trl_opsd.rollouts.rollout import Group, Rollout
 from trl_opsd.rollouts.view import PROMPT_PLACES, View, Views
@@ -69,8 +70,9 @@ class DatasetColumn(TextSource):
         if isinstance(dataset, Dataset):
             # An environment may own the prompts; it then completes the rows when it is reset
             bare = [{"role": "user", "content": ""}]
-            prompts = dataset["prompt"] if "prompt" in dataset.column_names else [bare] * len(dataset)
-            for number, (prompt, context) in enumerate(zip(prompts, dataset[column], strict=True)):
+            own = ["prompt"] if "prompt" in dataset.column_names else []
+            for number, (context, *prompts) in enumerate(data_rows(dataset, [column, *own], name)):
+                prompt = prompts[0] if own else bare
                 if context is None:
                     continue
                 where = f"Row {number} of `{name}`: column `{column}`"

@@ -5,7 +5,7 @@ Control contexts, which should not help, or less: a gain with them does not come
 2608.09228; What Does PI Add, 2609.20612; contrast with wrong hints: RLCSD, 2606.11709).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from trl_opsd.options import Count, OneOf
@@ -109,13 +109,18 @@ class Empty(TextSource):
     NAME = "empty"
 
     def __call__(self, groups: list[Group]) -> Views:
-        words = self.view("").text.strip()
-        # White space at the template's ends says how it joins the prompt
-        inner = self.template.strip()
-        template = self.template.replace(inner, PLACEHOLDER)
-        bare = View(name=self.name, weight=self.weight, policy=self.policy, reader=self.reader)
-        view = self.view(words, template=template) if words else bare
+        view = without_context(self.view(""))
         return [[view] for _ in rollouts_of(groups)]
+
+
+def without_context(view: View) -> View:
+    """View with the words of its template around nothing; one of the student's own prompt where there are no words, as
+    around messages."""
+    words = view.template.replace(PLACEHOLDER, "").strip() if isinstance(view.context, str) else ""
+    if not words:
+        return replace(view, context=None, template=PLACEHOLDER, place="after_user", position=None, role=None)
+    # White space at the template's ends says how it joins the prompt
+    return replace(view, context=words, template=view.template.replace(view.template.strip(), PLACEHOLDER))
 
 
 @dataclass

@@ -12,6 +12,7 @@ from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.authors.endpoint import EndpointAuthor
 from trl_opsd.privileged.authors.written_source import Author, WrittenSource, task_text
 from trl_opsd.privileged.checks import check_context, column_of
+from trl_opsd.privileged.rows import data_rows
 from trl_opsd.rollouts.rollout import Group, Rollout
 from trl_opsd.rollouts.view import PLACEHOLDER, Views
 
@@ -70,7 +71,7 @@ class Written(WrittenSource):
         asked for."""
         super().check(dataset, name)
         if isinstance(dataset, Dataset):
-            for number, context in enumerate(dataset[self.column]):
+            for number, (context,) in enumerate(data_rows(dataset, [self.column], name)):
                 self._check(context, f"Row {number} of `{name}`: column `{self.column}`")
 
     def __call__(self, groups: list[Group]) -> Views:
