@@ -43,7 +43,7 @@ from trl_opsd.batches.teacher_batch import TeacherBatch
 from trl_opsd.kernels import Head, LinearDivergenceInputs, PolicyTerm, label_scores, linear_divergence
 from trl_opsd.losses import DivergenceSpec
 from trl_opsd.losses.method_types import HiddenStateLoss
-from trl_opsd.model.head import gathered_head, head_parameters, model_head
+from trl_opsd.model.head import check_head, gathered_head, head_parameters, model_head
 from trl_opsd.model.shared_prefix import hidden_after_prefix
 
 
@@ -264,7 +264,11 @@ def add_distillation_forward(model: PreTrainedModel) -> None:
 
     Args:
         model ([`~transformers.PreTrainedModel`]): Causal language model to patch.
+
+    Raises:
+        ValueError: If its head is no plain matrix. See [`~trl_opsd.model.head.check_head`].
     """
+    check_head(model)
     inner = model.forward
 
     # Keep the original signature: `generate` validates its model kwargs against it

@@ -197,6 +197,8 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         self.add_callback(self.method)  # before the teacher, which may ask it
         self.add_callback(TeacherUpdateCallback(self.teacher, self.method.should_sync_teacher))
         self.objective = DistillationObjective(args, self.teacher, self.accelerator, self.method, self.policy_weight)
+        if not self.teacher.backend.prepares_model_in_train:  # else before the first loss
+            self.objective.check_heads(self.model)
         self.recorder = Recorder(self.accelerator, logs_entropy=not self.objective.policy_runs)
         self.monitor = SignalMonitor()
         self._may_share_prefix = args.teacher_share_prefix and can_share_prefix(self.teacher.model)
