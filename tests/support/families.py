@@ -43,12 +43,21 @@ OTHER_HEADS = {
     "bert": {"is_decoder": True},
 }  # fmt: skip
 
+_WITHOUT_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+# Positions that are counted from the first column of a batch
+ABSOLUTE = {
+    "gpt2": {**_WITHOUT_DROPOUT, "num_key_value_heads": 4},  # which PEFT reads
+    "gpt_bigcode": _WITHOUT_DROPOUT,
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "resid_dropout": 0.0, "embed_dropout": 0.0},
+    "xglm": {"d_model": 32, "ffn_dim": 64, "init_std": 0.3, "dropout": 0.0, "attention_dropout": 0.0},
+}
+
 
 def small_model(family: str, tokenizer: PreTrainedTokenizerBase, seed: int = 0, **config: Any) -> PreTrainedModel:
     """A causal language model of a family, with random weights that are the same for the same seed."""
     torch.manual_seed(seed)
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
-    known = FAMILIES.get(family) or OTHER_HEADS.get(family) or {}
+    known = (FAMILIES | OTHER_HEADS | ABSOLUTE).get(family, {})
     options = {"vocab_size": len(tokenizer), **ids, **SMALL, **known, **config}
     if family == "bert":  # whose causal model no Auto class names
         return BertLMHeadModel(BertConfig(**options))

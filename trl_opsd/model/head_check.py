@@ -8,7 +8,7 @@ cap, a dense layer, a norm) has other distributions than those that would be com
 """
 
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
+from trl_opsd.kernels import Head
+from trl_opsd.model.evaluation import rounding_step
 from trl_opsd.model.head import gathered_head, model_head
 
 
@@ -60,12 +62,9 @@ class HeadCheckRequest:
         hidden = caught[-1] if caught else model.base_model(**inputs, use_cache=False).last_hidden_state
         head = model_head(model, self.float32_head)
         with maybe_gather_lm_head_ctx(head.weight, head.bias):
-            prepared = gathered_head(head).prepared(hidden)
-            fused = prepared.transform(prepared.project(hidden[0].to(prepared.weight.device)))
-        # The model's own head runs within autocast also where the fused one runs in float32
-        types = hidden.dtype, model.dtype, replace(head, float32=False).compute_dtype(hidden)
-        step = max(torch.finfo(one).eps for one in types)
-        problem = _difference(logits.to(fused), fused, max(_STEPS * step, _LEAST))
+            fused = _projected(gathered_head(head).prepared(hidden), hidden[0])
+        tolerance = max(_STEPS * rounding_step(model, hidden), _LEAST)
+        problem = _difference(logits, fused, tolerance)
         if problem is not None:
             raise ValueError(
                 f"The logits of {type(model).__name__} are not its output embeddings times its last hidden states, "
@@ -94,10 +93,18 @@ def _enlarged_hidden_states(backbone: nn.Module):
         hook.remove()
 
 
-def _difference(logits: torch.Tensor, fused: torch.Tensor, tolerance: float) -> str | None:
+def _projected(head: Head, hidden: torch.Tensor) -> torch.Tensor | None:
+    """Logits of a prepared head, `None` where the hidden states do not fit it."""
+    if hidden.shape[-1] != head.weight.shape[1]:
+        return None
+    return head.transform(head.project(hidden.to(head.weight.device)))
+
+
+def _difference(logits: torch.Tensor, fused: torch.Tensor | None, tolerance: float) -> str | None:
     """Difference of two sets of logits, `None` where it is within `tolerance` of the largest."""
-    if logits.shape != fused.shape:
-        return f"there are {logits.shape[-1]} of them, and {fused.shape[-1]} rows in the matrix"
+    if fused is None or logits.shape != fused.shape:
+        return "the shapes do not fit"
+    logits = logits.to(fused)
     largest = fused.nan_to_num(0.0, 0.0, 0.0).abs().max().item()
     if torch.allclose(logits, fused, rtol=0.0, atol=tolerance * largest, equal_nan=True):
         return None

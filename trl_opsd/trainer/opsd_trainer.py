@@ -190,6 +190,8 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         self.chat_template_kwargs = {**own, **(args.student_chat_template_kwargs or {})}
         core = self.accelerator.unwrap_model(self.model)
         add_distillation_forward(core.get_base_model() if isinstance(core, PeftModel) else core)
+        if self.ref_model is not None:  # its log-probabilities are compared with the student's
+            add_distillation_forward(self.accelerator.unwrap_model(self.ref_model))
         make_teacher = TEACHER_KINDS[args.teacher_model_kind]
         self.teacher = make_teacher(args, core, self.accelerator, self._tokenizer, self._patch_teacher)
         check_model(args, self.model, self.teacher.model)
