@@ -43,7 +43,9 @@ from trl_opsd.batches.teacher_batch import TeacherBatch
 from trl_opsd.kernels import Head, LinearDivergenceInputs, PolicyTerm, label_scores, linear_divergence
 from trl_opsd.losses import DivergenceSpec
 from trl_opsd.losses.method_types import HiddenStateLoss
-from trl_opsd.model.head import gathered_head, head_parameters, model_head
+from trl_opsd.model.head import check_head, gathered_head, head_parameters, model_head
+from trl_opsd.model.head_check import HeadCheckRequest
+from trl_opsd.model.positions import PaddedPositions
 from trl_opsd.model.shared_prefix import hidden_after_prefix
 
 
@@ -100,7 +102,8 @@ class TeacherRequest:
         batch, length = self.batch, self.batch.completion_ids.shape[1]
         if batch.share_prefix:
             prompts = kwargs["input_ids"], kwargs["attention_mask"], batch.prompt_of
-            hidden = hidden_after_prefix(model.base_model, *prompts, batch.completion_ids, batch.completion_mask)
+            completions = batch.completion_ids, batch.completion_mask
+            hidden = hidden_after_prefix(model.base_model, *prompts, *completions, kwargs.get("position_ids"))
         else:
             # Position i predicts token i + 1; TRL's head does the same shift
             hidden = _backbone(model, args, kwargs)[:, -length - 1 : -1]
@@ -257,21 +260,31 @@ def _caught_hidden_states(model: PreTrainedModel):
 
 def add_distillation_forward(model: PreTrainedModel) -> None:
     """
-    Let `model(..., distillation=request)` answer a [`TeacherRequest`] or a [`StudentRequest`]; without it nothing
-    changes.
+    Let `model(..., distillation=request)` answer a [`TeacherRequest`], a [`StudentRequest`] or a [`HeadCheckRequest`].
+    Without it nothing changes, but that a model with absolute positions counts them from each row's own first token.
 
     Call it after TRL's `add_fused_lm_head` and before any wrapping, on the model under a PEFT wrapper.
 
     Args:
         model ([`~transformers.PreTrainedModel`]): Causal language model to patch.
+
+    Raises:
+        ValueError: If its head is no plain matrix. See [`~trl_opsd.model.head.check_head`].
+        ValueError: By the patched forward, as [`HeadCheckRequest`] and [`PaddedPositions`] say.
     """
-    inner = model.forward
+    check_head(model)
+    inner, positions = model.forward, PaddedPositions()
 
     # Keep the original signature: `generate` validates its model kwargs against it
     @functools.wraps(type(model).forward)
     def forward(self: PreTrainedModel, *args: Any, distillation: Any = None, **kwargs: Any) -> Any:
         if "pixel_values" in kwargs:
             kwargs = without_empty_pixels(kwargs)
+        if isinstance(distillation, HeadCheckRequest):  # its error says more than that of padding
+            output = distillation.run(self, inner, args, kwargs)
+            positions.added(self, args, kwargs)
+            return output
+        kwargs = positions.added(self, args, kwargs)
         if distillation is None:
             return inner(*args, **kwargs)
         return distillation.run(self, inner, args, kwargs)

@@ -27,6 +27,33 @@ def model_head(model: PreTrainedModel, float32: bool = False) -> Head:
     return Head(embedding.weight, embedding.bias, scale, softcap, float32)
 
 
+def check_head(model: PreTrainedModel) -> None:
+    """
+    Check that a model has a backbone of its own and a head that is a plain matrix.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]): Causal language model, under a PEFT wrapper if there is one.
+
+    Raises:
+        ValueError: If not.
+    """
+    name = type(model).__name__
+    if model.base_model is model:
+        raise ValueError(
+            f"{name} has no backbone under the name {model.base_model_prefix!r} that its class gives, so its hidden "
+            "states can't be read apart from its head. Load the model through another class of its family."
+        )
+    embedding = model.get_output_embeddings()
+    weight = getattr(embedding, "weight", None)
+    if not isinstance(weight, nn.Parameter) or not weight.is_floating_point():
+        kind = f"{type(embedding).__name__}" + ("" if weight is None else f" with a weight of type {weight.dtype}")
+        raise ValueError(
+            f"The output embeddings of {name} are no plain matrix ({kind}), and the fused head multiplies by their "
+            "weight. Leave them out of quantization (`llm_int8_skip_modules=['lm_head']`) and, with the input "
+            "embeddings where the two are tied, out of `trainable_token_indices`; `modules_to_save` trains them whole."
+        )
+
+
 def head_parameters(*heads: Head) -> list[nn.Parameter]:
     """Weights and biases of some heads that an engine may have sharded. The head of a copied teacher comes gathered and
     is no parameter."""

@@ -56,6 +56,7 @@ def hidden_after_prefix(
     prompt_of: torch.Tensor,
     completion_ids: torch.Tensor,
     completion_mask: torch.Tensor,
+    position_ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
     Hidden states that predict the completion, of shape `(R, C, H)`: those of a run over prompts and completions, up to
@@ -66,15 +67,24 @@ def hidden_after_prefix(
         prompt_ids, prompt_mask (`torch.Tensor` of shape `(U, P)`): Distinct prompts, left-padded.
         prompt_of (`torch.Tensor` of shape `(R,)`): Prompt of each row.
         completion_ids, completion_mask (`torch.Tensor` of shape `(R, C)`): Completions, right-padded.
+        position_ids (`torch.Tensor` of shape `(U, P)`, *optional*): Positions of the prompts, where a model needs them.
     """
-    prefill = backbone(input_ids=prompt_ids, attention_mask=prompt_mask, past_key_values=DynamicCache(), use_cache=True)
+    first, rest = {}, {}
+    if position_ids is not None:
+        steps = torch.arange(1, completion_ids.shape[1], device=position_ids.device)
+        first = {"position_ids": position_ids}
+        rest = {"position_ids": position_ids[prompt_of][:, -1:] + steps}
+    prefill = backbone(
+        input_ids=prompt_ids, attention_mask=prompt_mask, past_key_values=DynamicCache(), use_cache=True, **first
+    )
     cache = Cache(layers=[_SharedLayer(layer, prompt_of) for layer in prefill.past_key_values.layers])
     # Nothing follows the last token
-    rest = backbone(
+    completions = backbone(
         input_ids=completion_ids[:, :-1],
         attention_mask=torch.cat([prompt_mask[prompt_of], completion_mask[:, :-1]], dim=1),
         past_key_values=cache,
         use_cache=True,
-    )
-    first = prefill.last_hidden_state[:, -1:]
-    return torch.cat([first[prompt_of.to(first.device)], rest.last_hidden_state], dim=1)
+        **rest,
+    ).last_hidden_state
+    last = prefill.last_hidden_state[:, -1:]
+    return torch.cat([last[prompt_of.to(last.device)], completions], dim=1)

@@ -27,6 +27,7 @@ from transformers import (
 
 from trl_opsd.engines import Backend
 from trl_opsd.kernels import Head
+from trl_opsd.model.evaluation import without_dropout
 from trl_opsd.teacher.weights import CopiedWeights, TeacherWeights
 
 
@@ -201,16 +202,3 @@ def live_forward(model: nn.Module) -> Iterator[nn.Module]:
     """Student's forward context on the teacher's terms: without gradient and without dropout."""
     with torch.no_grad(), without_dropout(model):
         yield model
-
-
-@contextmanager
-def without_dropout(model: nn.Module) -> Iterator[None]:
-    """Dropout disabled within this block: modules in training mode are in evaluation mode."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -22,6 +22,7 @@ from trl_opsd.kernels import TOKEN_STATS
 from trl_opsd.methods.base import TokenSignals
 from trl_opsd.methods.runtime import MethodRun
 from trl_opsd.model.forward import StudentRequest, TeacherRequest
+from trl_opsd.model.head_check import HeadCheckRequest
 from trl_opsd.teacher.teacher import Teacher, live_forward
 
 
@@ -48,6 +49,7 @@ class DistillationObjective:
         self.policy_weight = policy_weight
         self.spec = args.divergence_spec
         self.sampled_token = args.distillation_mode == "sampled_token"
+        self._heads_checked = False
 
     @property
     def counted_policy_weight(self) -> float:
@@ -69,9 +71,28 @@ class DistillationObjective:
             windows (`float`): Accumulation windows in the generation batch that `batch.counts` span.
             policy (`Callable`): Gives TRL's policy loss from the student's output and, optionally, other advantages.
         """
+        self.check_heads(model)
         if self.sampled_token:
             return self.sampled_token_request(model, batch, policy)
         return self.vocabulary_request(model, batch, windows, policy)
+
+    def check_heads(self, model: nn.Module) -> None:
+        """
+        Compare the fused heads of student and teacher with their own logits, once. A collective.
+
+        Args:
+            model (`nn.Module`): The student, wrapped where an engine shards its parameters.
+
+        Raises:
+            ValueError: If they differ by more than rounding explains.
+        """
+        if self._heads_checked:
+            return
+        self._heads_checked = True
+        request = HeadCheckRequest(self.accelerator.device, self.args.cast_lm_head_to_fp32)
+        for reader in (live_forward, self.teacher.teacher_forward):
+            with reader(model) as read, self.accelerator.autocast():
+                read(**request.model_inputs(), distillation=request)
 
     def vocabulary_request(
         self, model: nn.Module, batch: DistillationBatch, windows: float, policy: PolicyLoss

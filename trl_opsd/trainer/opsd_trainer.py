@@ -202,6 +202,8 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         self.chat_template_kwargs = {**own, **(args.student_chat_template_kwargs or {})}
         core = self.accelerator.unwrap_model(self.model)
         add_distillation_forward(core.get_base_model() if isinstance(core, PeftModel) else core)
+        if self.ref_model is not None:  # its log-probabilities are compared with the student's
+            add_distillation_forward(self.accelerator.unwrap_model(self.ref_model))
         make_teacher = TEACHER_KINDS[args.teacher_model_kind]
         self.teacher = make_teacher(args, core, self.accelerator, self._tokenizer, self._patch_teacher)
         check_model(args, self.model, self.teacher.model)
@@ -209,6 +211,8 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         self.add_callback(self.method)  # before the teacher, which may ask it
         self.add_callback(TeacherUpdateCallback(self.teacher, self.method.should_sync_teacher))
         self.objective = DistillationObjective(args, self.teacher, self.accelerator, self.method, self.policy_weight)
+        if not self.teacher.backend.prepares_model_in_train:  # else before the first loss
+            self.objective.check_heads(self.model)
         self.recorder = Recorder(self.accelerator, logs_entropy=not self.objective.policy_runs)
         self.monitor = SignalMonitor()
         self._may_share_prefix = args.teacher_share_prefix and can_share_prefix(self.teacher.model)

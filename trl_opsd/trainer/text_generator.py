@@ -16,9 +16,9 @@ from trl.trainer.utils import pad
 
 from trl_opsd.batches.pixels import ImageCache, ImageTensors, Pixels
 from trl_opsd.engines.distributed import raise_on_all_ranks
+from trl_opsd.model.evaluation import without_dropout
 from trl_opsd.prompts.tokenizer import PromptTokenizer
 from trl_opsd.rollouts.rollout import Messages
-from trl_opsd.teacher.teacher import without_dropout
 
 
 class TextGenerator:
