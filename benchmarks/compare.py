@@ -24,7 +24,7 @@ from transformers import TrainerCallback
 
 from benchmarks.environment import ROOT
 from benchmarks.report import figure, save, table
-from examples import smollm2, tasks
+from trl_opsd.examples import data, smollm2, tasks
 from examples.demo import DIVERGENCE, answers
 from trl_opsd.cli import train as opsd
 from trl_opsd.methods import method_names, method_of
@@ -62,7 +62,7 @@ TASKS = {
     "addition": Task(
         "smollm2_addition.yaml",
         "smollm2_addition_grpo.yaml",
-        "examples.tasks.correct_sum",
+        "trl_opsd.examples.tasks.correct_sum",
         {"per_device_train_batch_size": 16, "max_completion_length": 24, "learning_rate": 2e-5},
         {"empty": {"template": TEMPLATE}},
         {"other_row": {"template": TEMPLATE}},
@@ -71,7 +71,7 @@ TASKS = {
     "json": Task(
         "smollm2_json.yaml",
         "smollm2_json.yaml",
-        "examples.tasks.valid_json",
+        "trl_opsd.examples.tasks.valid_json",
         {"per_device_train_batch_size": 8, "max_completion_length": 32, "learning_rate": 3e-5},
         "empty",
         {"fixed": {"context": "Reply in one short sentence."}},  # every row's own context says the same
@@ -215,7 +215,7 @@ def main(args: argparse.Namespace) -> None:
         setting(name, args.task)  # a name that does not fit is a mistake, not a failed run
     if args.contenders and not args.model:
         smollm2.prepare()
-        tasks.prepare(args.task, Path("demo/data") / args.task)
+        data.prepare(args.task)
     for seed in args.seeds:
         for name in args.contenders:
             kept(name, seed, args)

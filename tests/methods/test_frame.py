@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import tiny
-from examples import tasks
+from trl_opsd.examples import data
 from trl_opsd import Method, OPSDConfig, OPSDParser
 from trl_opsd.cli import arguments, train
 from trl_opsd.methods import method_names, method_of
@@ -90,7 +90,7 @@ def test_the_recipe_runs(name, tmp_path, tokenizer, monkeypatch):
         "max_completion_length": 20, "per_device_train_batch_size": max(recipe.get("num_generations", 4), 4),
     }  # fmt: skip
     if task is not None:
-        options["dataset_name"] = tasks.prepare(task, tmp_path / "data")
+        options["dataset_name"] = data.prepare(task, tmp_path / "data")
     line = [part for option, value in options.items() for part in (f"--{option}", str(value))]
     parsed = train.parse(["--config", str(RECIPES / f"{name}.yaml"), *line])
     trainer = train.build_trainer(*parsed[:3], train.load_data(parsed[0], parsed[3]))
