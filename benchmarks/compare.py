@@ -24,9 +24,9 @@ from transformers import TrainerCallback
 
 from benchmarks.environment import ROOT
 from benchmarks.report import figure, save, table
-from trl_opsd.examples import data, smollm2, tasks
 from examples.demo import DIVERGENCE, answers
 from trl_opsd.cli import train as opsd
+from trl_opsd.examples import data, smollm2, tasks
 from trl_opsd.methods import method_names, method_of
 
 

@@ -6,7 +6,6 @@ trl_opsd/cli/catalog.json, made of the dataclasses of options, and of the method
 python scripts/catalog.py
 """
 
-import argparse
 import dataclasses
 import importlib
 import inspect
@@ -52,7 +51,8 @@ def plain(value: Any) -> Any:
 def options() -> dict[str, Any]:
     parser = make_parser()
     kinds = list(parser.dataclass_types)
-    actions = {action.dest: action for action in parser._actions if not isinstance(action, argparse._HelpAction)}
+    # Reversed, as the option itself comes before the `--no_X` of what is true by default
+    actions = {action.dest: action for action in reversed(parser._actions)}
     names = [item.name for kind in kinds for item in dataclasses.fields(kind) if item.init]
     found = {}
     for name in dict.fromkeys(names):

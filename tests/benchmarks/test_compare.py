@@ -10,8 +10,8 @@ import pytest
 import tiny
 from benchmarks import __main__
 from benchmarks import compare as comparison
-from trl_opsd.examples import data
 from trl_opsd.cli import arguments
+from trl_opsd.examples import data
 
 
 ROOT = Path(__file__).parents[2]

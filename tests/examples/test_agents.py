@@ -12,8 +12,8 @@ from trl.chat_template_utils import qwen3_chat_template
 
 import tiny
 from benchmarks import agents
-from trl_opsd.examples.agents import calculator, shop
 from trl_opsd.cli import train
+from trl_opsd.examples.agents import calculator, shop
 
 
 ROOT = Path(__file__).parents[2]
@@ -229,7 +229,10 @@ def test_what_the_shop_says_is_the_context(tmp_path, tokenizer, monkeypatch):
     [
         ({"chat_template": "qwen33"}, "`chat_template` is qwen33: neither a file nor the name"),
         ({"tools": ["calculate"]}, "`tools` names calculate: it takes dotted paths"),
-        ({"tools": ["trl_opsd.examples.agents.nothing.calculate"]}, "`tools` names .*no module trl_opsd.examples.agents.nothing"),
+        (
+            {"tools": ["trl_opsd.examples.agents.nothing.calculate"]},
+            "`tools` names .*no module trl_opsd.examples.agents.nothing",
+        ),
         ({"tools": ["trl_opsd.examples.agents.calculator.calc"]}, "`tools` names .*agents.calculator has no calc"),
         ({"environment_factory": "trl_opsd.examples.agents.shop.Store"}, "`environment_factory` names .*has no Store"),
     ],

@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 import tiny
-from trl_opsd.examples import data
 from trl_opsd import Method, OPSDConfig, OPSDParser
 from trl_opsd.cli import arguments, train
+from trl_opsd.examples import data
 from trl_opsd.methods import method_names, method_of
 from trl_opsd.trainer.model_card import paper_of
 

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 import tiny
-from trl_opsd.examples import data
 from trl_opsd.cli import train
+from trl_opsd.examples import data
 
 
 ROOT = Path(__file__).parents[2]

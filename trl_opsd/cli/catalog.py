@@ -21,9 +21,9 @@ def catalog() -> dict[str, Any]:
     The catalog.
 
     Returns:
-        `dict[str, Any]`: `options` (by name: type, default, choices, help, origin), `methods` (by name: the fields of a
-        method and its text), `sources` and `conditions` (by name: text and options), `compound` (names of sources made of others), `rewards` (names of
-        TRL's), `launch` (options of `accelerate launch`, and whether they take a value), `versions` that it was made
-        with.
+        `dict[str, Any]`: `options` (by name: type, default, choices, help, origin), `launch` (options of `accelerate
+        launch`, and whether they take a value), `methods` (by name: the fields of a method and its text), `sources` and
+        `conditions` (by name: text and options), `compound` (names of sources made of others), `rewards` (names of
+        TRL's), and the `versions` that it was made with.
     """
     return json.loads(FILE.read_text(encoding="utf-8"))

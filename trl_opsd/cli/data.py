@@ -11,7 +11,9 @@ from trl_opsd.examples.data import FOLDER, NAMES, prepare
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("task", choices=[*NAMES, "smollm2"], help="a task with its model, or SmolLM2-135M-Instruct alone")
+    parser.add_argument(
+        "task", choices=[*NAMES, "smollm2"], help="a task with its model, or SmolLM2-135M-Instruct alone"
+    )
     parser.add_argument("--output_dir", type=Path, help=f"folder of the data; default: {FOLDER}/TASK")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of rows")
 

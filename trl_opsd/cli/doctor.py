@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Environment report: versions against their bounds, devices, engines and disk, each with a remedy: `trl-opsd doctor`."""
+"""Environment report: versions against their bounds, devices and disk, each with a remedy: `trl-opsd doctor`."""
 
 import argparse
 import importlib.util
@@ -40,7 +40,9 @@ class Finding:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output_dir", type=Path, default=Path("."), help="where models will go: is there room on disk?")
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path("."), help="where models will go: is there room on disk?"
+    )
 
 
 def packages() -> Iterator[Finding]:
@@ -57,7 +59,9 @@ def packages() -> Iterator[Finding]:
         try:
             found = version(need.name)
         except PackageNotFoundError:
-            remedy = f"optional: pip install 'trl-opsd[{extra}]'" if extra else f"pip install '{need.name}{need.specifier}'"
+            remedy = (
+                f"optional: pip install 'trl-opsd[{extra}]'" if extra else f"pip install '{need.name}{need.specifier}'"
+            )
             yield Finding(need.name, "not installed", remedy, fatal=not extra)
             continue
         fits = need.specifier.contains(found, prereleases=True)
@@ -100,7 +104,9 @@ def machine(output_dir: Path) -> Iterator[Finding]:
         from huggingface_hub import get_token
 
         login = get_token() is not None
-        yield Finding("Hub login", "yes" if login else "no", "" if login else "to push or for gated models: hf auth login")
+        yield Finding(
+            "Hub login", "yes" if login else "no", "" if login else "to push or for gated models: hf auth login"
+        )
 
 
 def run(args: argparse.Namespace) -> None:

@@ -91,7 +91,9 @@ def check_spelling(names: Iterable[str], where: str) -> None:
     known = {*options, *FREE, *(f"no_{name}" for name, one in options.items() if one["default"] is True)}
     for name in names:
         if name not in known:
-            raise UserError(f"unknown option in {where}: `{name}`{near(name, known)}. `trl-opsd options WORD` searches.")
+            raise UserError(
+                f"unknown option in {where}: `{name}`{near(name, known)}. `trl-opsd options WORD` searches."
+            )
 
 
 def check_value(name: str, value: Any) -> None:
@@ -110,7 +112,9 @@ def check_value(name: str, value: Any) -> None:
         raise UserError(f"`{name}` must be true or false, got {value!r}.")
     elif name == "method" and "." not in str(value) and value not in catalog()["methods"]:
         advice = near(str(value), catalog()["methods"])
-        raise UserError(f"`method` is {value!r}, and there is none of that name{advice}. `trl-opsd methods` lists them.")
+        raise UserError(
+            f"`method` is {value!r}, and there is none of that name{advice}. `trl-opsd methods` lists them."
+        )
     elif option["choices"] and isinstance(value, str):
         for text in texts:
             if text not in option["choices"]:
@@ -150,7 +154,9 @@ def check_source(spec: Any, where: str = "privileged_source") -> None:
         condition = next(iter(condition), None) if isinstance(condition, dict) else condition
         if isinstance(condition, str) and "." not in condition and condition not in conditions:
             advice = near(condition, conditions)
-            raise UserError(f"`{where}.when`: there is no condition {condition!r}{advice}. `trl-opsd sources` lists them.")
+            raise UserError(
+                f"`{where}.when`: there is no condition {condition!r}{advice}. `trl-opsd sources` lists them."
+            )
     elif name not in known and name not in catalog()["compound"]:
         raise UserError(f"`{where}`: there is no source {name!r}{near(name, known)}. `trl-opsd sources` lists them.")
 
@@ -160,8 +166,8 @@ def check_rewards(names: Any) -> None:
     for name in [names] if isinstance(names, str) else names or ():
         if isinstance(name, str) and "." not in name and name not in catalog()["rewards"]:
             raise UserError(
-                f"`reward_funcs`: TRL has no reward {name!r}{near(name, catalog()['rewards'])}. A function of your own is "
-                f"named by its dotted path, such as my_module.{name}."
+                f"`reward_funcs`: TRL has no reward {name!r}{near(name, catalog()['rewards'])}. Name a function of "
+                f"your own by its dotted path, such as my_module.{name}."
             )
 
 
@@ -174,7 +180,7 @@ def check_folder(option: str, name: Any) -> None:
 
 
 def advice_on(folder: str) -> str:
-    """How to make a missing folder."""
+    """Advice on making a missing folder."""
     task = Path(folder).name
     if Path(folder).as_posix() == f"demo/data/{task}" and task in NAMES:
         return f"make it with `trl-opsd data {task}`"

@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""A shop in SQLite, anew for each rollout, that takes nothing but the JSON types that it declares; and errands in it."""
+"""A shop in SQLite, anew for each rollout, that takes nothing but the JSON types that it declares, and its errands."""
 
 import json
 import random
