@@ -118,7 +118,7 @@ def test_the_papers_recipe(name, monkeypatch):
     assert args.method == name and model_args.model_name_or_path
 
 
-MINE = Method(title="Mine", paper="https://example.org", label="paper", options={"x": 1.0})
+MINE = Method(title="Mine", options={"x": 1.0})
 
 
 @pytest.mark.parametrize(
@@ -140,14 +140,28 @@ def test_mistakes(options, text):
 
 def test_a_method_of_ones_own():
     config = OPSDConfig("unused", bf16=False, num_generations=2, method="test_frame.MINE", method_options={"x": 2})
-    assert config.method == "test_frame.MINE"
+    assert config.method == "test_frame.MINE" and MINE.label == "own"
+
+
+def test_a_method_of_ones_own_cites_no_paper(make_trainer, tmp_path):
+    trainer = make_trainer(method="test_frame.MINE")
+    trainer.create_model_card("mine")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "The method is Mine." in card and "was trained with OPSD." in card
+    assert "2601.18734" not in card and "Cite OPSD" not in card
+
+
+@pytest.mark.parametrize("label", ["paper", "code", "proposed reading"])
+def test_a_label_that_speaks_of_a_paper_needs_one(label):
+    with pytest.raises(ValueError, match="speaks of a paper: give it as `paper`"):
+        Method(title="Mine", label=label)
 
 
 NEW = """\"\"\"A method that is in no list.\"\"\"
 
 from trl_opsd.methods.base import Method
 
-METHOD = Method(title="New", paper="https://example.org", label="paper", defaults={"distillation_alpha": 1.0})
+METHOD = Method(title="New", defaults={"distillation_alpha": 1.0})
 """
 
 
@@ -167,9 +181,7 @@ def test_a_file_in_the_folder_is_a_method(tmp_path, monkeypatch):
         sys.modules.pop("trl_opsd.methods.papers.brand_new", None)
 
 
-SUMMARY = Method(
-    title="S", paper="https://example.org", label="paper", update_state=lambda summary: {"loss": summary.loss}
-)
+SUMMARY = Method(title="S", update_state=lambda summary: {"loss": summary.loss})
 
 
 def test_a_schedule_sees_the_loss_that_is_trained(make_trainer):
