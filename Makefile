@@ -2,7 +2,7 @@
 
 PYTHON ?=
 BIN := .venv/bin
-RUN := CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} $(BIN)/python
+RUN := CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0}
 
 .DEFAULT_GOAL := help
 .PHONY: help venv venv-vllm demo test test-engines test-matrix lint addition bench clean
@@ -26,10 +26,9 @@ demo: .venv/.ready  ## SmolLM2-135M learns to answer in JSON, in minutes on a la
 	@$(BIN)/python examples/demo.py $(ARGS)
 
 addition: .venv/.ready  ## sums with the solution as context: pure distillation, then mixed with GRPO
-	@$(BIN)/python examples/smollm2.py
-	@$(BIN)/python examples/tasks.py addition
-	@$(RUN) scripts/opsd.py --config recipes/smollm2_addition.yaml $(ARGS)
-	@$(RUN) scripts/opsd.py --config recipes/smollm2_addition_grpo.yaml $(ARGS)
+	@$(BIN)/trl-opsd data addition
+	@$(RUN) $(BIN)/trl-opsd train --config smollm2_addition $(ARGS)
+	@$(RUN) $(BIN)/trl-opsd train --config smollm2_addition_grpo $(ARGS)
 
 # Liger without what it depends on: Triton, some 300 MB, is for GPUs, and there torch brings it
 LIGER = $(shell sed -n 's/^bench = \["\(.*\)"\]/\1/p' pyproject.toml)

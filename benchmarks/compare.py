@@ -25,9 +25,9 @@ from transformers import TrainerCallback
 from benchmarks.controls import control_of
 from benchmarks.environment import ROOT
 from benchmarks.report import figure, save, table
-from examples import smollm2, tasks
 from examples.demo import DIVERGENCE, answers
 from trl_opsd.cli import train as opsd
+from trl_opsd.examples import data, smollm2, tasks
 from trl_opsd.methods import method_names, method_of
 from trl_opsd.rollouts.view import PLACEHOLDER
 
@@ -62,7 +62,7 @@ TASKS = {
     "addition": Task(
         "smollm2_addition.yaml",
         "smollm2_addition_grpo.yaml",
-        "examples.tasks.correct_sum",
+        "trl_opsd.examples.tasks.correct_sum",
         {"per_device_train_batch_size": 16, "max_completion_length": 24, "learning_rate": 2e-5},
         {"other_row": {"count": 8}},
         lambda texts, rows: tasks.correct_sum(texts, [row["answer"] for row in rows]),
@@ -70,7 +70,7 @@ TASKS = {
     "json": Task(
         "smollm2_json.yaml",
         "smollm2_json.yaml",
-        "examples.tasks.valid_json",
+        "trl_opsd.examples.tasks.valid_json",
         {"per_device_train_batch_size": 8, "max_completion_length": 32, "learning_rate": 3e-5},
         {"fixed": {"context": "Reply in one short sentence."}},  # every row's own context says the same
         lambda texts, rows: tasks.valid_json(texts),
@@ -205,7 +205,7 @@ def main(args: argparse.Namespace) -> None:
         setting(name, args.task)  # a name that does not fit is a mistake, not a failed run
     if args.contenders and not args.model:
         smollm2.prepare()
-        tasks.prepare(args.task, Path("demo/data") / args.task)
+        data.prepare(args.task)
     for seed in args.seeds:
         for name in args.contenders:
             kept(name, seed, args)

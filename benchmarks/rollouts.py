@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from benchmarks.environment import ROOT
-from examples import smollm2
+from trl_opsd.examples import smollm2
 
 
 WORDS = (

@@ -21,9 +21,9 @@ from transformers import TrainerCallback
 
 from benchmarks.environment import ROOT
 from benchmarks.report import table
-from examples import smollm2, tasks
 from examples.demo import answers
 from trl_opsd import OPSDConfig, OPSDTrainer
+from trl_opsd.examples import smollm2, tasks
 from trl_opsd.prompts.teacher_prompt import teacher_prompt
 
 

@@ -33,8 +33,8 @@ from transformers.utils import logging  # noqa: E402
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from examples import smollm2, tasks  # noqa: E402
 from trl_opsd.cli import train as opsd  # noqa: E402
+from trl_opsd.examples import data, smollm2, tasks  # noqa: E402
 
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def main() -> None:
         smollm2.prepare()
     except (FileNotFoundError, ModuleNotFoundError) as error:
         raise SystemExit(f"error: {error}") from None
-    tasks.prepare("json", Path("demo/data/json"))
+    data.prepare("json")
 
     start = time.monotonic()
     trainer, scorer = train(args)
@@ -225,7 +225,7 @@ def main() -> None:
     draw(results, demo / "progress.png")
     show(results)
     print("Curves: demo/progress.png. Numbers and all answers: demo/results.json. Talk to the model:")
-    print(f'  .venv/bin/python examples/chat.py --model {trainer.args.output_dir} "What is a volcano?"')
+    print(f'  .venv/bin/trl-opsd chat {trainer.args.output_dir} "What is a volcano?" --beside {smollm2.MODEL_DIR}')
 
 
 if __name__ == "__main__":

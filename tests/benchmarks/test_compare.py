@@ -10,8 +10,8 @@ import pytest
 import tiny
 from benchmarks import __main__
 from benchmarks import compare as comparison
-from examples import tasks
 from trl_opsd.cli import arguments
+from trl_opsd.examples import data
 
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ def compare(tmp_path, tokenizer, monkeypatch):
     """Run the script on a tiny model; the report and the results by contender and seed."""
     tiny.model(tokenizer).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    tasks.prepare("addition", tmp_path / "data")
+    data.prepare("addition", tmp_path / "data")
     monkeypatch.chdir(tmp_path)
     options = ["--model", tmp_path / "model", "--data", tmp_path / "data", "--output", tmp_path / "runs",
                "--max_steps", 2, "--eval_steps", 1, "--eval_rows", 4]  # fmt: skip
@@ -85,7 +85,7 @@ def test_mistakes(name, task, text):
         ("opcd", "json", "methods/opcd.yaml", None, "topk_logits"),
         ("opcd", "addition", "smollm2_addition.yaml", None, "topk_logits"),
         ("taid", "json", "smollm2_json.yaml", None, "full_logits"),
-        ("rlsd", "json", "smollm2_json.yaml", ["examples.tasks.valid_json"], "sampled_token"),
+        ("rlsd", "json", "smollm2_json.yaml", ["trl_opsd.examples.tasks.valid_json"], "sampled_token"),
     ],
 )
 def test_a_method_stands_on_its_recipe_or_on_that_of_the_task(name, task, recipe, reward, mode, monkeypatch):

@@ -11,8 +11,9 @@ from trl import GRPOTrainer
 from trl.chat_template_utils import qwen3_chat_template
 
 import tiny
-from examples.agents import calculator, measure, shop
+from benchmarks import agents
 from trl_opsd.cli import train
+from trl_opsd.examples.agents import calculator, shop
 
 
 ROOT = Path(__file__).parents[2]
@@ -191,7 +192,7 @@ def test_recipes_hint_at_real_errors_and_measure_counts_them(tmp_path, tokenizer
     made(tmp_path, module, tokenizer)
     trainer, dataset = agent(tmp_path, monkeypatch, recipe, wrong)
     assert trainer._tokenizer.chat_template == qwen3_chat_template
-    before = measure.evaluated(trainer, dataset["test"])
+    before = agents.evaluated(trainer, dataset["test"])
     assert before == {"rollouts": 8, "calls": 8, "errors": 8, "error_rate": 1.0, "no_call": 0.0, "success": 0.0}
     trainer.train()
     log = trainer.state.log_history[-2]
@@ -228,9 +229,12 @@ def test_what_the_shop_says_is_the_context(tmp_path, tokenizer, monkeypatch):
     [
         ({"chat_template": "qwen33"}, "`chat_template` is qwen33: neither a file nor the name"),
         ({"tools": ["calculate"]}, "`tools` names calculate: it takes dotted paths"),
-        ({"tools": ["examples.agents.nothing.calculate"]}, "`tools` names .*no module examples.agents.nothing"),
-        ({"tools": ["examples.agents.calculator.calc"]}, "`tools` names .*agents.calculator has no calc"),
-        ({"environment_factory": "examples.agents.shop.Store"}, "`environment_factory` names .*has no Store"),
+        (
+            {"tools": ["trl_opsd.examples.agents.nothing.calculate"]},
+            "`tools` names .*no module trl_opsd.examples.agents.nothing",
+        ),
+        ({"tools": ["trl_opsd.examples.agents.calculator.calc"]}, "`tools` names .*agents.calculator has no calc"),
+        ({"environment_factory": "trl_opsd.examples.agents.shop.Store"}, "`environment_factory` names .*has no Store"),
     ],
 )
 def test_wrong_names_of_tools(tmp_path, tokenizer, change, text):

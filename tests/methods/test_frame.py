@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 import tiny
-from examples import tasks
 from trl_opsd import Method, OPSDConfig, OPSDParser
 from trl_opsd.cli import arguments, train
+from trl_opsd.examples import data
 from trl_opsd.methods import method_names, method_of
 from trl_opsd.trainer.model_card import paper_of
 
@@ -90,7 +90,7 @@ def test_the_recipe_runs(name, tmp_path, tokenizer, monkeypatch):
         "max_completion_length": 20, "per_device_train_batch_size": max(recipe.get("num_generations", 4), 4),
     }  # fmt: skip
     if task is not None:
-        options["dataset_name"] = tasks.prepare(task, tmp_path / "data")
+        options["dataset_name"] = data.prepare(task, tmp_path / "data")
     line = [part for option, value in options.items() for part in (f"--{option}", str(value))]
     parsed = train.parse(["--config", str(RECIPES / f"{name}.yaml"), *line])
     trainer = train.build_trainer(*parsed[:3], train.load_data(parsed[0], parsed[3]))
@@ -118,7 +118,7 @@ def test_the_papers_recipe(name, monkeypatch):
     assert args.method == name and model_args.model_name_or_path
 
 
-MINE = Method(title="Mine", paper="https://example.org", label="paper", options={"x": 1.0})
+MINE = Method(title="Mine", options={"x": 1.0})
 
 
 @pytest.mark.parametrize(
@@ -143,14 +143,28 @@ def test_mistakes(options, text):
 
 def test_a_method_of_ones_own():
     config = OPSDConfig("unused", bf16=False, num_generations=2, method="test_frame.MINE", method_options={"x": 2})
-    assert config.method == "test_frame.MINE"
+    assert config.method == "test_frame.MINE" and MINE.label == "own"
+
+
+def test_a_method_of_ones_own_cites_no_paper(make_trainer, tmp_path):
+    trainer = make_trainer(method="test_frame.MINE")
+    trainer.create_model_card("mine")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "The method is Mine." in card and "was trained with OPSD." in card
+    assert "2601.18734" not in card and "Cite OPSD" not in card
+
+
+@pytest.mark.parametrize("label", ["paper", "code", "proposed reading"])
+def test_a_label_that_speaks_of_a_paper_needs_one(label):
+    with pytest.raises(ValueError, match="speaks of a paper: give it as `paper`"):
+        Method(title="Mine", label=label)
 
 
 NEW = """\"\"\"A method that is in no list.\"\"\"
 
 from trl_opsd.methods.base import Method
 
-METHOD = Method(title="New", paper="https://example.org", label="paper", defaults={"distillation_alpha": 1.0})
+METHOD = Method(title="New", defaults={"distillation_alpha": 1.0})
 """
 
 
@@ -170,9 +184,7 @@ def test_a_file_in_the_folder_is_a_method(tmp_path, monkeypatch):
         sys.modules.pop("trl_opsd.methods.papers.brand_new", None)
 
 
-SUMMARY = Method(
-    title="S", paper="https://example.org", label="paper", update_state=lambda summary: {"loss": summary.loss}
-)
+SUMMARY = Method(title="S", update_state=lambda summary: {"loss": summary.loss})
 
 
 def test_a_schedule_sees_the_loss_that_is_trained(make_trainer):

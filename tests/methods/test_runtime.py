@@ -55,9 +55,9 @@ def test_a_checkpoint_without_the_state_is_said(make_trainer, tmp_path, caplog):
     assert goes_on.method.schedule_state != method_of("taid").state
 
 
-COUNTS = Method("C", "https://example.org", "paper", state={"n": 0.0}, update_state=lambda summary: {"n": 1.0})
+COUNTS = Method("C", state={"n": 0.0}, update_state=lambda summary: {"n": 1.0})
 
-KEEPS = Method("K", "https://example.org", "paper", state={"n": 0.0}, update_state=dataclasses.asdict)
+KEEPS = Method("K", state={"n": 0.0}, update_state=dataclasses.asdict)
 
 
 def test_a_snapshot_is_a_copy():

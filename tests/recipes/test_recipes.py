@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 import tiny
-from examples import tasks
 from trl_opsd.cli import train
+from trl_opsd.examples import data
 
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ def test_a_recipe_runs(name, tmp_path, tokenizer, monkeypatch):
     tokenizer.save_pretrained(tmp_path / "model")
     options = {
         "model_name_or_path": tmp_path / "model", "output_dir": tmp_path / "out", "max_completion_length": 8,
-        "dataset_name": tasks.prepare(TASKS[recipe["dataset_name"]], tmp_path / "data"), "max_steps": 2,
+        "dataset_name": data.prepare(TASKS[recipe["dataset_name"]], tmp_path / "data"), "max_steps": 2,
         "preflight": "false",
     }  # fmt: skip
     line = [part for option, value in options.items() for part in (f"--{option}", str(value))]

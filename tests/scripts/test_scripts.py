@@ -10,13 +10,14 @@ import yaml
 
 import tiny
 import tiny_vlm
-from examples import pictures, tasks
 from trl_opsd.cli import arguments, train
+from trl_opsd.examples import data, pictures, tasks
 
 
 ROOT = Path(__file__).parents[2]
 
 
+REWARD = "trl_opsd.examples.tasks.correct_sum"
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 
 
@@ -73,10 +74,10 @@ def test_training_script_end_to_end(tmp_path, tokenizer):
     """Model, data, reward and recipe from disk to a saved model with its card."""
     tiny.model(tokenizer).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    tasks.prepare("addition", tmp_path / "data")
+    data.prepare("addition", tmp_path / "data")
     recipe = {
         "model_name_or_path": str(tmp_path / "model"), "dataset_name": str(tmp_path / "data"),
-        "output_dir": str(tmp_path / "out"), "reward_funcs": ["examples.tasks.correct_sum"], "eval_strategy": "steps",
+        "output_dir": str(tmp_path / "out"), "reward_funcs": [REWARD], "eval_strategy": "steps",
         "eval_steps": 1, "per_device_train_batch_size": 4, "num_generations": 2, "per_device_eval_batch_size": 32,
         "max_completion_length": 4, "max_steps": 1, "bf16": False, "report_to": "none", "save_strategy": "no",
         "gradient_checkpointing": False,
@@ -93,10 +94,10 @@ def test_training_script_end_to_end(tmp_path, tokenizer):
 def test_preflight_prints_a_report_and_trains_nothing(tmp_path, tokenizer, capsys):
     tiny.model(tokenizer).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    tasks.prepare("addition", tmp_path / "data")
+    data.prepare("addition", tmp_path / "data")
     recipe = {
         "model_name_or_path": str(tmp_path / "model"), "dataset_name": str(tmp_path / "data"),
-        "output_dir": str(tmp_path / "out"), "reward_funcs": ["examples.tasks.correct_sum"], "num_generations": 2,
+        "output_dir": str(tmp_path / "out"), "reward_funcs": [REWARD], "num_generations": 2,
         "per_device_train_batch_size": 4, "max_completion_length": 4, "bf16": False, "report_to": "none",
         "gradient_checkpointing": False, "preflight_rows": 3,
         "preflight_sources": {"rule": {"fixed": "Add the numbers."}},
@@ -140,9 +141,9 @@ def test_preflight_sources_are_a_mapping(monkeypatch):
 # The two tasks
 
 
-@pytest.mark.parametrize("task", tasks.TASKS)
+@pytest.mark.parametrize("task", data.TASKS)
 def test_tasks_are_seeded_and_disjoint(task, tmp_path):
-    one, two = tasks.TASKS[task](0), tasks.TASKS[task](0)
+    one, two = data.TASKS[task](0), data.TASKS[task](0)
     assert one == two
     prompts = {split: {json.dumps(row["prompt"]) for row in rows} for split, rows in one.items()}
     assert not prompts["train"] & prompts["test"]

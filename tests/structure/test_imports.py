@@ -19,7 +19,7 @@ FLOORS = [
     {"kernels", "batches"},
     {"prompts", "model"},
     {"privileged", "monitoring"},
-    {"methods", "teacher", "rewards", "guided"},
+    {"methods", "teacher", "rewards", "guided", "examples"},
     {"config", "checkpoints"},
     {"trainer"},
     {"diagnostics"},

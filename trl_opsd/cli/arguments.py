@@ -37,17 +37,18 @@ class OPSDScriptArguments(ScriptArguments):
         reward_model_name_or_path (`str`, *optional*):
             Reward model: a Hub id or a local directory.
         reward_funcs (`list[str]`, *optional*):
-            Reward functions: names from `trl.rewards`, or dotted import paths such as `examples.tasks.correct_sum`,
-            looked up in the working directory and in a checkout. Without a reward the run is pure distillation.
+            Reward functions: names from `trl.rewards`, or dotted import paths such as
+            `trl_opsd.examples.tasks.correct_sum`, looked up in the working directory too. Without a reward the run is
+            pure distillation.
         prompt_column (`str`, *optional*):
             Text column that becomes the user message of `prompt`, for a dataset without a `prompt` column.
         prompt_suffix (`str`, *optional*, defaults to `""`):
             Text added after it.
         tools (`list[str]`, *optional*):
-            Functions that the model may call, by dotted path, such as `examples.agents.calculator.calculate`.
+            Functions that the model may call, by dotted path, such as `trl_opsd.examples.agents.calculator.calculate`.
         environment_factory (`str`, *optional*):
             Class, by dotted path, of which each rollout gets an instance whose methods it may call, such as
-            `examples.agents.shop.Shop`.
+            `trl_opsd.examples.agents.shop.Shop`.
         rollout_func (`str`, *optional*):
             Function that samples the rollouts, by dotted path, such as `trl_opsd.privileged.guided.guided_rollouts`.
         chat_template (`str`, *optional*):
@@ -71,7 +72,9 @@ class OPSDScriptArguments(ScriptArguments):
     )
     reward_funcs: list[str] | None = field(
         default=None,
-        metadata={"help": "Reward functions: names of `trl.rewards`, or paths such as `examples.tasks.correct_sum`."},
+        metadata={
+            "help": "Reward functions: names of `trl.rewards`, or paths such as `trl_opsd.examples.tasks.correct_sum`."
+        },
     )
     prompt_column: str | None = field(
         default=None, metadata={"help": "Text column that becomes the user message of `prompt`."}

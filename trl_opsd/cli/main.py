@@ -1,37 +1,80 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-Command line of the package:
-
-trl-opsd train --config RECIPE
-trl-opsd methods
-
-Training in several processes: `accelerate launch -m trl_opsd.cli.train --config RECIPE`.
+The command `trl-opsd`. A command's module is imported when it is chosen, so that help and listings answer at once.
 """
 
+import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 
-from trl_opsd.cli import methods, train
+from trl_opsd import __version__
+from trl_opsd.cli.errors import EXIT_CODE, near, told
 
 
-COMMANDS = {"train": train.run, "methods": methods.run}
-USAGE = """usage: trl-opsd COMMAND [options]
+COMMANDS = {
+    "train": "train from a recipe, by name or file",
+    "recipes": "list the recipes; print or copy one",
+    "methods": "list the published methods; print one's page",
+    "sources": "list sources of contexts, and conditions; print one's page",
+    "options": "search the options of a recipe",
+    "data": "make model and data of the example recipes",
+    "chat": "talk to a model, beside another one or beside itself with a context",
+    "doctor": "versions, devices and disk, each with a remedy",
+}
+EPILOG = """examples:
+  trl-opsd data json                              model and data of the demo
+  trl-opsd train --config smollm2_json            train, in minutes on a CPU
+  trl-opsd chat demo/output/smollm2-json --beside demo/models/smollm2-135m
+"""
 
-  train      train from a recipe: --config RECIPE, and options that win over it; --help lists them
-  methods    list the methods, with their papers and what they need"""
+
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Parser of the command line, with the options of one command alone."""
+    parser = argparse.ArgumentParser(
+        prog="trl-opsd",
+        description="On-policy self-distillation of language models.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"trl-opsd {__version__}")
+    parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+    names = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, text in COMMANDS.items():
+        own = name == command
+        module = importlib.import_module(f"trl_opsd.cli.{name}") if own else None
+        about = module.__doc__.strip() if module else text
+        one = names.add_parser(name, help=text, description=about, add_help=name != "train",
+                               formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+        if module:
+            module.add_options(one)
+    return parser
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Run the command that the first argument names; the others are its own."""
-    command, *rest = list(sys.argv[1:] if args is None else args) or ["--help"]
-    if command in ("-h", "--help"):
-        print(USAGE)
-    elif command in COMMANDS:
-        COMMANDS[command](rest)
-    else:
-        sys.exit(f"error: {command!r} is no command.\n{USAGE}")
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command that the arguments name."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    show_traceback = "--traceback" in argv
+    argv = [text for text in argv if text != "--traceback"]
+    command = next((text for text in argv if not text.startswith("-")), None)
+    if command is not None and command not in COMMANDS:
+        print(f"error: there is no command {command!r}{near(command, COMMANDS)}: see trl-opsd --help", file=sys.stderr)
+        sys.exit(EXIT_CODE)
+    with told(show_traceback):
+        if command == "train":  # a parser of its own, with the options of TRL and transformers
+            importlib.import_module("trl_opsd.cli.launch").run(argv[argv.index(command) + 1 :])
+            return
+        parser = build_parser(command)
+        args = parser.parse_args(argv)
+        if command is None:
+            parser.print_help()
+        else:
+            importlib.import_module(f"trl_opsd.cli.{command}").run(args)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (EOFError, KeyboardInterrupt):
+        sys.exit(130)

@@ -163,15 +163,16 @@ class StepSummary:
 @dataclass(frozen=True)
 class Method:
     """
-    Self-distillation method as one paper describes it. A file of `trl_opsd/methods/papers` holds one, as `METHOD`; the
-    file's docstring is its entry in the docs.
+    Self-distillation method: one of a paper, or one of your own. A file of `trl_opsd/methods/papers` holds one, as
+    `METHOD`; the file's docstring is its entry in the docs.
 
     Args:
-        title, paper (`str`): Title of the paper and its arXiv number, or its address if it has none.
+        title (`str`): Title of the paper, or the name of a method of your own.
+        paper (`str`): arXiv number of the paper, or its address if it has none. Empty for a method of your own.
         authors (`str`): Authors, joined by "and" as in BibTeX. Empty if they are not known to us.
-        label (`str`): Evidence for the implementation: `"paper"` (the paper's formulas, read there or in a close
-            reading of it by others), `"code"` (code was read: the authors', or a copy or re-implementation of it) or
-            `"proposed reading"` (too little is published).
+        label (`str`): Evidence for the implementation: `"own"` (a method of your own), `"paper"` (the paper's formulas,
+            read there or in a close reading of it by others), `"code"` (code was read: the authors', or a copy or
+            re-implementation of it) or `"proposed reading"` (too little is published).
         needs (`str`): What a user must bring, in a few words.
         needs_reward (`bool`): Whether it makes no sense without a reward.
         required (`tuple[str]`): Views, by name or as `NAME-1` and so on, that a rollout must have to be distilled: one
@@ -200,8 +201,8 @@ class Method:
     """
 
     title: str
-    paper: str
-    label: str
+    paper: str = ""
+    label: str = "own"
     authors: str = ""
     needs: str = ""
     needs_reward: bool = False
@@ -223,6 +224,8 @@ class Method:
     def __post_init__(self) -> None:
         if self.label not in LABELS:
             raise ValueError(f"`label` must be one of {list(LABELS)}, got {self.label!r}.")
+        if self.label != "own" and not self.paper:
+            raise ValueError(f"The label {self.label!r} speaks of a paper: give it as `paper`, or leave out `label`.")
         if unknown := self.option_types.keys() - self.options.keys():
             raise ValueError(f"`option_types` names {sorted(unknown)}, which `options` does not have.")
         for option, default in self.options.items():
@@ -252,4 +255,4 @@ class Method:
         return f"@{kind}{{{key}{year},\n" + "".join(f"    {line},\n" for line in lines) + "}"
 
 
-LABELS = ("paper", "code", "proposed reading")
+LABELS = ("own", "paper", "code", "proposed reading")

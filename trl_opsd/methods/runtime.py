@@ -20,7 +20,7 @@ from trl_opsd.monitoring.names import PREFIX
 from trl_opsd.rollouts.rollout import Rollout
 
 
-_PLAIN = Method("", "", "paper")
+_PLAIN = Method("")
 
 
 class MethodRun(TrainerCallback):

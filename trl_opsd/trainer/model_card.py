@@ -31,11 +31,13 @@ PAPER = {
 _HEADING = "### Framework versions"
 
 
-def paper_of(args: OPSDConfig) -> dict[str, str]:
-    """The paper that a model's card cites: that of its method."""
+def paper_of(args: OPSDConfig) -> dict[str, str | None]:
+    """The paper that a model's card cites: that of its method, none for a method of the user's own."""
     if args.method is None:
         return PAPER
     method = method_of(args.method)
+    if not method.paper:
+        return {}
     return {"title": method.title, "id": method.paper if method.on_arxiv else None, "citation": method.bibtex}
 
 
@@ -48,12 +50,13 @@ def settings_section(args: OPSDConfig, policy_weight: float) -> str:
     lines = [f"| `{name}` | `{value!r}` |" for name, value in sorted(settings.items())]
     teacher = TEACHER_KINDS[args.teacher_model_kind].description
     mixed = "mixed with a GRPO loss on rewards" if policy_weight else "without a reward"
+    method = "" if args.method is None else f" The method is {method_of(args.method).title}."
     return "\n".join(
         [
             "### Self-distillation",
             "",
             "The model sampled its own answers to bare prompts; a teacher that read the same prompts with privileged "
-            f"context, {teacher}, scored every token of them ({mixed}). The privileged "
+            f"context, {teacher}, scored every token of them ({mixed}).{method} The privileged "
             "context is not needed to use the model.",
             "",
             "| Option | Value |",

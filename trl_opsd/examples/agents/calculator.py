@@ -1,18 +1,12 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""
-A calculator that takes nothing but the JSON that it asks for, and word problems for it:
+"""A calculator that takes nothing but the JSON that it asks for, and word problems for it."""
 
-python examples/agents/calculator.py --output_dir demo/data/calculator
-"""
-
-import argparse
 import json
 import random
-from pathlib import Path
 from typing import Any
 
-from trl_opsd import Rollout
+from trl_opsd.rollouts.rollout import Rollout
 
 
 Row = dict[str, Any]
@@ -101,17 +95,3 @@ def task(seed: int = 0) -> dict[str, list[Row]]:
         rows[row["prompt"][-1]["content"]] = row
     problems = list(rows.values())
     return {"train": problems[TEST_PROBLEMS:], "test": problems[:TEST_PROBLEMS]}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, default=Path("demo/data/calculator"))
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    for split, rows in task(args.seed).items():
-        (args.output_dir / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-if __name__ == "__main__":
-    main()

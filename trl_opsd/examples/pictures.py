@@ -1,14 +1,11 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-Sums that stand in pictures, for vision-language models, with what is written there as a column:
-
-python examples/pictures.py --output_dir demo/data/pictures
+Sums that stand in pictures, for vision-language models, with what is written there as a column.
 
 Needs Pillow (`pip install 'trl-opsd[vision]'`).
 """
 
-import argparse
 import json
 import random
 from pathlib import Path
@@ -44,15 +41,3 @@ def prepare(target: Path, seed: int = 0, rows: dict[str, int] = ROWS) -> Path:
             lines.append(json.dumps({**row, "transcription": f"{a} + {b}", "answer": a + b}) + "\n")
         (target / split / "metadata.jsonl").write_text("".join(lines))
     return target
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, default=Path("demo/data/pictures"))
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    print(f"The pictures are in {prepare(args.output_dir, args.seed)}.")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,18 +1,14 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-Two small tasks that self-distillation can learn on a laptop, as data sets and as scorers that TRL takes as rewards:
-
-python examples/tasks.py json --output_dir demo/data/json
-python examples/tasks.py addition --output_dir demo/data/addition
+Two small tasks that self-distillation can learn on a laptop, JSON answers and sums, with the scorers that TRL takes as
+rewards.
 """
 
-import argparse
 import json
 import random
 import re
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 
@@ -101,17 +97,6 @@ def addition_task(seed: int = 0) -> dict[str, list[Row]]:
     return {"train": rows[TEST_PROBLEMS:], "test": rows[:TEST_PROBLEMS]}
 
 
-TASKS: dict[str, Callable[[int], dict[str, list[Row]]]] = {"json": json_task, "addition": addition_task}
-
-
-def prepare(task: str, target: Path, seed: int = 0) -> Path:
-    """Write `train.jsonl` and `test.jsonl`, which `datasets.load_dataset(target)` reads as two splits."""
-    target.mkdir(parents=True, exist_ok=True)
-    for split, rows in TASKS[task](seed).items():
-        (target / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return target
-
-
 def text_of(completion: str | Messages) -> str:
     """TRL hands plain text for text prompts and messages for conversational ones."""
     return completion if isinstance(completion, str) else (completion[-1]["content"] or "")
@@ -162,17 +147,3 @@ def judged_sum(
             words.append(f"The answer says {number:g}, which is {side}.")
     log_extra("feedback", words)
     return [float(number == total) for number, total in zip(said, answer, strict=True)]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=sorted(TASKS))
-    parser.add_argument("--output_dir", type=Path, help="default: demo/data/TASK")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    target = prepare(args.task, args.output_dir or Path("demo/data") / args.task, args.seed)
-    print(f"The {args.task} task is in {target}.")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,16 +1,10 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""
-A shop in SQLite, anew for each rollout, that takes nothing but the JSON types that it declares; and errands in it:
+"""A shop in SQLite, anew for each rollout, that takes nothing but the JSON types that it declares, and its errands."""
 
-python examples/agents/shop.py --output_dir demo/data/shop
-"""
-
-import argparse
 import json
 import random
 import sqlite3
-from pathlib import Path
 from typing import Any
 
 
@@ -175,17 +169,3 @@ def task(seed: int = 0) -> dict[str, list[Row]]:
     first = seed * (TRAIN_ERRANDS + TEST_ERRANDS)
     rows = [errand(first + i) for i in range(TRAIN_ERRANDS + TEST_ERRANDS)]
     return {"train": rows[TEST_ERRANDS:], "test": rows[:TEST_ERRANDS]}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, default=Path("demo/data/shop"))
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    for split, rows in task(args.seed).items():
-        (args.output_dir / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-if __name__ == "__main__":
-    main()

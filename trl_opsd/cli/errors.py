@@ -1,0 +1,42 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""Mistakes of a user: one sentence on stderr and exit code 2, without a traceback."""
+
+import contextlib
+import difflib
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+
+
+EXIT_CODE = 2
+
+
+class UserError(ValueError):
+    """Mistake in a command line, recipe or data set, in one sentence that says what to do."""
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """Advice on a misspelt name: ` (did you mean ...?)`, or nothing where none is near."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean `{close[0]}`?)" if close else ""
+
+
+@contextlib.contextmanager
+def told(show_traceback: bool = False, expected: tuple[type[Exception], ...] = (UserError,)) -> Iterator[None]:
+    """
+    Turn expected errors into one sentence, from the main process alone, and exit code 2.
+
+    Args:
+        show_traceback (`bool`): Whether the traceback comes before it.
+        expected (`tuple[type[Exception], ...]`): Errors that are the user's to mend.
+    """
+    try:
+        yield
+    except expected as error:
+        if int(os.environ.get("RANK", 0)) == 0:
+            if show_traceback:
+                traceback.print_exc()
+            print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_CODE)
