@@ -13,10 +13,10 @@ accelerate launch scripts/opsd.py --config recipes/smollm2_json.yaml
 """
 
 from trl_opsd.cli.arguments import parse
-from trl_opsd.cli.train import build_trainer, load_data, load_tokenizer, main, save
+from trl_opsd.cli.train import build_trainer, load_data, load_tokenizer, main, run, save
 
 
-__all__ = ["build_trainer", "load_data", "load_tokenizer", "main", "parse", "save"]
+__all__ = ["build_trainer", "load_data", "load_tokenizer", "main", "parse", "run", "save"]
 
 if __name__ == "__main__":
-    main(*parse())
+    run()

@@ -10,7 +10,7 @@ import pytest
 import tiny
 from benchmarks import __main__
 from benchmarks import compare as comparison
-from trl_opsd.cli import arguments
+from trl_opsd.cli import recipe_check
 from trl_opsd.examples import data
 
 
@@ -89,7 +89,7 @@ def test_mistakes(name, task, text):
     ],
 )
 def test_a_method_stands_on_its_recipe_or_on_that_of_the_task(name, task, recipe, reward, mode, monkeypatch):
-    monkeypatch.setattr(arguments, "check_folder", lambda option, value: None)
+    monkeypatch.setattr(recipe_check, "check_folder", lambda option, value: None)
     path, options = comparison.setting(name, task)
     assert path == ROOT / "recipes" / recipe
     line = [part for option, value in options.items() for part in (f"--{option}", str(value))]
@@ -119,7 +119,7 @@ def test_other_options_are_another_run(compare, monkeypatch):
 @pytest.mark.parametrize("task", ["addition", "json"])
 @pytest.mark.parametrize("control", ["no_pi", "wrong_pi"])
 def test_controls_parse(task, control, monkeypatch):
-    monkeypatch.setattr(arguments, "check_folder", lambda option, value: None)
+    monkeypatch.setattr(recipe_check, "check_folder", lambda option, value: None)
     recipe, options = comparison.setting(f"base+{control}", task)
     line = [part for option, value in options.items() for part in (f"--{option}", str(value))]
     _, args, *_ = comparison.opsd.parse(["--config", str(recipe), *line])

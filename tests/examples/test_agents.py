@@ -13,6 +13,7 @@ from trl.chat_template_utils import qwen3_chat_template
 import tiny
 from benchmarks import agents
 from trl_opsd.cli import train
+from trl_opsd.cli.errors import UserError
 from trl_opsd.examples.agents import calculator, shop
 
 
@@ -240,7 +241,7 @@ def test_what_the_shop_says_is_the_context(tmp_path, tokenizer, monkeypatch):
 def test_wrong_names_of_tools(tmp_path, tokenizer, change, text):
     made(tmp_path, calculator, tokenizer)
     parsed = train.parse(options(tmp_path, "smollm2_calculator_hint.yaml", **change))
-    with pytest.raises(SystemExit, match=text):
+    with pytest.raises(UserError, match=text):
         train.build_trainer(*parsed[:3], train.load_data(parsed[0], parsed[3]))
 
 

@@ -15,7 +15,7 @@ import yaml
 
 import tiny
 from trl_opsd import Method, OPSDConfig, OPSDParser
-from trl_opsd.cli import arguments, train
+from trl_opsd.cli import recipe_check, train
 from trl_opsd.examples import data
 from trl_opsd.methods import method_names, method_of
 from trl_opsd.trainer.model_card import paper_of
@@ -107,13 +107,13 @@ def test_the_recipe_runs(name, tmp_path, tokenizer, monkeypatch):
 
 @every_method
 def test_the_papers_recipe(name, monkeypatch):
-    monkeypatch.setattr(arguments, "check_folder", lambda option, value: None)
+    monkeypatch.setattr(recipe_check, "check_folder", lambda option, value: None)
     path = RECIPES / f"{name}_paper.yaml"
     if not path.exists():
         assert name == "opsd", "recipes/qwen3_1.7b_opsd_paper.yaml"
         return
     text = path.read_text()
-    assert text.startswith("# Not run here") and "accelerate launch" in text
+    assert text.startswith("# Not run here") and "trl-opsd train --config" in text
     _, args, model_args, _ = train.parse(["--config", str(path), "--bf16", "false"])
     assert args.method == name and model_args.model_name_or_path
 

@@ -2,7 +2,6 @@
 
 """Options of a training from a recipe: TRL's script arguments and more, and checks whose errors are one sentence."""
 
-import difflib
 import json
 import sys
 from collections.abc import Sequence
@@ -12,20 +11,12 @@ from typing import Any
 
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
 
+from trl_opsd.cli.errors import UserError, near
+from trl_opsd.cli.recipe_check import check, spelled
 from trl_opsd.config import OPSDConfig, OPSDParser
 
 
 Parsed = tuple["OPSDScriptArguments", OPSDConfig, ModelConfig, DatasetMixtureConfig]
-
-# Folders that the recipes name and git does not hold, with what makes them.
-MAKERS = {
-    "demo/models/smollm2-135m": "python examples/smollm2.py",
-    "demo/data/json": "python examples/tasks.py json",
-    "demo/data/addition": "python examples/tasks.py addition",
-    "demo/data/pictures": "python examples/pictures.py",
-    "demo/data/calculator": "python examples/agents/calculator.py",
-    "demo/data/shop": "python examples/agents/shop.py",
-}
 
 
 @dataclass
@@ -119,54 +110,27 @@ def make_parser() -> TrlParser:
     return OPSDParser((OPSDScriptArguments, OPSDConfig, ModelConfig, DatasetMixtureConfig))
 
 
-def find_examples() -> None:
-    """Let dotted paths, such as a recipe's rewards, be looked up in the working directory, and in a checkout where its
-    own recipes do, however the training is started."""
-    root = Path(__file__).parents[2]
-    own = [root] if (root / "pyproject.toml").exists() else []
-    for folder in (*own, Path.cwd()):
-        if folder.is_dir() and str(folder) not in sys.path:
-            sys.path.insert(0, str(folder))
-
-
 def parse(args: Sequence[str] | None = None) -> Parsed:
     """
     Options of a run from the command line and its recipe.
 
-    A mistake in a recipe is the user's to mend: it ends in one sentence that names the option, not in a traceback.
+    Raises:
+        UserError: For a mistake in them, in one sentence.
     """
-    find_examples()
+    # Dotted paths, such as a recipe's rewards, are looked up in the working directory, however a training is started
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    args = spelled(sys.argv[1:] if args is None else args)
+    check(args)
     parser = make_parser()
     try:
         *parsed, unknown = parser.parse_args_and_config(args, return_remaining_strings=True)
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
-    check_known(unknown, [name.name for kind in parser.dataclass_types for name in fields(kind)])
-    script_args, training_args, model_args, _ = parsed
-    check_folder("model_name_or_path", model_args.model_name_or_path)
-    check_folder("dataset_name", script_args.dataset_name)
-    if training_args.output_dir is None:
-        sys.exit("error: `output_dir` is missing: say where the trained model goes.")
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from error
+    # Those that the check let pass, as it knows other versions of transformers
+    known = [item.name for kind in parser.dataclass_types for item in fields(kind)]
+    for text in unknown:
+        if text.startswith("--"):
+            name = text[2:].partition("=")[0]
+            raise UserError(f"unknown option: `{name}`{near(name, known)}.")
     return tuple(parsed)
-
-
-def check_known(unknown: Sequence[str], known: Sequence[str]) -> None:
-    """Stop at options that nothing reads, from the recipe or the command line: most are typing errors."""
-    names = [text.removeprefix("--").split("=")[0] for text in unknown if text.startswith("--")]
-    advice = []
-    for name in names:
-        close = difflib.get_close_matches(name, known, n=1)
-        advice.append(f"`{name}`" + (f" (did you mean `{close[0]}`?)" if close else ""))
-    if unknown:
-        sys.exit(f"error: unknown option: {', '.join(advice or unknown)}.")
-
-
-def check_folder(option: str, name: str | None) -> None:
-    """Stop at a missing folder, which would otherwise be looked up on the Hub and reported as a bad repository id."""
-    if name is None or Path(name).expanduser().exists():
-        return
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if looks_local:
-        maker = MAKERS.get(Path(name).as_posix())
-        advice = f"make it with `{maker}` from the repository's root" if maker else "make it or correct the path"
-        sys.exit(f"error: `{option}` is the folder {name}, which does not exist: {advice}.")

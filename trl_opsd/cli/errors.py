@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 
 
 EXIT_CODE = 2
+# Set where tracebacks are asked for: processes that accelerate starts inherit it
+TRACEBACK = "TRL_OPSD_TRACEBACK"
 
 
 class UserError(ValueError):
@@ -24,19 +26,19 @@ def near(name: str, known: Iterable[str]) -> str:
 
 
 @contextlib.contextmanager
-def told(show_traceback: bool = False, expected: tuple[type[Exception], ...] = (UserError,)) -> Iterator[None]:
+def told(expected: tuple[type[Exception], ...] = (UserError,)) -> Iterator[None]:
     """
-    Turn expected errors into one sentence, from the main process alone, and exit code 2.
+    Turn expected errors into one paragraph, from the main process alone, and exit code 2.
 
     Args:
-        show_traceback (`bool`): Whether the traceback comes before it.
         expected (`tuple[type[Exception], ...]`): Errors that are the user's to mend.
     """
     try:
         yield
     except expected as error:
         if int(os.environ.get("RANK", 0)) == 0:
-            if show_traceback:
+            if os.environ.get(TRACEBACK):
                 traceback.print_exc()
-            print(f"error: {error}", file=sys.stderr)
+            text = " ".join(str(error).split()) or type(error).__name__
+            print(f"error: {text}", file=sys.stderr)
         sys.exit(EXIT_CODE)

@@ -6,11 +6,12 @@ The command `trl-opsd`. A command's module is imported when it is chosen, so tha
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
 from trl_opsd import __version__
-from trl_opsd.cli.errors import EXIT_CODE, near, told
+from trl_opsd.cli.errors import EXIT_CODE, TRACEBACK, near, told
 
 
 COMMANDS = {
@@ -55,13 +56,14 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command that the arguments name."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    show_traceback = "--traceback" in argv
-    argv = [text for text in argv if text != "--traceback"]
+    if "--traceback" in argv:
+        os.environ[TRACEBACK] = "1"
+        argv = [text for text in argv if text != "--traceback"]
     command = next((text for text in argv if not text.startswith("-")), None)
     if command is not None and command not in COMMANDS:
         print(f"error: there is no command {command!r}{near(command, COMMANDS)}: see trl-opsd --help", file=sys.stderr)
         sys.exit(EXIT_CODE)
-    with told(show_traceback):
+    with told():
         if command == "train":  # a parser of its own, with the options of TRL and transformers
             importlib.import_module("trl_opsd.cli.launch").run(argv[argv.index(command) + 1 :])
             return

@@ -9,7 +9,6 @@ accelerate launch -m trl_opsd.cli.train --config recipes/smollm2_json.yaml
 """
 
 import importlib
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,10 +25,15 @@ from trl import (
 )
 
 from trl_opsd.cli.arguments import OPSDScriptArguments, parse
+from trl_opsd.cli.errors import UserError, told
 from trl_opsd.config import OPSDConfig
 from trl_opsd.diagnostics import preflight
 from trl_opsd.privileged import build_source
 from trl_opsd.trainer import OPSDTrainer
+
+
+# Errors of what a recipe names, until the training begins
+MISTAKES = (ValueError, OSError, ImportError)
 
 
 def load_rewards(script_args: OPSDScriptArguments) -> list[str | Callable[..., list[float | None]]]:
@@ -43,7 +47,7 @@ def load_rewards(script_args: OPSDScriptArguments) -> list[str | Callable[..., l
 def import_reward(name: str) -> Callable[..., list[float | None]]:
     """Reward function by its name: `accuracy_reward` is TRL's; `tasks.correct_sum` is that of the module `tasks`."""
     if name == "get_soft_overlong_punishment":
-        sys.exit(f"error: `{name}` makes a reward from two lengths: name a function of your own that calls it.")
+        raise UserError(f"`{name}` makes a reward from two lengths: name a function of your own that calls it.")
     return import_named("reward_funcs", name if "." in name else f"trl.rewards.{name}")
 
 
@@ -51,15 +55,15 @@ def import_named(option: str, name: str) -> Any:
     """Object that a dotted path names."""
     module, _, attribute = name.rpartition(".")
     if not module:
-        sys.exit(f"error: `{option}` names {name}: it takes dotted paths, such as agents.calculator.calculate.")
+        raise UserError(f"`{option}` names {name}: it takes dotted paths, such as agents.calculator.calculate.")
     try:
         return getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
         if error.name not in (module, module.split(".")[0]):
             raise  # the module is there, and something that it imports is not
-        sys.exit(f"error: `{option}` names {name}, but there is no module {module} to import.")
-    except AttributeError:
-        sys.exit(f"error: `{option}` names {name}, but {module} has no {attribute}.")
+        raise UserError(f"`{option}` names {name}, but there is no module {module} to import.") from error
+    except AttributeError as error:
+        raise UserError(f"`{option}` names {name}, but {module} has no {attribute}.") from error
 
 
 def load_tokenizer(script_args: OPSDScriptArguments, model_args: ModelConfig) -> PreTrainedTokenizerBase | None:
@@ -69,7 +73,7 @@ def load_tokenizer(script_args: OPSDScriptArguments, model_args: ModelConfig) ->
     path = Path(script_args.chat_template)
     template = getattr(chat_template_utils, f"{script_args.chat_template}_chat_template", None)
     if template is None and not path.is_file():
-        sys.exit(f"error: `chat_template` is {path}: neither a file nor the name of a chat template that TRL ships.")
+        raise UserError(f"`chat_template` is {path}: neither a file nor the name of a chat template that TRL ships.")
     tokenizer = AutoTokenizer.from_pretrained(
         model_args.model_name_or_path, revision=model_args.model_revision, padding_side="left"
     )
@@ -80,7 +84,7 @@ def load_tokenizer(script_args: OPSDScriptArguments, model_args: ModelConfig) ->
 def load_data(script_args: OPSDScriptArguments, dataset_args: DatasetMixtureConfig) -> DatasetDict:
     """Dataset or mixture of the recipe, with `prompt_column` made into prompts."""
     if dataset_args.datasets and script_args.dataset_name:
-        sys.exit("error: `datasets` and `dataset_name` are both set: leave out one of them.")
+        raise UserError("`datasets` and `dataset_name` are both set: leave out one of them.")
     if dataset_args.datasets:
         dataset = get_dataset(dataset_args)
     elif script_args.dataset_name:
@@ -88,7 +92,7 @@ def load_data(script_args: OPSDScriptArguments, dataset_args: DatasetMixtureConf
             script_args.dataset_name, name=script_args.dataset_config, streaming=script_args.dataset_streaming
         )
     else:
-        sys.exit("error: `dataset_name` is missing: name a Hub dataset or a local folder.")
+        raise UserError("`dataset_name` is missing: name a Hub dataset or a local folder.")
 
     if script_args.prompt_column is not None:
         column, suffix = script_args.prompt_column, script_args.prompt_suffix
@@ -157,8 +161,9 @@ def main(
     dataset_args: DatasetMixtureConfig,
 ) -> None:
     """Train, or only look ahead under `preflight`."""
-    dataset = load_data(script_args, dataset_args)
-    trainer = build_trainer(script_args, training_args, model_args, dataset)
+    with told(expected=MISTAKES):
+        dataset = load_data(script_args, dataset_args)
+        trainer = build_trainer(script_args, training_args, model_args, dataset)
     if script_args.preflight:
         look_ahead(trainer, script_args)
     else:
@@ -171,7 +176,9 @@ def main(
 
 def run(args: Sequence[str] | None = None) -> None:
     """Train from a command line."""
-    main(*parse(args))
+    with told():
+        parsed = parse(args)
+    main(*parsed)
 
 
 if __name__ == "__main__":
