@@ -12,12 +12,13 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import yaml
+from datasets import Dataset
 from trl import GRPOConfig, TrlParser
 from trl.chat_template_utils import qwen3_chat_template
 
 import tiny
 from conftest import length_reward
-from trl_opsd import OPSDConfig, OPSDParser
+from trl_opsd import OPSDConfig, OPSDParser, OPSDTrainer
 from trl_opsd.config.validation import CHOICES, DEPENDENT
 from trl_opsd.losses import DIVERGENCES, TARGETS, DivergenceSpec
 from trl_opsd.losses.divergence_spec import ENTRY_CLIP_MODES, TOPK_SOURCES
@@ -429,6 +430,51 @@ def test_one_generation_is_a_plain_int_afterwards(config):
     assert json.loads(built.to_json_string())["num_generations"] == 1
     for other in (copy.deepcopy(built), pickle.loads(pickle.dumps(built))):
         assert type(other.num_generations) is int and other == built
+
+
+def test_completions_of_a_prompt_by_default(tmp_path):
+    """TRL's group with a reward; one without, where a completion is compared with no other."""
+
+    def made(**options):
+        return OPSDConfig(str(tmp_path), report_to="none", per_device_train_batch_size=4, **options)
+
+    assert made().num_generations is None, "the trainer knows whether there is a reward"
+    one = made()
+    one.resolve_num_generations(has_groups=False)
+    assert one.num_generations == 1
+    with pytest.raises(ValueError, match=r"8 by default where there is a reward, and 4 completions of a batch"):
+        made().resolve_num_generations(has_groups=True)
+    for options in ({"policy_weight": 1.0}, {"distillation_weight": 0.0}):
+        with pytest.raises(ValueError, match=r"must be divisible by num_generations \(8\)"):
+            made(**options)
+        assert made(gradient_accumulation_steps=2, **options).num_generations == 8
+    evaluates = made(gradient_accumulation_steps=2, eval_strategy="steps", per_device_eval_batch_size=4)
+    with pytest.raises(ValueError, match=r"4 completions of a batch .`per_device_eval_batch_size`"):
+        evaluates.resolve_num_generations(has_groups=True)
+    given = made(num_generations=2)
+    given.resolve_num_generations(has_groups=True)
+    assert given.num_generations == 2
+
+
+@pytest.mark.parametrize("reward_funcs", [None, length_reward])
+def test_the_trainer_resolves_them(tmp_path, tokenizer, rows, reward_funcs):
+    args = OPSDConfig(str(tmp_path), report_to="none", max_completion_length=4, gradient_checkpointing=False)
+    trainer = OPSDTrainer(
+        tiny.model(tokenizer), reward_funcs, args, Dataset.from_list(rows * 8), processing_class=tokenizer
+    )
+    assert trainer.num_generations == trainer.num_generations_eval == (1 if reward_funcs is None else 8)
+
+
+@pytest.mark.parametrize("possible", [False, True])
+def test_bf16_is_that_of_the_device(tmp_path, monkeypatch, possible):
+    for module in ("trl_opsd.config.opsd_config", "transformers.training_args"):
+        monkeypatch.setattr(f"{module}.is_torch_bf16_gpu_available", lambda: possible)
+    assert OPSDConfig(str(tmp_path)).bf16 is possible
+    assert OPSDConfig(str(tmp_path), use_cpu=True).bf16 is False
+    assert OPSDConfig(str(tmp_path), bf16=True, use_cpu=True).bf16 is True, "slow, and what was asked for"
+    if not possible:
+        with pytest.raises(ValueError, match=r"`bf16=True` needs a device that computes in it.*Leave `bf16` out"):
+            OPSDConfig(str(tmp_path), bf16=True)
 
 
 def test_a_config_survives_its_own_dict(config):

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
 from trl import GRPOConfig
 
 from trl_opsd.config.method_defaults import takes_method_defaults
@@ -23,6 +24,9 @@ from trl_opsd.methods.registry import method_of
 from trl_opsd.options import Count, Index, NonNegative, Positive, Share
 from trl_opsd.privileged.named import outline
 from trl_opsd.rollouts.view import PLACEHOLDER
+
+
+_GROUP = next(item.default for item in fields(GRPOConfig) if item.name == "num_generations")
 
 
 class _SingleGeneration(int):
@@ -53,10 +57,14 @@ class OPSDConfig(GRPOConfig):
     Configuration class for the [`OPSDTrainer`].
 
     It adds the options of the distillation term to [`~trl.GRPOConfig`]; everything else is inherited and means what it
-    means there (`beta` stays the weight of the reference KL). `num_generations=1` is allowed when the policy term is
-    off.
+    means there (`beta` stays the weight of the reference KL). Two defaults differ: `bf16` is true where the device
+    computes in it, and `num_generations` is that of TRL with a reward alone.
 
     Parameters:
+        num_generations (`int`, *optional*):
+            Completions of a prompt. `None` means 8 with a reward, as in TRL, and 1 without: pure distillation learns
+            from each completion by itself. It may be 1 when the policy term is off.
+
         > Parameters that control the method
 
         method (`str`, *optional*):
@@ -212,6 +220,10 @@ class OPSDConfig(GRPOConfig):
     method_options: dict[str, Any] | str | None = field(default=None, metadata={"help": "The method's own options."})
 
     # Parameters that control the loss
+    num_generations: int | None = field(
+        default=None,
+        metadata={"help": "Completions of a prompt. `None`: 8 with a reward, 1 without."},
+    )
     policy_weight: NonNegative | None = field(
         default=None,
         metadata={"help": "Weight of the GRPO loss. `None`: 1.0 when a reward is given, else 0.0."},
@@ -373,19 +385,57 @@ class OPSDConfig(GRPOConfig):
     )
 
     def __post_init__(self) -> None:
-        single = self.num_generations == 1
-        if single:
+        self._choose_bf16()
+        if self.policy_weight or self.distillation_weight == 0:
+            self.resolve_num_generations(has_groups=True)
+        # One divides every batch: where the reward is to decide, the trainer checks that once it knows
+        given = self.num_generations
+        if given in (None, 1):
             self.num_generations = _SingleGeneration(1)
-            if self.num_generations_eval is None:
+            if given and self.num_generations_eval is None:
                 self.num_generations_eval = 1
         super().__post_init__()
-        if single:
-            self.num_generations = 1
+        self.num_generations = given
         check_values(self)
         check_method(self)
         check_combinations(self)
         if self.policy_weight is not None:
             check_policy_weight(self, self.policy_weight)
+
+    def _choose_bf16(self) -> None:
+        """Decide on `bf16` by the device, where TRL's default is true everywhere."""
+        possible = is_torch_bf16_gpu_available() or is_torch_xla_available()
+        if self.bf16 is None and not self.fp16:
+            self.bf16 = possible and not self.use_cpu
+        if self.bf16 and not possible and not self.use_cpu:
+            raise ValueError(
+                "`bf16=True` needs a device that computes in it, and this process has none. Leave `bf16` out or set "
+                "`bf16=False`. (`use_cpu=True` would allow it, and a CPU is many times slower in bf16.)"
+            )
+
+    def resolve_num_generations(self, has_groups: bool) -> None:
+        """
+        Resolve `num_generations` where none is given.
+
+        Args:
+            has_groups (`bool`): Whether there is a reward, which compares the completions of a prompt.
+
+        Raises:
+            ValueError: If a batch does not hold whole groups.
+        """
+        if self.num_generations is not None:
+            return
+        self.num_generations = _GROUP if has_groups else 1
+        evaluated = self.num_generations_eval or self.num_generations
+        batches = [("generation_batch_size", self.generation_batch_size, self.num_generations)]
+        if self.do_eval and self.eval_strategy != "no":
+            batches.append(("per_device_eval_batch_size", self.per_device_eval_batch_size * self.world_size, evaluated))
+        for name, size, group in batches:
+            if size is not None and size % group:
+                raise ValueError(
+                    f"`num_generations` is {group} by default where there is a reward, and {size} completions of a "
+                    f"batch (`{name}`) can't be dealt in groups of {group}. Set `num_generations`, or the batch size."
+                )
 
     @property
     def divergence_spec(self) -> DivergenceSpec:

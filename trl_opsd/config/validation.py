@@ -103,7 +103,7 @@ def check_policy_weight(config: Any, policy_weight: float) -> None:
             "`policy_weight` and `distillation_weight` are both 0 (`policy_weight=None` counts as 0 without reward "
             "functions), so there is nothing to train. Pass `reward_funcs` or set one of the two weights."
         )
-    if policy_weight != 0 and config.num_generations < 2:
+    if policy_weight != 0 and config.num_generations is not None and config.num_generations < 2:
         raise ValueError(
             f"`num_generations={config.num_generations}` can't be combined with the policy term: GRPO compares the "
             "completions of one prompt. Set `num_generations` to at least 2, or `policy_weight=0.0` for pure "

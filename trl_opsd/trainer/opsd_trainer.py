@@ -179,9 +179,11 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
             self.privileged = source_of(args, privileged)
             check_datasets(self.privileged, train_dataset, eval_dataset)
         self.policy_weight = 1.0
-        # With environments, whether there is a reward is only known once TRL has probed them
-        if isinstance(args, OPSDConfig) and (self.has_reward or environment_factory is None):
-            self.policy_weight = resolve_policy_weight(args, self.has_reward)
+        if isinstance(args, OPSDConfig):
+            # With environments, whether there is a reward is only known once TRL has probed them
+            if self.has_reward or environment_factory is None:
+                self.policy_weight = resolve_policy_weight(args, self.has_reward)
+            args.resolve_num_generations(self.has_reward or environment_factory is not None)
         if eval_dataset is None or args.eval_strategy != "no":  # else it may be for `evaluate` alone
             check_steps(args, train_dataset)
         super().__init__(
