@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from trl_opsd.cli.catalog import catalog
 from trl_opsd.cli.errors import UserError
 from trl_opsd.cli.recipe_check import check, spelled
@@ -23,6 +25,7 @@ HELP = """usage: trl-opsd train --config RECIPE [--accelerate_config NAME] [--OP
   --config RECIPE            a recipe by name (trl-opsd recipes) or file
   --accelerate_config NAME   a launch config by name (cpu, ddp, zero1, zero2, zero3, fsdp2, multi_node) or file
   --num_processes N          and other options of `accelerate launch`
+  --dry_run                  check everything that needs no model, and print what the training would be
   --preflight                print whether training is worth it, and do not train
   --resume_from_checkpoint   true, or a folder: go on with an interrupted run
   --traceback                show the traceback of an error
@@ -34,14 +37,19 @@ def run(argv: Sequence[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         print(HELP)
         return
-    launch, args = launch_options(spelled(argv))
+    rehearses = "--dry_run" in (args := spelled(argv))
+    launch, args = launch_options([text for text in args if text != "--dry_run"])
     check(args)
-    if launch or several_devices():
-        start(launch, args)
-        return
-    from trl_opsd.cli import train
+    if rehearses:
+        from trl_opsd.cli import dry_run
 
-    train.run(args)
+        dry_run.run(args, launch, processes(launch))
+    elif launch or several_devices():
+        start(launch, args)
+    else:
+        from trl_opsd.cli import train
+
+        train.run(args)
 
 
 def launch_options(args: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -63,6 +71,18 @@ def launch_options(args: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             own.append(text)
     return launch, own
+
+
+def processes(launch: Sequence[str]) -> int:
+    """Number of processes that `accelerate launch` would start."""
+    if "--num_processes" in launch:
+        return int(launch[launch.index("--num_processes") + 1])
+    if "--config_file" in launch:
+        config = yaml.safe_load(Path(launch[launch.index("--config_file") + 1]).read_text(encoding="utf-8"))
+        return int(config.get("num_processes", 1))
+    from torch import accelerator
+
+    return max(accelerator.device_count(), 1) if accelerator.is_available() else 1
 
 
 def several_devices() -> bool:
