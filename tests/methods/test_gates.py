@@ -40,5 +40,5 @@ def test_the_gate(make_trainer, group, taught):
 
 
 def test_a_share_is_checked():
-    with pytest.raises(ValueError, match="`least_share` lies above 0"):
+    with pytest.raises(ValueError, match="`least_share` must be a finite number above 0"):
         build_condition({"consensus": 0.0})

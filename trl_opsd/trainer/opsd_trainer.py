@@ -58,6 +58,7 @@ from trl_opsd.trainer.recorder import Recorder
 from trl_opsd.trainer.setup_checks import (
     check_datasets,
     check_model,
+    check_needs,
     check_rows,
     check_steps,
     check_trained,
@@ -171,6 +172,8 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         # With environments, whether there is a reward is only known once TRL has probed them
         if isinstance(args, OPSDConfig) and (self.has_reward or environment_factory is None):
             self.policy_weight = resolve_policy_weight(args, self.has_reward)
+            if not self.is_plain_grpo:
+                check_needs(args, self.privileged, self.has_reward)
         if eval_dataset is None or args.eval_strategy != "no":  # else it may be for `evaluate` alone
             check_steps(args, train_dataset)
         super().__init__(
@@ -186,6 +189,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
             self.policy_weight = resolve_policy_weight(args, self.has_reward)
         if not self.is_plain_grpo:
             self.reward_func_names = unique_names(self.reward_func_names)
+            check_needs(args, self.privileged, self.has_reward)
             self._set_up_distillation(args)
 
     # Set-up
