@@ -118,7 +118,8 @@ def check_policy_weight(config: Any, policy_weight: float) -> None:
 def check_values(config: Any) -> None:
     """Refuse an impossible value of an option by itself: of a kind or a range that its annotation excludes."""
     own = {item.name for item in fields(config)} - {item.name for item in fields(GRPOConfig)}
-    check_fields(config, own - {f"distillation_{item.name}" for item in fields(DivergenceSpec)})
+    elsewhere = {f"distillation_{item.name}" for item in fields(DivergenceSpec)} | {"privileged_source"}
+    check_fields(config, own - elsewhere)
     for name in own & set(config._VALID_DICT_FIELDS) - {"privileged_source"}:  # text is JSON, read by transformers
         check_option(name, getattr(config, name), dict | None)
     if config.leak_phrases is not None:

@@ -18,7 +18,6 @@ from trl_opsd.privileged.base import Run, TextSource, imported
 from trl_opsd.privileged.checks import check_encodable, source_name
 from trl_opsd.privileged.locate import decoded
 from trl_opsd.privileged.transcripts import without_thinking
-from trl_opsd.prompts.teacher_prompt import excerpt
 from trl_opsd.rollouts.rollout import Messages, Rollout, message_text
 
 
@@ -126,7 +125,9 @@ def _author(author: Any) -> Author:
 def _other_model(spec: dict[str, Any]) -> ModelAuthor | EndpointAuthor:
     name, options = next(iter(spec.items())) if len(spec) == 1 else (None, None)
     if name not in OTHER_MODELS or not isinstance(options, dict):
-        raise ValueError(f"`author` must map one of {list(OTHER_MODELS)} to its options, got {excerpt(spec)}.")
+        raise ValueError(
+            f"`author` must map one of {list(OTHER_MODELS)} to its options, got {list(spec)}."  # a value may be a key
+        )
     try:
         return OTHER_MODELS[name](**options)
     except (TypeError, ValueError) as error:
