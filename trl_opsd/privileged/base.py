@@ -2,7 +2,6 @@
 
 """Base classes of privileged sources, the run that they are given, and helpers that they share."""
 
-import importlib
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -260,17 +259,3 @@ def rollout_rng(rollout: Rollout, seed: int, purpose: str) -> random.Random:
     # The prompt, as batches of an evaluation, and those of one optimizer step, share step and index
     key = f"{rollout.training} {rollout.step} {rollout.index} {rollout.prompt_ids}"
     return random.Random(f"{purpose} {seed} {key}")
-
-
-def imported(name: str, where: str) -> Any:
-    """
-    Object that a dotted path names.
-
-    Raises:
-        ValueError: If it can't be imported; it names the option `where`.
-    """
-    module, _, attribute = name.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two of two dots in a row
-        raise ValueError(f"`{where}`: {name} can't be imported: {error}") from error

@@ -11,10 +11,11 @@ from typing import Any
 
 from trl_opsd.options import parameters
 from trl_opsd.privileged import sources
-from trl_opsd.privileged.base import Source, imported
+from trl_opsd.privileged.base import Source
 from trl_opsd.privileged.baselines import WithBaselines
 from trl_opsd.privileged.compose import AllOf, FirstOf, When
 from trl_opsd.privileged.conditions import CONDITIONS, Condition
+from trl_opsd.privileged.imports import check_maker, check_takes, imported
 from trl_opsd.rollouts.view import PrivilegedSource
 
 
@@ -128,8 +129,12 @@ def _made(name: str, arguments: Any, known: dict[str, Callable[..., Any]], where
     maker = makers[name]
     if not callable(maker):
         raise ValueError(f"`{where}`: {name} is {maker!r}, and no function or class.")
-    if name not in known and not isinstance(maker, type) and arguments == {}:
-        return maker  # a user's function is the source itself
+    if name not in known:
+        takes = 1 if known is SOURCES else 2
+        if not isinstance(maker, type) and arguments == {}:
+            check_takes(maker, name, where, takes)
+            return maker  # a user's function is the source itself
+        check_maker(maker, name, where, takes)
     positional, named = ((), arguments) if isinstance(arguments, dict) else ((arguments,), {})
     if positional and isinstance(maker, type):
         positional, named = (), {_first_option(maker): arguments}

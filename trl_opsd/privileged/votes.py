@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 
-from trl_opsd.privileged.base import imported
+from trl_opsd.privileged.imports import imported
 
 
 NUMBER = r"[-+]?\d+(?:[.,]\d+)*"
@@ -17,7 +17,7 @@ def answer_reader(answer: str | Callable[[str], str | None]) -> Callable[[str], 
     if callable(answer):
         return answer
     if answer.startswith("function:"):
-        return imported(answer.removeprefix("function:"), "answer")
+        return imported(answer.removeprefix("function:"), "answer", takes=1)
     try:
         pattern = re.compile(answer)
     except re.error as error:

@@ -14,8 +14,9 @@ from transformers import PreTrainedTokenizerBase
 from trl_opsd.options import Count, NonNegative
 from trl_opsd.privileged.authors.endpoint import EndpointAuthor
 from trl_opsd.privileged.authors.model_author import ModelAuthor
-from trl_opsd.privileged.base import Run, TextSource, imported
+from trl_opsd.privileged.base import Run, TextSource
 from trl_opsd.privileged.checks import check_encodable, source_name
+from trl_opsd.privileged.imports import imported
 from trl_opsd.privileged.locate import decoded
 from trl_opsd.privileged.transcripts import without_thinking
 from trl_opsd.rollouts.rollout import Messages, Rollout, message_text
@@ -116,7 +117,7 @@ def _author(author: Any) -> Author:
                 f"`author` must be 'live', 'teacher', the dotted path of a function, or a mapping of one of "
                 f"{list(OTHER_MODELS)} to its options, got {author!r}."
             )
-        author = imported(author, "author")
+        author = imported(author, "author", takes=2)
     if not isinstance(author, (str, ModelAuthor, EndpointAuthor)) and not callable(author):
         raise ValueError(f"`author` must be a function of prompts and rollouts, got {author!r}.")
     return author
