@@ -120,7 +120,9 @@ def _makes_function(maker: Callable[..., Any]) -> bool:
         result = None
     if result is None:
         return "return" not in getattr(maker, "__annotations__", {}) and _uses_package(maker)
-    return (typing.get_origin(result) or result) is Callable or (isinstance(result, type) and issubclass(result, Source))
+    return (typing.get_origin(result) or result) is Callable or (
+        isinstance(result, type) and issubclass(result, Source)
+    )
 
 
 def _uses_package(found: Any) -> bool:

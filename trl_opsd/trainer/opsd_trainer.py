@@ -40,6 +40,7 @@ from trl_opsd.batches.pixels import MODALITIES, ImageInputs
 from trl_opsd.batches.teacher_plan import plan_teacher_batches
 from trl_opsd.checkpoints.trainer import CrashSafeGRPOTrainer
 from trl_opsd.config.opsd_config import OPSDConfig
+from trl_opsd.config.validation import check_contexts_stay
 from trl_opsd.methods.runtime import MethodRun
 from trl_opsd.model.forward import ObservedForward, add_distillation_forward
 from trl_opsd.model.shared_prefix import can_share_prefix
@@ -328,6 +329,13 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         if not self.is_plain_grpo:
             self.teacher.attach()
         return super().create_scheduler(num_training_steps, *args, **kwargs)
+
+    def push_to_hub(
+        self, commit_message: str | None = "End of training", *args: Any, private: bool | None = None, **kwargs: Any
+    ) -> Any:
+        if not self.is_plain_grpo:  # also without `push_to_hub` among the options, which the config checks
+            check_contexts_stay(self.args, "`push_to_hub()`", private or self.args.hub_private_repo)
+        return super().push_to_hub(commit_message, *args, private=private, **kwargs)
 
     def create_model_card(
         self,
