@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from trl_opsd.monitoring.leaks import LEAK_PHRASES, Phrases, written_and_read
+from trl_opsd.options import NonNegative, checked
 from trl_opsd.rollouts.text import words
 
 
-def make_leak_penalty(phrases: Iterable[str] = LEAK_PHRASES, penalty: float = 0.1) -> Callable[..., list[float]]:
+@checked
+def make_leak_penalty(phrases: Iterable[str] = LEAK_PHRASES, penalty: NonNegative = 0.1) -> Callable[..., list[float]]:
     """
     Make a reward function that takes something off for each phrase with which a completion speaks of what only the
     teacher has read (the leakage penalty of pi-Distill, 2602.04942).
@@ -23,8 +25,6 @@ def make_leak_penalty(phrases: Iterable[str] = LEAK_PHRASES, penalty: float = 0.
     Raises:
         ValueError: If a phrase has no word, or the penalty is negative.
     """
-    if penalty < 0:
-        raise ValueError(f"`penalty` is taken off the reward, so it is at least 0; got {penalty}.")
     wanted = Phrases(phrases)
 
     def leak_penalty(prompts: list, completions: list, **kwargs: Any) -> list[float]:

@@ -108,6 +108,49 @@ def test_a_disk_that_takes_no_byte(tmp_path, accelerator):
     assert not (tmp_path / "checkpoint-5").exists()
 
 
+def test_a_machine_on_which_nothing_is_written(tmp_path, accelerator):
+    """With `save_only_model` and without a shared disk, on every machine but the first."""
+    folder = tmp_path / "out" / "checkpoint-5"
+    with writing(folder, accelerator, writes=False):
+        pass
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_save_only_model_on_a_disk_of_its_own(make_trainer, tmp_path, plain):
+    """The second machine's part of the checkpoint: the parts' states, and nothing in a run that does not distil."""
+    rewards = {"reward_funcs": length_reward, "distillation_weight": 0.0} if plain else {}
+    trainer = make_trainer(save_strategy="steps", save_steps=1, save_only_model=True, max_steps=2, **rewards)
+
+    class Second(type(trainer.args)):  # which no main process is, so that it writes for nobody else
+        should_save = False
+        process_index = 1
+
+    trainer.args.__class__ = Second
+    out = tmp_path / "out"
+    out.rmdir()  # transformers makes it on the first machine alone
+    trainer.train()
+    written = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    assert written == ([] if plain else [f"checkpoint-{step}/_parts_1.json" for step in (1, 2)])
+
+
+def test_a_checkpoint_from_elsewhere_that_pickle_reads(tmp_path, accelerator, caplog):
+    own, other = tmp_path / "out", tmp_path / "downloads" / "checkpoint-3"
+    for folder in (own / "checkpoint-3", other):
+        (folder / "teacher").mkdir(parents=True)
+        (folder / "global_step3").mkdir()
+        for name in ("trainer_state.json", "optimizer.pt", "teacher/.metadata", "global_step3/states.pt"):
+            (folder / name).touch()
+    assert to_resume(str(own / "checkpoint-3"), own, accelerator) and not warnings(caplog)
+    assert to_resume(str(other), own, accelerator) == str(other)
+    (said,) = warnings(caplog)
+    assert "global_step3/states.pt, teacher/.metadata" in said and "Go on only with a checkpoint that you trust" in said
+    for name in ("teacher/.metadata", "global_step3/states.pt"):
+        (other / name).unlink()
+    caplog.clear()
+    assert to_resume(str(other), own, accelerator) and not warnings(caplog), "nothing of it runs code"
+
+
 def test_what_killed_runs_left_is_removed_and_nothing_else(tmp_path, accelerator):
     run = tmp_path / "run"
     for name in ("checkpoint-2", "checkpoint-4", "checkpoint-6", ".checkpoint-1.part"):

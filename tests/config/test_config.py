@@ -191,7 +191,7 @@ KINDS = [
     ({"distillation_add_tail": 1, **TOPK}, "true or false, got 1"),
     ({"privileged_column": ["a", "b"]}, "text, got ['a', 'b']"),
     ({"privileged_template": None}, "text, got None"),
-    ({"privileged_source": ["column"]}, "a mapping, text or None, got ['column']"),
+    ({"privileged_source": ["column"]}, "a name, or a mapping with one name as its key"),
     ({"method_options": "share"}, "a mapping or None, got 'share'"),
     ({"teacher_chat_template_kwargs": ["a"]}, "a mapping"),
     ({"method": 3}, "text, got 3"),

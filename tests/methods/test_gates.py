@@ -50,5 +50,5 @@ def test_spellings_are_one_answer_and_one_vote_is_none(make_trainer, group, taug
 
 
 def test_a_share_is_checked():
-    with pytest.raises(ValueError, match="`least_share` lies above 0"):
+    with pytest.raises(ValueError, match="`least_share` must be a finite number above 0"):
         build_condition({"consensus": 0.0})

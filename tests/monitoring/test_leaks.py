@@ -228,8 +228,9 @@ def test_penalties_of_ones_own():
     assert mine.__name__ == "leak_penalty"
     with pytest.raises(ValueError, match=r"text with a word in it, got '\.'"):
         make_leak_penalty(["."])
-    with pytest.raises(ValueError, match="`penalty` is taken off the reward, so it is at least 0"):
-        make_leak_penalty(penalty=-0.1)
+    for penalty in (-0.1, float("nan"), "0.1"):
+        with pytest.raises(ValueError, match="`penalty` must be a finite number of at least 0"):
+            make_leak_penalty(penalty=penalty)
 
 
 def test_the_penalty_in_a_recipe(tmp_path, tokenizer):

@@ -16,7 +16,7 @@ import pytest
 import endpoint_server
 from endpoint_server import breaks_off, drips, drips_headers, echoes_the_key, hangs_up, says, sends, serving, slow
 from processes import free_port
-from trl_opsd.privileged import EndpointAuthor
+from trl_opsd.privileged import EndpointAuthor, build_source
 from trl_opsd.privileged.authors import endpoint_client
 
 
@@ -273,6 +273,83 @@ def test_the_key_is_masked_wherever_it_is_repeated(endpoint, monkeypatch, caplog
         for text in (str(caught.value), repr(caught.value.__context__), caplog.text):
             assert KEY not in text and "sk-" not in text
         assert "***" in str(caught.value)
+
+
+def escaped(key, how):
+    """The key as servers write it: in JSON, in HTML and in an address."""
+    every = {
+        "plain": str,
+        "slashes": lambda one: one.replace("/", "\\/"),
+        "unicode": lambda one: "".join(f"\\u{ord(c):04x}" for c in one),
+        "some unicode": lambda one: one.replace("/", "\\u002F"),
+        "HTML": lambda one: "".join(f"&#{ord(c)};" for c in one),
+        "HTML in hex": lambda one: "".join(f"&#x{ord(c):X};" for c in one),
+        "HTML by name": lambda one: one.replace("&", "&amp;"),
+        "address": lambda one: "".join(f"%{ord(c):02x}" for c in one),
+    }
+    return every[how](key)
+
+
+HOW = ("plain", "slashes", "unicode", "some unicode", "HTML", "HTML in hex", "HTML by name", "address")
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_the_key_is_masked_however_it_is_written(endpoint, monkeypatch, tmp_path, caplog, how):
+    """In a refusal, and in an answer: which becomes a context, and is kept in the cache and in a checkpoint."""
+    key = "sk-very/secret&0123"
+    monkeypatch.setenv("CRITIC_KEY", key)
+    author = author_of(endpoint, api_key_env="CRITIC_KEY", cache_dir=str(tmp_path))
+    endpoint.replies = [sends(401, f"bad {escaped(key, how)}!")]
+    with caplog.at_level(logging.DEBUG), pytest.raises(RuntimeError, match=r"bad \*\*\*!"):
+        author.write(chat("one"), **OPTIONS)
+    body = '{"choices": [{"message": {"content": "Key %s!"}}]}'
+    endpoint.replies = [sends(200, body % escaped(key, how))]
+    assert author.write(chat("two"), **OPTIONS) == ["Key ***!"]
+    (kept,) = tmp_path.rglob("*.json")
+    assert json.loads(kept.read_text()) == {"text": "Key ***!"}
+    assert escaped(key, how) not in caplog.text and key not in caplog.text
+
+
+def test_a_word_that_stands_for_no_key_may_be_in_an_answer(endpoint, monkeypatch):
+    monkeypatch.setenv("CRITIC_KEY", "EMPTY")
+    endpoint.replies = [says("It is EMPTY.")]
+    assert author_of(endpoint, api_key_env="CRITIC_KEY").write(chat("one"), **OPTIONS) == ["It is EMPTY."]
+
+
+@pytest.mark.parametrize("key", ["sk-very/secret-0123", "hf_secretsecret0123", "sk-secret\n"])
+def test_a_key_at_the_place_of_its_variable_is_not_shown(monkeypatch, key):
+    monkeypatch.delenv(key, raising=False)
+    with pytest.raises(ValueError, match="`api_key_env`") as caught:
+        EndpointAuthor("http://localhost/v1", "m", api_key_env=key).setup()
+    assert "secret" not in str(caught.value)
+
+
+SHOWS = [
+    {"endpoint": "http://me:secret@localhost/v1"},
+    {"endpoint": {"url": "http://me:secret@localhost/v1", "model": "m"}},
+    {"endpoint": {"url": ["http://me:secret@localhost/v1"], "model": "m"}},
+    {"endpoint": {"url": "http://localhost/v1", "model": {"secret": "secret"}}},
+    {"endpoint": {"url": "http://localhost/v1", "model": "m", "api_key": "secret"}},
+    {"endpoint": {"url": "http://localhost/v1", "model": "m", "options": "secret"}},
+    {"endpoint": {"url": "http://localhost/v1", "model": "m", "retries": "secret"}},
+    {"endpoint": {"url": "http://localhost/v1"}, "model": "secret"},
+]
+
+
+@pytest.mark.parametrize("author", SHOWS, ids=range(len(SHOWS)))
+def test_no_error_of_a_recipe_shows_what_may_be_a_key(author):
+    written = {"written": {"author": author}}
+    specs = [written, [written], {**written, "column": "x"}, {"first_of": written}, {"when": {"condition": written}}]
+    for spec in [*specs, {"with_baselines": {"sauce": written}}]:
+        with pytest.raises(ValueError) as caught:
+            build_source(spec)
+        assert "secret" not in str(caught.value)
+
+
+def test_options_that_are_no_json():
+    for options in ({"a": {1, 2}}, {"a": float("nan")}):
+        with pytest.raises(ValueError, match="`options` can't be sent as JSON"):
+            EndpointAuthor("http://localhost/v1", "m", options=options)
 
 
 def test_no_other_key_or_header_is_sent(endpoint, monkeypatch):

@@ -201,8 +201,8 @@ def test_a_resumed_run_reads_it_again(run, make_trainer):
 
 @pytest.mark.parametrize("where", ["column", "python"])
 def test_it_is_shown_where_that_is_asked_for(run, hub, tokenizer, where):
-    """In the table, which is pushed, and in files, which are not."""
-    told = run(where, log_privileged_context=True)
+    """In the table, which is pushed to a private repository, and in files, which are not."""
+    told = run(where, log_privileged_context=True, hub_private_repo=True)
     assert PLANTED in told.printed.out
     pushed = {"completions/completions_00001.parquet", "completions/completions_00002.parquet"}
     assert hub.holding(tokenizer(PLANTED)["input_ids"]) == pushed
@@ -217,6 +217,35 @@ def test_whole_checkpoints_are_pushed_to_private_repositories_alone(run, hub, to
         run("fixed", hub_strategy="all_checkpoints")
     run("fixed", hub_strategy="all_checkpoints", hub_private_repo=True)
     assert hub.holding(tokenizer(PLANTED)["input_ids"]) == {"checkpoint-1/_run_state_0.pt"}
+
+
+PUBLIC = {
+    "the model": {"push_to_hub": True},
+    "the table": {"push_to_hub": False, "log_completions_hub_repo": "someone/table"},
+    "a tracker": {"push_to_hub": False, "report_to": "trackio", "trackio_space_id": "someone/space"},
+}
+
+
+@pytest.mark.parametrize("case", PUBLIC)
+def test_a_table_with_contexts_goes_to_private_repositories_alone(tmp_path, case):
+    told = {"log_completions": True, "log_privileged_context": True, **PUBLIC[case]}
+    own = {"output_dir": str(tmp_path), "bf16": False, "num_generations": 1}
+    with pytest.raises(ValueError, match=r"pushes the table of completions.*`hub_private_repo=True`"):
+        OPSDConfig(**own, **told)
+    for way_out in ({"hub_private_repo": True}, {"log_privileged_context": False}):
+        assert OPSDConfig(**own, **(told | way_out))
+
+
+def test_a_push_by_hand_is_checked_too(make_trainer, hub, tokenizer):
+    """After a run that was not to be pushed."""
+    shown = {"log_completions": True, "log_privileged_context": True, "hub_model_id": "someone/model"}
+    trainer = make_trainer(privileged=python_source, max_steps=1, **shown)
+    trainer.train()
+    with pytest.raises(ValueError, match=r"^`push_to_hub\(\)` pushes the table of completions"):
+        trainer.push_to_hub()
+    assert not hub.files
+    trainer.push_to_hub(private=True)
+    assert hub.holding(tokenizer(PLANTED)["input_ids"]) == {"completions/completions_00001.parquet"}
 
 
 def test_a_rollout_function_is_given_the_prompts_alone(make_trainer):

@@ -83,6 +83,12 @@ def _choose(asked: str | os.PathLike | bool, run_dir: Path) -> tuple[str | None,
         folder = Path(asked)
         if (folder / MARKER).exists():
             return None, f"The checkpoint {folder} is half-written. {resume_hint(folder.parent)}"
+        if folder.parent.resolve() != run_dir.resolve() and (files := unpickled(folder)):
+            logger.warning(
+                f"The checkpoint {folder} is from elsewhere than `output_dir`, and holds files that are read with "
+                f"`pickle` ({', '.join(files[:3])}), which runs code that who wrote them may have put there. Go on "
+                "only with a checkpoint that you trust."
+            )
         return str(folder), None
     last = last_complete(run_dir)
     if last is None:
@@ -93,6 +99,13 @@ def _choose(asked: str | os.PathLike | bool, run_dir: Path) -> tuple[str | None,
     if passed_over := [folder.name for folder in found[found.index(last) + 1 :]]:
         logger.warning(f"Resuming from {last}. Passed over, as half-written: {', '.join(passed_over)}.")
     return str(last), None
+
+
+def unpickled(folder: Path) -> list[str]:
+    """Files of a checkpoint that are read with `pickle`, which can run code: torch's `.metadata` of sharded weights
+    (FSDP, and the teacher under FSDP2), and DeepSpeed's states. All others are safetensors, JSON, or `weights_only`."""
+    found = [*folder.rglob(".metadata"), *folder.glob("global_step*/*.pt")]
+    return sorted(file.relative_to(folder).as_posix() for file in found)
 
 
 def check_processes(checkpoint: str, accelerator: Accelerator) -> None:
@@ -137,7 +150,8 @@ def writing(folder: Path, accelerator: Accelerator, writes: bool) -> Iterator[No
         accelerator.wait_for_everyone()
         yield
         accelerator.wait_for_everyone()
-        if accelerator.is_local_main_process:  # of each machine, as only it can flush what its processes wrote
+        # Of each machine, as only it can flush what its processes wrote: where the disk is not shared, maybe nothing
+        if accelerator.is_local_main_process and folder.is_dir():
             _flush([*folder.rglob("*"), folder, folder.parent])
         accelerator.wait_for_everyone()
         if writes:

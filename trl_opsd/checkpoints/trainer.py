@@ -139,6 +139,7 @@ class CrashSafeGRPOTrainer(GRPOTrainer):
                 with self._public_args():
                     torch.save(self.args, folder / "training_args.bin")
             if not self.is_plain_grpo:
+                folder.mkdir(parents=True, exist_ok=True)  # nobody else may write to this disk (`save_only_model`)
                 self.save_own_state(folder)
                 save_parts(self.parts, folder, self.args.process_index)
                 if not self.args.save_only_model:

@@ -8,7 +8,7 @@ accelerate launch -m trl_opsd.cli.train --config recipes/smollm2_json.yaml
 `trl-opsd train` and, from a checkout, scripts/opsd.py do the same.
 """
 
-import importlib
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from trl_opsd.cli.errors import UserError, told
 from trl_opsd.config import OPSDConfig
 from trl_opsd.diagnostics import preflight
 from trl_opsd.privileged import build_source
+from trl_opsd.privileged.imports import check_reward, check_takes, imported
 from trl_opsd.trainer import OPSDTrainer
 
 
@@ -48,22 +49,48 @@ def import_reward(name: str) -> Callable[..., list[float | None]]:
     """Reward function by its name: `accuracy_reward` is TRL's; `tasks.correct_sum` is that of the module `tasks`."""
     if name == "get_soft_overlong_punishment":
         raise UserError(f"`{name}` makes a reward from two lengths: name a function of your own that calls it.")
-    return import_named("reward_funcs", name if "." in name else f"trl.rewards.{name}")
+    path = name if "." in name else f"trl.rewards.{name}"
+    return import_named("reward_funcs", path, lambda found: check_reward(found, path, "reward_funcs"))
 
 
-def import_named(option: str, name: str) -> Any:
-    """Object that a dotted path names."""
-    module, _, attribute = name.rpartition(".")
-    if not module:
+def import_environment(name: str) -> type:
+    """Environment class by its dotted path."""
+
+    def check(found: Any) -> None:
+        if not isinstance(found, type) or not callable(getattr(found, "reset", None)):
+            raise ValueError(f"`environment_factory`: {name} is no class with a method `reset`.")
+
+    return import_named("environment_factory", name, check)
+
+
+def import_rollout_func(name: str) -> Callable[..., dict[str, Any]]:
+    """Function that samples rollouts, by its dotted path."""
+    return import_named("rollout_func", name, lambda found: check_takes(found, name, "rollout_func", 2))
+
+
+def import_tool(name: str) -> Callable[..., Any]:
+    """Function that the model may call, by its dotted path."""
+
+    def check(found: Any) -> None:
+        if not inspect.isroutine(found):
+            raise ValueError(f"`tools`: {name} is {found!r}, and no function.")
+
+    return import_named("tools", name, check)
+
+
+def import_named(option: str, name: str, check: Callable[[Any], None]) -> Any:
+    """Object that a dotted path names, if it passes a check of what it is."""
+    if "." not in name:
         raise UserError(f"`{option}` names {name}: it takes dotted paths, such as agents.calculator.calculate.")
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        if error.name not in (module, module.split(".")[0]):
-            raise  # the module is there, and something that it imports is not
-        raise UserError(f"`{option}` names {name}, but there is no module {module} to import.") from error
-    except AttributeError as error:
-        raise UserError(f"`{option}` names {name}, but {module} has no {attribute}.") from error
+        found = imported(name, option)
+        check(found)
+    except ValueError as error:
+        missing = error.__cause__
+        if isinstance(missing, ModuleNotFoundError) and not name.startswith(f"{missing.name}."):
+            raise missing from None  # the module is there, and something that it imports is not
+        raise UserError(str(error)) from error
+    return found
 
 
 def load_tokenizer(script_args: OPSDScriptArguments, model_args: ModelConfig) -> PreTrainedTokenizerBase | None:
@@ -127,9 +154,9 @@ def build_trainer(
         callbacks=callbacks,
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
-        tools=[import_named("tools", name) for name in script_args.tools or ()] or None,
-        rollout_func=script_args.rollout_func and import_named("rollout_func", script_args.rollout_func),
-        environment_factory=environment and import_named("environment_factory", environment),
+        tools=[import_tool(name) for name in script_args.tools or ()] or None,
+        rollout_func=script_args.rollout_func and import_rollout_func(script_args.rollout_func),
+        environment_factory=environment and import_environment(environment),
     )
 
 

@@ -121,7 +121,8 @@ def check_policy_weight(config: Any, policy_weight: float) -> None:
 def check_values(config: Any) -> None:
     """Refuse an impossible value of an option by itself: of a kind or a range that its annotation excludes."""
     own = {item.name for item in fields(config)} - {item.name for item in fields(GRPOConfig)}
-    check_fields(config, own - {f"distillation_{item.name}" for item in fields(DivergenceSpec)})
+    elsewhere = {f"distillation_{item.name}" for item in fields(DivergenceSpec)} | {"privileged_source"}
+    check_fields(config, own - elsewhere)
     for name in own & set(config._VALID_DICT_FIELDS) - {"privileged_source"}:  # text is JSON, read by transformers
         check_option(name, getattr(config, name), dict | None)
     if config.leak_phrases is not None:
@@ -196,12 +197,43 @@ def check_teacher(config: Any) -> None:
 
 def check_hub(config: Any) -> None:
     """Refuse to push privileged contexts to a public repository."""
+    if config.distillation_weight == 0:
+        return
     whole = config.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
-    if config.push_to_hub and whole and not config.hub_private_repo and config.distillation_weight != 0:
+    if config.push_to_hub and whole and not config.hub_private_repo:
         raise ValueError(
             f"`hub_strategy={config.hub_strategy.value!r}` pushes whole checkpoints, in which `_run_state_*.pt` and "
             "`_parts_*.json` hold what the teacher reads. Use `hub_strategy='every_save'`, or set "
             "`hub_private_repo=True` if the repository is a private one."
+        )
+    spaces = "trackio" in (config.report_to or ()) and (config.trackio_space_id or config.trackio_bucket_id)
+    targets = {
+        "push_to_hub": config.push_to_hub,
+        "log_completions_hub_repo": config.log_completions_hub_repo,
+        "report_to": spaces and "trackio, to a Space",
+    }
+    for name, value in targets.items():
+        if value:
+            check_contexts_stay(config, f"`{name}={value!r}`", config.hub_private_repo)
+
+
+def check_contexts_stay(config: Any, what: str, private: bool | None) -> None:
+    """
+    Refuse to push the table of completions to where others read, if it shows privileged contexts.
+
+    Args:
+        config ([`~trl.GRPOConfig`]): Options.
+        what (`str`): What pushes it, for the error.
+        private (`bool`, *optional*): Whether the repository is private.
+
+    Raises:
+        ValueError: If it does, and the repository is not.
+    """
+    if getattr(config, "log_privileged_context", False) and config.log_completions and not private:
+        raise ValueError(
+            f"{what} pushes the table of completions, in which `log_privileged_context=True` shows what the teacher "
+            "reads. Leave `log_privileged_context` or `log_completions` out, or set `hub_private_repo=True` if the "
+            "repository is a private one."
         )
 
 

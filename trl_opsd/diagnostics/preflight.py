@@ -130,6 +130,7 @@ class _Measurement:
         }
         for name, source in sources.items():
             check_datasets(source, trainer.train_dataset, None)
+            source.check_run(trainer.has_reward, args.num_generations)
             self.collectors[name].setup(own.run)
         trainer.collector = self.collectors[OWN]
         self.tallies: dict[tuple[str, str], _Tally] = {}

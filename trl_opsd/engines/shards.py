@@ -69,7 +69,8 @@ class ParameterShards:
 
     def load(self, folder: Path, params: dict[str, nn.Parameter], shards: Tensors) -> None:
         """
-        Fill `shards` with the values written by [`save`].
+        Fill `shards` with the values written by [`save`]. FSDP2's are read by torch, which unpickles their `.metadata`:
+        a checkpoint of a stranger can run code there.
 
         Raises:
             FileNotFoundError: If the file of this rank is missing.
@@ -202,7 +203,7 @@ class FSDP2Shards(ParameterShards):
         dcp.save(self._dtensors(params, shards), checkpoint_id=folder / "teacher")
 
     def load(self, folder: Path, params: dict[str, nn.Parameter], shards: Tensors) -> None:
-        reader = dcp.FileSystemReader(folder / "teacher")
+        reader = dcp.FileSystemReader(folder / "teacher")  # it reads `.metadata` with pickle: of trusted checkpoints
         saved = {name: tuple(entry.size) for name, entry in reader.read_metadata().state_dict_metadata.items()}
         dtensors = self._dtensors(params, shards)
         _check_shapes(saved, dtensors)

@@ -175,6 +175,8 @@ class Method:
             re-implementation of it) or `"proposed reading"` (too little is published).
         needs (`str`): What a user must bring, in a few words.
         needs_reward (`bool`): Whether it makes no sense without a reward.
+        reads_reward (`bool`): Whether a schedule looks at rewards: they must be given, though the policy term may be
+            off.
         required (`tuple[str]`): Views, by name or as `NAME-1` and so on, that a rollout must have to be distilled: one
             that lacks any has no views at all.
         defaults (`dict[str, Any]`): Values of [`OPSDConfig`] if the user gives none, the source among them.
@@ -206,6 +208,7 @@ class Method:
     authors: str = ""
     needs: str = ""
     needs_reward: bool = False
+    reads_reward: bool = False
     required: tuple[str, ...] = ()
     defaults: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)

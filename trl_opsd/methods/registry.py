@@ -9,7 +9,7 @@ from typing import Any
 from trl_opsd.methods import papers
 from trl_opsd.methods.base import Method
 from trl_opsd.options import check_option
-from trl_opsd.privileged.base import imported
+from trl_opsd.privileged.imports import imported
 
 
 def method_names() -> list[str]:

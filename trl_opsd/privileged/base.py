@@ -2,7 +2,6 @@
 
 """Base classes of privileged sources, the run that they are given, and helpers that they share."""
 
-import importlib
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -15,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from trl_opsd.engines.distributed import raise_on_all_ranks
 from trl_opsd.options import OneOf, Positive, check_fields
-from trl_opsd.privileged.checks import check_column, source_name
+from trl_opsd.privileged.checks import check_column, check_needs, source_name
 from trl_opsd.rollouts.rollout import Group, Messages, Rollout
 from trl_opsd.rollouts.view import PLACEHOLDER, PLACES, PLACES_WITHOUT_POSITION, READERS, View, Views
 
@@ -57,6 +56,8 @@ class Source:
         NAME (`str`, *optional*): Name in recipes. Classes in the files of `trl_opsd/privileged/sources` are found by
             it.
         columns (`list[str]`): Dataset columns that it reads, which TRL then keeps.
+        needs_reward, needs_groups (`bool`): Whether the source looks at rewards, and at other rollouts of the prompt.
+            The trainer refuses it where there are none.
         uses_model (`bool`): Whether the source calls a collective, such as `run.write`. All processes then ask it
             equally often, and none may be late.
         counts (`dict[str, float]`): Numbers about the latest call, with fixed keys. Their sums over the processes are
@@ -66,6 +67,8 @@ class Source:
 
     NAME: ClassVar[str | None] = None
     columns: list[str] = []
+    needs_reward: bool = False
+    needs_groups: bool = False
     uses_model: bool = False
     counts: dict[str, float] = {}
     run: Run | None = None
@@ -89,6 +92,19 @@ class Source:
         Raises:
             ValueError: If a column is missing, or a row holds what can't be a context.
         """
+
+    def check_run(self, has_reward: bool, group_size: int) -> None:
+        """
+        Check before training that the run has what the source needs.
+
+        Args:
+            has_reward (`bool`): Whether rewards are given.
+            group_size (`int`): Rollouts of a prompt, `num_generations`.
+
+        Raises:
+            ValueError: If there is no reward, or a prompt has one rollout alone, and the source needs more.
+        """
+        check_needs(self, f"The source `{self.NAME or source_name(self)}`", has_reward, group_size)
 
     def state_dict(self) -> dict[str, Any] | None:
         """State as JSON for a checkpoint. `None` where the source keeps none."""
@@ -128,7 +144,7 @@ class GivenSource(Source):
     def __init__(self, given: Callable[[list[Group]], Views | Awaitable[Views]]):
         self.given = given
         self.__name__ = source_name(given)
-        for hook in ("setup", "check", "state_dict", "load_state_dict"):
+        for hook in ("setup", "check", "check_run", "state_dict", "load_state_dict"):
             setattr(self, hook, getattr(given, hook, getattr(self, hook)))
 
     def __call__(self, groups: list[Group]) -> Views | Awaitable[Views]:
@@ -137,6 +153,14 @@ class GivenSource(Source):
     @property
     def columns(self) -> list[str]:
         return getattr(self.given, "columns", Source.columns)
+
+    @property
+    def needs_reward(self) -> bool:
+        return getattr(self.given, "needs_reward", Source.needs_reward)
+
+    @property
+    def needs_groups(self) -> bool:
+        return getattr(self.given, "needs_groups", Source.needs_groups)
 
     @property
     def uses_model(self) -> bool:
@@ -235,17 +259,3 @@ def rollout_rng(rollout: Rollout, seed: int, purpose: str) -> random.Random:
     # The prompt, as batches of an evaluation, and those of one optimizer step, share step and index
     key = f"{rollout.training} {rollout.step} {rollout.index} {rollout.prompt_ids}"
     return random.Random(f"{purpose} {seed} {key}")
-
-
-def imported(name: str, where: str) -> Any:
-    """
-    Object that a dotted path names.
-
-    Raises:
-        ValueError: If it can't be imported; it names the option `where`.
-    """
-    module, _, attribute = name.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two of two dots in a row
-        raise ValueError(f"`{where}`: {name} can't be imported: {error}") from error

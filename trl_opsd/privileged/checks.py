@@ -290,7 +290,33 @@ def check_scored(rollout: Rollout, who: str) -> None:
         ValueError: If the run has no rewards.
     """
     if not rollout.rewards:
+        raise ValueError(_NO_REWARD.format(who))
+
+
+_NO_REWARD = (
+    "{} looks at rewards, and this run has none. Give a reward function (at `policy_weight: 0` it trains nothing), or "
+    "choose what needs no reward."
+)
+
+
+def check_needs(owner: Any, who: str, has_reward: bool, group_size: int) -> None:
+    """
+    Refuse a source or a condition in a run that lacks what it needs.
+
+    Args:
+        owner (`Any`): The source or condition. Its attributes `needs_reward` and `needs_groups`, if it has them, say
+            whether it looks at rewards, and at other rollouts of the prompt.
+        who (`str`): How errors name it.
+        has_reward (`bool`): Whether rewards are given.
+        group_size (`int`): Rollouts of a prompt.
+
+    Raises:
+        ValueError: If there is no reward, or a prompt has one rollout alone.
+    """
+    if getattr(owner, "needs_reward", False) and not has_reward:
+        raise ValueError(_NO_REWARD.format(who))
+    if getattr(owner, "needs_groups", False) and group_size < 2:
         raise ValueError(
-            f"{who} looks at rewards, and this run has none. Give a reward function (at `policy_weight: 0` it trains "
-            "nothing), or choose what needs no reward."
+            f"{who} looks at other rollouts of a prompt, and `num_generations={group_size}` gives none. Set "
+            "`num_generations` to at least 2, or choose what needs no group."
         )

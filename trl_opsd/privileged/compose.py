@@ -14,6 +14,7 @@ from datasets import Dataset, IterableDataset
 
 from trl_opsd.privileged.asking import call, call_all, rollouts_of
 from trl_opsd.privileged.base import Run, Source, as_source
+from trl_opsd.privileged.checks import check_needs, source_name
 from trl_opsd.privileged.conditions import Condition
 from trl_opsd.rollouts.rollout import Group, Rollout
 from trl_opsd.rollouts.view import PrivilegedSource, View, Views
@@ -48,6 +49,10 @@ class Composite(Source):
     def check(self, dataset: Dataset | IterableDataset, name: str) -> None:
         for part in self.parts:
             part.check(dataset, name)
+
+    def check_run(self, has_reward: bool, group_size: int) -> None:
+        for part in self.parts:
+            part.check_run(has_reward, group_size)
 
     @property
     def columns(self) -> list[str]:
@@ -129,6 +134,10 @@ class When(Composite):
     def __init__(self, condition: Condition, source: PrivilegedSource):
         super().__init__(source)
         self.condition = condition
+
+    def check_run(self, has_reward: bool, group_size: int) -> None:
+        check_needs(self.condition, f"The condition `{source_name(self.condition)}`", has_reward, group_size)
+        super().check_run(has_reward, group_size)
 
     def __call__(self, groups: list[Group]) -> Views:
         with self.raise_on_all_ranks():

@@ -33,11 +33,18 @@ def _named(make: Maker) -> Maker:
 def _of_rewards(condition: Condition, name: str) -> Condition:
     """Condition that raises an error in a run without rewards, where it would mean nothing."""
 
-    def checked(rollout: Rollout, group: Group) -> bool:
+    def scored(rollout: Rollout, group: Group) -> bool:
         check_scored(rollout, f"The condition `{name}`")
         return condition(rollout, group)
 
-    return checked
+    scored.__name__, scored.needs_reward = name, True
+    return scored
+
+
+def _of_groups(condition: Condition, name: str) -> Condition:
+    """Condition that means nothing for a rollout alone."""
+    condition.__name__, condition.needs_groups = name, True
+    return condition
 
 
 @_named
@@ -101,7 +108,7 @@ def above_group_mean() -> Condition:
         totals = [one.total for one in group if has_reward(one)]
         return has_reward(rollout) and not reaches(sum(totals) / len(totals), rollout.total)
 
-    return _of_rewards(is_above, "above_group_mean")
+    return _of_groups(_of_rewards(is_above, "above_group_mean"), "above_group_mean")
 
 
 @_named
@@ -115,7 +122,10 @@ def consensus(least_share: PositiveShare = 0.5, answer: str | Callable[[str], st
         answer (`str` or `Callable`, *optional*): How it is read: see `answer` of [`PseudoReference`].
     """
     read = answer_reader(answer)
-    return lambda rollout, group: majority([read(without_thinking(one.text)) for one in group], least_share) is not None
+    return _of_groups(
+        lambda rollout, group: majority([read(without_thinking(one.text)) for one in group], least_share) is not None,
+        "consensus",
+    )
 
 
 @_named

@@ -11,10 +11,11 @@ from typing import Any
 
 from trl_opsd.options import parameters
 from trl_opsd.privileged import sources
-from trl_opsd.privileged.base import Source, imported
+from trl_opsd.privileged.base import Source
 from trl_opsd.privileged.baselines import WithBaselines
 from trl_opsd.privileged.compose import AllOf, FirstOf, When
 from trl_opsd.privileged.conditions import CONDITIONS, Condition
+from trl_opsd.privileged.imports import check_maker, check_takes, imported
 from trl_opsd.rollouts.view import PrivilegedSource
 
 
@@ -66,16 +67,16 @@ def build_source(spec: Spec, where: str = "privileged_source") -> PrivilegedSour
     here = f"{where}.{name}"
     if name in LISTS:
         if not isinstance(arguments, list) or not arguments:
-            raise ValueError(f"`{here}` must be a list of sources, got {arguments!r}.")
+            raise ValueError(f"`{here}` must be a list of sources, got {shown(arguments)}.")
         return LISTS[name](*(build_source(part, f"{here}[{i}]") for i, part in enumerate(arguments)))
     if name == "when":
         if not isinstance(arguments, dict) or set(arguments) != {"condition", "source"}:
-            raise ValueError(f"`{here}` needs a `condition` and a `source`, got {arguments!r}.")
+            raise ValueError(f"`{here}` needs a `condition` and a `source`, got {shown(arguments)}.")
         condition = build_condition(arguments["condition"], f"{here}.condition")
         return When(condition, build_source(arguments["source"], f"{here}.source"))
     if name == "with_baselines":
         if not isinstance(arguments, dict) or "source" not in arguments or set(arguments) - {"source", "alone", "bare"}:
-            raise ValueError(f"`{here}` needs a `source`, and takes `alone` and `bare`; got {arguments!r}.")
+            raise ValueError(f"`{here}` needs a `source`, and takes `alone` and `bare`; got {shown(arguments)}.")
         source = build_source(arguments["source"], f"{here}.source")
         return WithBaselines(source, *(arguments.get(option, True) for option in ("alone", "bare")))
     return _made(name, arguments, SOURCES, here)
@@ -99,6 +100,13 @@ def outline(spec: Spec) -> str:
     return name
 
 
+def shown(spec: Any) -> str:
+    """Description in an error: the names alone, as values may be privileged texts or addresses with a password."""
+    if isinstance(spec, dict):
+        return f"{{{', '.join(f'{name!r}: ...' for name in spec)}}}"
+    return f"[{', '.join(map(shown, spec))}]" if isinstance(spec, list) else repr(spec)[:80]
+
+
 def _name_and_arguments(spec: Any, where: str) -> tuple[str, Any]:
     if isinstance(spec, str):
         return spec, {}
@@ -106,7 +114,8 @@ def _name_and_arguments(spec: Any, where: str) -> tuple[str, Any]:
         ((name, arguments),) = spec.items()
         return str(name), {} if arguments is None else arguments
     raise ValueError(
-        f"`{where}` must be a name, or a mapping with one name as its key, like {{'column': 'solution'}}; got {spec!r}."
+        f"`{where}` must be a name, or a mapping with one name as its key, like {{'column': 'solution'}}; got "
+        f"{shown(spec)}."
     )
 
 
@@ -120,8 +129,12 @@ def _made(name: str, arguments: Any, known: dict[str, Callable[..., Any]], where
     maker = makers[name]
     if not callable(maker):
         raise ValueError(f"`{where}`: {name} is {maker!r}, and no function or class.")
-    if name not in known and not isinstance(maker, type) and arguments == {}:
-        return maker  # a user's function is the source itself
+    if name not in known:
+        takes = 1 if known is SOURCES else 2
+        if not isinstance(maker, type) and arguments == {}:
+            check_takes(maker, name, where, takes)
+            return maker  # a user's function is the source itself
+        check_maker(maker, name, where, takes)
     positional, named = ((), arguments) if isinstance(arguments, dict) else ((arguments,), {})
     if positional and isinstance(maker, type):
         positional, named = (), {_first_option(maker): arguments}

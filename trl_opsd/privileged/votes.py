@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from trl_opsd.privileged.base import imported
+from trl_opsd.privileged.imports import imported
 from trl_opsd.rollouts.rollout import reaches
 from trl_opsd.rollouts.text import normalised
 
@@ -21,7 +21,7 @@ def answer_reader(answer: str | Callable[[str], str | None]) -> Callable[[str], 
     if callable(answer):
         return lambda text: _checked(answer(text))
     if answer.startswith("function:"):
-        return answer_reader(imported(answer.removeprefix("function:"), "answer"))
+        return answer_reader(imported(answer.removeprefix("function:"), "answer", takes=1))
     try:
         pattern = re.compile(answer)
     except re.error as error:

@@ -43,6 +43,7 @@ from trl_opsd.batches.pixels import MODALITIES, ImageInputs
 from trl_opsd.batches.teacher_plan import plan_teacher_batches
 from trl_opsd.checkpoints.trainer import CrashSafeGRPOTrainer
 from trl_opsd.config.opsd_config import OPSDConfig
+from trl_opsd.config.validation import check_contexts_stay
 from trl_opsd.methods.runtime import MethodRun
 from trl_opsd.model.forward import ObservedForward, add_distillation_forward
 from trl_opsd.model.shared_prefix import can_share_prefix
@@ -65,6 +66,7 @@ from trl_opsd.trainer.recorder import Recorder
 from trl_opsd.trainer.setup_checks import (
     check_datasets,
     check_model,
+    check_needs,
     check_rows,
     check_steps,
     check_trained,
@@ -181,9 +183,12 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         self.policy_weight = 1.0
         if isinstance(args, OPSDConfig):
             # With environments, whether there is a reward is only known once TRL has probed them
-            if self.has_reward or environment_factory is None:
+            known = self.has_reward or environment_factory is None
+            if known:
                 self.policy_weight = resolve_policy_weight(args, self.has_reward)
-            args.resolve_num_generations(self.has_reward or environment_factory is not None)
+            args.resolve_num_generations(self.has_reward or not known)
+            if known and not self.is_plain_grpo:
+                check_needs(args, self.privileged, self.has_reward)
         if eval_dataset is None or args.eval_strategy != "no":  # else it may be for `evaluate` alone
             check_steps(args, train_dataset)
         super().__init__(
@@ -201,6 +206,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         self.add_callback(self.run_folder)
         if not self.is_plain_grpo:
             self.reward_func_names = unique_names(self.reward_func_names)
+            check_needs(args, self.privileged, self.has_reward)
             self._set_up_distillation(args)
 
     # Set-up
@@ -392,6 +398,13 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         if not self.is_plain_grpo:
             self.teacher.attach()
         return super().create_scheduler(num_training_steps, *args, **kwargs)
+
+    def push_to_hub(
+        self, commit_message: str | None = "End of training", *args: Any, private: bool | None = None, **kwargs: Any
+    ) -> Any:
+        if not self.is_plain_grpo:  # also without `push_to_hub` among the options, which the config checks
+            check_contexts_stay(self.args, "`push_to_hub()`", private or self.args.hub_private_repo)
+        return super().push_to_hub(commit_message, *args, private=private, **kwargs)
 
     def create_model_card(
         self,

@@ -12,6 +12,7 @@ from trl import GRPOConfig
 
 from trl_opsd.config.opsd_config import OPSDConfig
 from trl_opsd.config.validation import check_policy_weight
+from trl_opsd.methods.registry import method_of
 from trl_opsd.privileged import DatasetColumn, Source
 from trl_opsd.privileged.rows import data_rows
 from trl_opsd.prompts.tokenizer import PromptTokenizer
@@ -66,6 +67,31 @@ def check_datasets(source: Source, train_dataset: Any, eval_dataset: Any) -> Non
             raise ValueError(f"`{name}` has no rows. Fill it, or leave it out.")
         if isinstance(dataset, (Dataset, IterableDataset)):
             source.check(dataset, name)
+
+
+def check_needs(args: OPSDConfig, source: Source, has_reward: bool) -> None:
+    """
+    Refuse a method or a source in a run that lacks the rewards or the groups that it looks at.
+
+    Args:
+        args ([`OPSDConfig`]): Options.
+        source ([`~trl_opsd.privileged.Source`]): Where views come from.
+        has_reward (`bool`): Whether reward functions or an environment give a reward.
+
+    Raises:
+        ValueError: Naming the source, and the method that it belongs to.
+    """
+    method = None if args.method is None else method_of(args.method)
+    if method is not None and method.reads_reward and not has_reward:
+        raise ValueError(
+            f"The method {args.method!r} looks at rewards, and this run has none. Pass `reward_funcs`; with "
+            "`policy_weight=0.0` they train nothing."
+        )
+    try:
+        source.check_run(has_reward, args.num_generations)
+    except ValueError as error:
+        own = method is not None and args.privileged_source == method.defaults.get("privileged_source")
+        raise ValueError(f"{error} It is a source of the method {args.method!r}." if own else str(error)) from None
 
 
 def check_steps(args: GRPOConfig, train_dataset: Any) -> None:

@@ -48,6 +48,7 @@ METHOD = Method(
     paper="2606.03532",
     label="proposed reading",
     needs="a reward, and a context in a column or a source",
+    reads_reward=True,
     defaults={"distillation_alpha": 0.0, "teacher_model_kind": "snapshot"},
     options={"every": 20, "margin": 0.0, "tail": 1.5, "truncated": 0.5},
     option_types={"every": Count, "margin": float, "tail": Positive, "truncated": Share},

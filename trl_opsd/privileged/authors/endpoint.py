@@ -3,6 +3,7 @@
 """Author behind an OpenAI-compatible endpoint: its options, a limit on failures, a disk cache."""
 
 import asyncio
+import json
 import logging
 import os
 import re
@@ -77,6 +78,12 @@ class EndpointAuthor:
                 "environment variable with `api_key_env`)."
             )
         check_fields(self, shows_text=False)  # a text at the wrong place may be the key
+        if self.api_key_env is not None and not re.fullmatch(r"[A-Za-z_]\w*", self.api_key_env, re.ASCII):
+            raise ValueError("`api_key_env` must be the name of an environment variable, and not the key itself.")
+        try:
+            json.dumps(self.options, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"`options` can't be sent as JSON: {error}") from None
         if self.backoff is not None:
             text = "`author.endpoint`: `backoff` has no effect, as the openai package sets the waits. Leave it out."
             warnings.warn(text, FutureWarning, stacklevel=3)
@@ -90,13 +97,18 @@ class EndpointAuthor:
         if self.cache_dir is not None:
             Path(self.cache_dir).mkdir(parents=True, exist_ok=True)
 
+    @property
+    def _variable(self) -> str:
+        """Name of the variable for errors, unless it looks like a key that was put there."""
+        return self.api_key_env if self.api_key_env.isupper() else "that `api_key_env` names"
+
     def _key(self) -> str | None:
         if self.api_key_env is not None and not os.environ.get(self.api_key_env, "").strip():
-            raise ValueError(f"`author.endpoint`: the environment variable {self.api_key_env} is not set.")
+            raise ValueError(f"`author.endpoint`: the environment variable {self._variable} is not set.")
         key = None if self.api_key_env is None else os.environ[self.api_key_env].strip()
         if key is not None and not (key.isascii() and key.isprintable()):
             raise ValueError(
-                f"`author.endpoint`: the environment variable {self.api_key_env} holds what no key has (a line break, "
+                f"`author.endpoint`: the environment variable {self._variable} holds what no key has (a line break, "
                 "or characters beyond ASCII)."
             )
         return key
@@ -134,8 +146,10 @@ class EndpointAuthor:
         async def text_for(body: dict[str, Any]) -> str | None:
             address = f"{self.url.rstrip('/')}/{'chat/completions' if 'messages' in body else 'completions'}"
             cache = None if self.cache_dir is None else AnswerCache(Path(self.cache_dir), address, body)
+            known = None if cache is None else cache.read()
             await slots.acquire()  # and kept at an error, so that no other request begins
-            if cache is not None and (text := cache.read()):
+            if known is not None and known.strip():
+                text = known
                 self.counts["endpoint_cached"] += 1
             else:
                 text, whole, problem = await client.ask(address, body)

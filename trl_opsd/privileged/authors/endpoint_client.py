@@ -3,8 +3,10 @@
 """Client of an OpenAI-compatible endpoint: the `openai` package, with the limits and the masking that it lacks."""
 
 import asyncio
+import html
 import json
 import logging
+import re
 from contextlib import aclosing
 from typing import Any
 
@@ -14,6 +16,7 @@ from openai import APIError, APIStatusError, AsyncOpenAI, DefaultAsyncHttpxClien
 
 PASSING = (408, 409, 429)  # and 500 and above
 MOST_BYTES = 64 * 2**20
+LEAST_SECRET = 8  # characters
 RETRY_HEADERS = ("retry-after", "retry-after-ms", "x-should-retry")
 
 for _name in ("httpx2", "httpcore2"):  # their lines of each request repeat the server's words, which may hold the key
@@ -25,7 +28,8 @@ class BoundedHTTPClient(DefaultAsyncHttpxClient):
     HTTP client that keeps each attempt of `AsyncOpenAI` within limits. An attempt ends after `timeout` seconds, however
     slowly its bytes come. An answer has at most 64 MiB. A redirect is not followed, as it would take prompts and key to
     the host that it names. Only its own headers are sent: `openai` adds some from its environment variables, which are
-    meant for another host. Of an answer it keeps the status, the body and what `openai` reads before a retry.
+    meant for another host. Of an answer it keeps the status, the body and what `openai` reads before a retry, in all of
+    which `***` stands for the key: nothing that is logged, raised, returned or cached later can hold it.
 
     Args:
         key (`str`, *optional*): API key, sent as a bearer token.
@@ -35,6 +39,8 @@ class BoundedHTTPClient(DefaultAsyncHttpxClient):
     def __init__(self, key: str | None, timeout: float):
         headers = {"Content-Type": "application/json"} | ({} if key is None else {"Authorization": f"Bearer {key}"})
         super().__init__(headers=headers, timeout=None, follow_redirects=False)
+        # A short one is no secret, as the "EMPTY" of a local server, and may be a word of an answer
+        self.secret = key if key is not None and len(key) >= LEAST_SECRET else None
         self.seconds, self.attempts = timeout, 0
 
     async def send(self, request: httpx2.Request, **_: Any) -> httpx2.Response:
@@ -56,7 +62,9 @@ class BoundedHTTPClient(DefaultAsyncHttpxClient):
         except TimeoutError:
             raise httpx2.ReadTimeout(f"not within {self.seconds:g} seconds") from None
         headers = {name: response.headers[name] for name in RETRY_HEADERS if name in response.headers}
-        response = httpx2.Response(response.status_code, headers=headers, content=bytes(content), request=request)
+        headers = {name: masked(value, self.secret) for name, value in headers.items()}
+        text = masked(content.decode("utf-8", "surrogateescape"), self.secret).encode("utf-8", "surrogateescape")
+        response = httpx2.Response(response.status_code, headers=headers, content=text, request=request)
         if response.is_success and _text(response)[0] is None:
             raise httpx2.DecodingError(f"it holds no text: {response.text}")
         return response
@@ -103,9 +111,20 @@ class EndpointClient:
         return f"gives no answer that can be used: {type(cause).__name__}: {self._words(str(cause))}."
 
     def _words(self, text: str) -> str:
-        """Beginning of a server's text. Masked before it is cut, and some servers write `/` as `\\/` in JSON."""
-        text = text.strip().replace("\\/", "/")
-        return (text if self.key is None else text.replace(self.key, "***"))[:500]
+        """Beginning of a server's text, masked before it is cut."""
+        return masked(text.strip(), self.key)[:500]
+
+
+def masked(text: str, key: str | None) -> str:
+    """Text with `***` for the key, also where JSON, HTML or an address has escaped its characters."""
+    return text if key is None else re.sub("".join(map(_spellings, key)), "***", text)
+
+
+def _spellings(character: str) -> str:
+    """Pattern of a character of a key as servers write it: `/`, `\\/`, `\\u002f`, `&#47;`, `&#x2f;`, `%2f`, `&amp;`."""
+    code = ord(character)
+    forms = [rf"\\?{re.escape(character)}", rf"(?i:\\u{code:04x}|%{code:02x}|&#x0*{code:x};)", f"&#0*{code};"]
+    return f"(?:{'|'.join([*forms, re.escape(html.escape(character))])})"
 
 
 def _text(response: httpx2.Response) -> tuple[str | None, bool]:

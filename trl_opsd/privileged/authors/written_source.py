@@ -14,8 +14,9 @@ from transformers import PreTrainedTokenizerBase
 from trl_opsd.options import Count, NonNegative
 from trl_opsd.privileged.authors.endpoint import EndpointAuthor
 from trl_opsd.privileged.authors.model_author import ModelAuthor
-from trl_opsd.privileged.base import Run, TextSource, imported
+from trl_opsd.privileged.base import Run, TextSource
 from trl_opsd.privileged.checks import check_encodable, source_name
+from trl_opsd.privileged.imports import imported
 from trl_opsd.privileged.locate import decoded
 from trl_opsd.privileged.transcripts import without_first_thinking, without_thinking
 from trl_opsd.prompts.teacher_prompt import excerpt
@@ -132,7 +133,7 @@ def _author(author: Any) -> Author:
                 f"`author` must be 'live', 'teacher', the dotted path of a function, or a mapping of one of "
                 f"{list(OTHER_MODELS)} to its options, got {author!r}."
             )
-        author = imported(author, "author")
+        author = imported(author, "author", takes=2)
     if not isinstance(author, (str, ModelAuthor, EndpointAuthor)) and not callable(author):
         raise ValueError(f"`author` must be a function of prompts and rollouts, got {author!r}.")
     return author
@@ -141,7 +142,9 @@ def _author(author: Any) -> Author:
 def _other_model(spec: dict[str, Any]) -> ModelAuthor | EndpointAuthor:
     name, options = next(iter(spec.items())) if len(spec) == 1 else (None, None)
     if name not in OTHER_MODELS or not isinstance(options, dict):
-        raise ValueError(f"`author` must map one of {list(OTHER_MODELS)} to its options, got {excerpt(spec)}.")
+        raise ValueError(
+            f"`author` must map one of {list(OTHER_MODELS)} to its options, got {list(spec)}."  # a value may be a key
+        )
     try:
         return OTHER_MODELS[name](**options)
     except (TypeError, ValueError) as error:

@@ -147,6 +147,14 @@ class WrongDemonstration(TextSource):
     NAME = "wrong_demonstration"
     COLUMN_FIELDS = ("column",)
 
+    @property
+    def needs_reward(self) -> bool:
+        return self.column is None
+
+    @property
+    def needs_groups(self) -> bool:
+        return self.column is None
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.column is not None and self.count > 1:

@@ -34,6 +34,10 @@ class VerifierFeedback(TextSource):
 
     NAME = "feedback"
 
+    @property
+    def needs_reward(self) -> bool:
+        return self.skip_successes
+
     def __call__(self, groups: list[Group]) -> Views:
         return [self._views(rollout) for rollout in rollouts_of(groups)]
 

@@ -9,7 +9,8 @@ from typing import Annotated
 
 from trl_opsd.options import Count, OneOf, check_fields
 from trl_opsd.privileged.asking import rollouts_of
-from trl_opsd.privileged.base import Run, TextSource, imported
+from trl_opsd.privileged.base import Run, TextSource
+from trl_opsd.privileged.imports import imported
 from trl_opsd.privileged.locate import decoded, token_span
 from trl_opsd.rollouts.rollout import Group, Rollout, Turn, message_text
 from trl_opsd.rollouts.view import View, Views
@@ -123,7 +124,8 @@ class TurnHint(TextSource):
             raise ValueError("With `place: before_token` every rule must be on the text: a result has no token.")
         self._locate: Locator = self._by_rules
         if self.function is not None:
-            self._locate = imported(self.function, "function") if isinstance(self.function, str) else self.function
+            given = self.function
+            self._locate = imported(given, "function", takes=1) if isinstance(given, str) else given
 
     def setup(self, run: Run) -> None:
         self._tokenizer = run.tokenizer

@@ -45,6 +45,7 @@ class PseudoReference(TextSource):
     template: str = "The answer is probably this:\n\n{privileged_context}\n\nCheck it as you answer."
 
     NAME = "pseudo_reference"
+    needs_groups = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

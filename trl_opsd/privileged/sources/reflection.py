@@ -76,6 +76,11 @@ class Reflection(WrittenSource):
     NAME = "reflection"
     COLUMN_FIELDS = ("reference",)
     finds_positions = True
+    needs_reward = True
+
+    @property
+    def needs_groups(self) -> bool:
+        return self.reference is None and not self.failed_groups
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,7 +10,8 @@ import numpy as np
 
 from trl_opsd.options import Count
 from trl_opsd.privileged.asking import rollouts_of
-from trl_opsd.privileged.base import Run, imported
+from trl_opsd.privileged.base import Run
+from trl_opsd.privileged.imports import imported
 from trl_opsd.privileged.rows import OtherRowSource, row_text
 from trl_opsd.rollouts.rollout import Group, Rollout
 from trl_opsd.rollouts.text import normalised, words
@@ -50,7 +51,7 @@ class Retrieval(OtherRowSource):
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.by, str) and self.by != "bm25":
-            self.by = imported(self.by, "by")
+            self.by = imported(self.by, "by", takes=1)
         nothing = float(np.finfo(np.float32).tiny) if self.by == "bm25" else -math.inf
         self._least = nothing if self.least_score is None else max(self.least_score, nothing)
 

@@ -56,6 +56,11 @@ class SiblingSuccess(TextSource):
     template: str = "A correct answer to this question:\n\n{privileged_context}\n\nNow answer it in your own way."
 
     NAME = "sibling"
+    needs_reward = True
+
+    @property
+    def needs_groups(self) -> bool:
+        return self.exclude_own
 
     def __call__(self, groups: list[Group]) -> Views:
         return [views for group in groups for views in self._of_group(group)]

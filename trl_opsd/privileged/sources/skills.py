@@ -12,8 +12,8 @@ from typing import Any
 from trl_opsd.options import Count
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.authors.written_source import WrittenSource, tagged, task_text, transcript
-from trl_opsd.privileged.base import imported
 from trl_opsd.privileged.checks import column_of
+from trl_opsd.privileged.imports import imported
 from trl_opsd.privileged.sources.skill_store import Skill, SkillStore
 from trl_opsd.rollouts.rollout import Group, Messages, Rollout
 from trl_opsd.rollouts.view import View, Views
@@ -83,7 +83,7 @@ class Skills(WrittenSource):
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.key, str) and "." in self.key:
-            self.key = imported(self.key, "key")
+            self.key = imported(self.key, "key", takes=1)
         self.store = SkillStore(self.size)
         self.refreshed: int | None = None
         names = ("written", "malformed", "evicted", "stored", "missing")
