@@ -4,8 +4,8 @@
 Transcripts: a rollout as text for a teacher or an author, with or without thought blocks.
 
 A rollout that is shown as an example or a solution is shown without its thoughts, unless an option keeps them. One that
-is judged is read with them, and what is copied out of it keeps them. Of what an author writes, its own thoughts are left
-out.
+is judged is read with them, and what is copied out of it keeps them. Of what an author writes, its own thoughts are
+left out.
 """
 
 import json
