@@ -209,17 +209,15 @@ def _prepared(text: str) -> str:
 
 
 def _pieces(text: str) -> list[str]:
-    return [piece for part in _prepared(text).split() for piece in _cut(part)]
+    # Most words come again. What is longer is none
+    parts = (_word(part) if len(part) < 50 else _PIECE.findall(part) for part in _prepared(text).split())
+    return [piece for part in parts for piece in part]
 
 
 @functools.lru_cache(maxsize=1 << 15)
-def _cut_once(part: str) -> list[str]:
+def _word(part: str) -> list[str]:
+    """Pieces of a short text without white space."""
     return _PIECE.findall(part)
-
-
-def _cut(part: str) -> list[str]:
-    """Pieces of a text without white space."""
-    return _cut_once(part) if len(part) < 50 else _PIECE.findall(part)  # most words come again
 
 
 def _tokens(pieces: list[str]) -> list[Token]:
@@ -239,7 +237,8 @@ def _group(left: deque[Token], depth: int) -> list[Token]:
         if piece[0] in "{}\\":
             found += _meaning(piece, at, left, depth)
         else:
-            found += [(token, at) for token in _leaf(piece)]
+            for token in _leaf(piece):
+                found.append((token, at))
     return found
 
 
