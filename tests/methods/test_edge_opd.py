@@ -4,6 +4,7 @@
 
 import pytest
 import torch
+from datasets import Dataset
 
 from batches import batch_of, teacher_reads
 from method_cases import check_loss
@@ -75,6 +76,26 @@ def test_a_share_is_guided_and_evaluations_are_not(make_trainer, rows):
     seen.clear()
     trainer.rollout_func([row["prompt"] for row in rows], trainer)
     assert len(seen) == 16 and not any("The answer is" in prompt for prompt in seen)
+
+
+def test_each_generation_batch_of_a_step_is_drawn_anew(make_trainer, rows):
+    """And the same again in another run."""
+    for row in rows:
+        row["privileged_context"] = "The answer is 7."
+
+    def drawn(**options):
+        trainer = make_trainer(
+            rollout_func=GuidedRollouts(**options), per_device_train_batch_size=8, gradient_accumulation_steps=4,
+            steps_per_generation=1, max_steps=2, dataset=Dataset.from_list(rows * 4),
+        )  # fmt: skip
+        seen = sampled_from(trainer)
+        trainer.train()
+        return [tuple("The answer is" in text for text in seen[i : i + 8]) for i in range(0, len(seen), 8)]
+
+    patterns = drawn()
+    assert len(patterns) == 8 and len(set(patterns)) > 5
+    assert 16 < sum(map(sum, patterns)) < 48
+    assert drawn() == patterns != drawn(seed=1)
 
 
 def test_streams_have_no_rows_to_look_up(make_trainer, rows):

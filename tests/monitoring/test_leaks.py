@@ -118,6 +118,8 @@ def test_phrases_of_ones_own(make_trainer):
     options = {"leak_phrases": ["the notes", "答案是"]}
     leaks, *_ = found(make_trainer, "2", "By The Notes: a hint", "所以答案是2", **options)
     assert leaks == [(None, "the notes"), (None, "答 案 是")]
+    leaks, *_ = found(make_trainer, "2", "By rule 3.50.", "By rule 315.", leak_phrases=["rule 3.5"])
+    assert leaks == [(None, "rule 3.5"), (None, None)]
     leaks, *_ = found(make_trainer, "2", "By the notes: a hint", "2", leak_phrases=[])
     assert leaks == [(None, None)] * 2
 

@@ -4,6 +4,7 @@
 
 import codecs
 import random
+import time
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -131,7 +132,7 @@ TEXT = "First, 12 + 30 = 42.\nThen we  add 7 to 42\tand get 50. So the answer is
 FOUND = [
     ("we  add 7", 1.0, "we  add 7"),
     ("12 + 30 = 42.", 1.0, "12 + 30 = 42."),
-    # White space does not count
+    # White space counts between two words alone
     ("we add 7 to 42 and get 50", 1.0, "we  add 7 to 42\tand get 50"),
     ("12+30=42. Then", 1.0, "12 + 30 = 42.\nThen"),
     ("  50 . ", 1.0, "50."),
@@ -140,11 +141,15 @@ FOUND = [
     # Similar ones
     ("Then we add 8 to 42", 0.9, "Then we  add 7 to 42"),
     ("Then we add 8 to 42", 0.95, None),
-    ("so the answer is 50.", 0.9, "o the answer is 50."),
+    ("so the answer is 50.", 0.9, "So the answer is 50"),  # in another spelling
+    ("THEN we add **7** to 42", 0.9, "Then we  add 7 to 42"),
+    ("wethen", 0.9, None),
+    ("weadd", 1.0, None),
     ("so the answer is 50.", 1.0, None),
     ("So the final answer is 50.", 0.7, "So the answer is 50."),
     ("So the final answer is 50.", 0.8, None),
-    ("Then we add to 42", 0.9, "Then we  add 7 to 42"),
+    ("Then we add to 42", 0.88, "Then we  add 7 to 42"),
+    ("Then we add to 42", 0.9, None),
     # None
     ("", 0.0, None),
     (" \n", 0.0, None),
@@ -162,6 +167,37 @@ def test_find_quote(quote, threshold, expected):
 
 def test_the_first_exact_quote_wins():
     assert find_quote("a 51, a 50, a 50", "a 50", 0.5) == (6, 10)
+
+
+@pytest.mark.parametrize(
+    ("text", "quote", "threshold", "expected"),
+    [
+        ("It is 1 2 3 and 123.", "123", 1.0, (16, 19)),
+        ("It is 1 2 3.", "123", 0.8, None),
+        ("It is 123.", "1 2 3", 0.8, None),
+        ("It is 1\n2  3.", "1 2 3", 1.0, (6, 12)),
+        ("of 1234 and 123", "123", 1.0, (12, 15)),  # whole words first
+        ("of 1234", "123", 1.0, (3, 6)),
+        ("Added. We add", "add", 0.8, (10, 13)),
+        ("漢字 問題", "漢字問題", 1.0, (0, 5)),
+        ("हिन्दी भाषा है", "हिन्दीभाषा", 1.0, None),
+        # Ties: the first part, as long as the quote
+        ("x = 3 + 4 = 7. Later 3 + 4 = 8.", "3 + 4 = 9", 0.8, (4, 13)),
+        ("We have 12 + 30 = 42. Then 42 + 10 = 53.", "42 + 10 = 52.", 0.8, (27, 40)),
+        ("abcXYZ", "abcd", 0.7, (0, 4)),
+        ("XYZbcd", "abcd", 0.7, (2, 6)),
+        # Other spellings
+        ("“so 5 apples are left”", '"so 5 apples are left"', 0.8, (1, 21)),
+        ("Die STRASSE", "straße", 0.8, (4, 11)),
+        ("un cafe\u0301 noir", "café", 0.8, (3, 8)),
+        ("we get 1,000 of them", "1000", 0.8, (7, 12)),
+        ("straße", "STRASSE", 1.0, None),
+        # Nine of ten characters are a share of 0.9
+        ("abcdefghiX", "abcdefghij", 0.9, (0, 10)),
+    ],
+)
+def test_which_part_is_found(text, quote, threshold, expected):
+    assert find_quote(text, quote, threshold) == expected
 
 
 def test_edits_against_every_part():
@@ -186,6 +222,15 @@ def test_edits_against_every_part():
             share = 1 - best / len(quote)
             assert find_quote(text, quote, share) == found
             assert best == 0 or find_quote(text, quote, share + 0.01) is None
+
+
+def test_long_quotes_take_no_minutes():
+    """A quote of 600 words in 8,000 takes a second at most, and one as long as the text a few."""
+    begin = time.process_time()
+    assert find_quote("word " * 8000, "other words " * 300, 0.8) is None
+    middle = time.process_time()
+    assert find_quote("word " * 2000, "wurd " * 1990, 0.75) == (0, 9949)
+    assert middle - begin < 1 and time.process_time() - middle < 1.5
 
 
 def test_a_long_text_is_searched_in_time():

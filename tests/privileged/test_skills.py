@@ -3,15 +3,18 @@
 """Skills: what is written about finished rollouts, kept, found again and read by the teacher."""
 
 import json
+import random
+import time
 
 import pytest
 from datasets import Dataset
 
 from batches import batch_of, teacher_reads
 from runs import Leaves
-from scripted import right, sums, writing
+from scripted import SUMS, right, sums, writing
 from trl_opsd.privileged import Skills, build_source
 from trl_opsd.privileged.sources.skill_store import Skill, SkillStore
+from trl_opsd.rollouts.text import words
 from written_worker import SUMMARY
 
 
@@ -209,6 +212,27 @@ def test_skills_that_are_alike():
     assert [one.step for one in store.alike("Add two numbers.", 9)] == [4, 3, 1]
     assert [one.step for one in store.alike("Sort it", 1)] == [2]
     assert store.alike("?", 3) == store.alike("Cook rice", 3) == []
+
+
+def test_a_full_store_is_searched_in_no_time(make_trainer, monkeypatch):
+    """A thousand long tasks; once for the rollouts of a prompt."""
+    draw = random.Random(0)
+    vocabulary = [f"word{i}" for i in range(5000)]
+    store = SkillStore(1024)
+    for i in range(1024):
+        store.add(skill(" ".join(draw.choices(vocabulary, k=400)), step=i))
+    task = " ".join(draw.choices(vocabulary, k=400))
+    begin = time.process_time()
+    found = [store.alike(task, 2) for _ in range(5)]
+    assert time.process_time() - begin < 0.5
+    parts = {key: set(words(one.task)) for key, one in store.skills.items()}
+    asked = set(words(task))
+    shares = {key: len(asked & own) / len(asked | own) for key, own in parts.items()}
+    assert [store.skills[key] for key in sorted(shares, key=shares.get)[-2:][::-1]] == found[0] == found[-1]
+    asked_for = []
+    monkeypatch.setattr(SkillStore, "alike", lambda self, task, k: asked_for.append(task) or [])
+    skilled(make_trainer, max_steps=1)[0].train()
+    assert sorted(asked_for) == sorted(SUMS)
 
 
 def test_the_size_holds_in_a_run(make_trainer):

@@ -61,7 +61,7 @@ class Phrases:
         if "" in spaced:
             raise ValueError(f"A phrase is a text with a word in it, got {phrases[spaced.index('')]!r}.")
         longest_first = sorted(spaced, key=len, reverse=True)
-        self._pattern = re.compile(f"(?<= )(?:{'|'.join(longest_first)})(?= )") if spaced else None
+        self._pattern = re.compile(f"(?<= )(?:{'|'.join(map(re.escape, longest_first))})(?= )") if spaced else None
 
     def hits(self, written: list[str], read: str) -> list[str]:
         """Every occurrence among the words that were written, of phrases that the text that was read lacks."""

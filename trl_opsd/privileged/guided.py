@@ -21,7 +21,7 @@ class GuidedRollouts:
     prompt, by the student's weights; evaluations are not guided (EDGE-OPD, huggingface.co/papers/2605.23493).
 
     Place and template are those of `privileged_place` and `privileged_template`. Rows with one prompt share the context
-    of the first.
+    of the first. Each generation batch is drawn anew, the same again in a resumed run and with any number of processes.
 
     Args:
         share (`float`): Probability of a rollout to be guided, if its row has a context.
@@ -42,18 +42,21 @@ class GuidedRollouts:
         bare = trainer._tokenize_prompts(prompts)[0]
         if trainer.model.training:
             contexts = self._contexts(trainer)
-            rng = random.Random(f"{self.seed} {trainer.state.global_step} {trainer.accelerator.process_index}")
-            prompts = [self._guided(prompt, contexts, rng, trainer.args) for prompt in prompts]
+            # Micro-batches so far tell apart generation batches of one optimizer step, also in a resumed run
+            first, done = trainer.accelerator.process_index * len(prompts), trainer._step
+            draws = [random.Random(f"{self.seed} {done} {first + i}").random() for i in range(len(prompts))]
+            prompts = [
+                self._guided(prompt, contexts, trainer.args) if draw < self.share else prompt
+                for prompt, draw in zip(prompts, draws, strict=True)
+            ]
         ids, images, fields = trainer._tokenize_prompts(prompts)
         # Each prompt is its own: those of a group are guided or not
         completions, logps = trainer._generate_single_turn(ids, images, fields, 1)
         return {"prompt_ids": bare, "completion_ids": completions, "logprobs": logps}
 
-    def _guided(
-        self, prompt: str | Messages, contexts: dict[str, Any], rng: random.Random, args: Any
-    ) -> str | Messages:
-        guided, context = rng.random() < self.share, contexts.get(_key(prompt))
-        if not guided or context is None:
+    def _guided(self, prompt: str | Messages, contexts: dict[str, Any], args: Any) -> str | Messages:
+        context = contexts.get(_key(prompt))
+        if context is None:
             return prompt
         return teacher_prompt(prompt, context, args.privileged_template, args.privileged_place)
 

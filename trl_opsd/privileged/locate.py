@@ -2,12 +2,13 @@
 
 """Location of quotes in a rollout: characters of its text, and the tokens that hold them."""
 
+import re
 from collections.abc import Callable
 
-import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from trl_opsd.rollouts.rollout import Rollout
+from trl_opsd.rollouts.rollout import Rollout, reaches
+from trl_opsd.rollouts.text import is_word, occurrences
 
 
 _BROKEN = "\ufffd"  # what decoders put for bytes that make no character, or none yet
@@ -22,9 +23,11 @@ def decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
 
 def find_quote(text: str, quote: str, threshold: float) -> tuple[int, int] | None:
     """
-    Span of a quote in a text: its first exact occurrence, or else the part that takes the fewest edits.
+    Span of a quote in a text: its first exact occurrence, of whole words if there is one; or else the first in another
+    spelling, as [`occurrences`] finds it; or else the part that takes the fewest edits.
 
-    White space does not count, neither in the text nor in the quote; upper and lower case differ.
+    White space counts as one space between two words or numbers and nowhere else; upper and lower case differ, but for
+    another spelling. Of parts that take as few edits the first counts, with a length as near to the quote's as can be.
 
     Args:
         text (`str`): Text to search.
@@ -35,34 +38,84 @@ def find_quote(text: str, quote: str, threshold: float) -> tuple[int, int] | Non
     Returns:
         `tuple[int, int]` or `None`: Characters `text[start:end]`, or `None` if no part is similar enough.
     """
-    positions = [i for i, character in enumerate(text) if not character.isspace()]
-    bare, wanted = "".join(text[i] for i in positions), "".join(quote.split())
+    (bare, positions), (wanted, _) = _bare(text), _bare(quote)
     if not wanted or not bare:
         return None
-    start = bare.find(wanted)
-    end = start + len(wanted)
-    if start < 0 and threshold == 1:
+    exact = _exact(bare, wanted)
+    if threshold < 1 and (exact is None or not _is_whole(bare, *exact)):
+        if spelled := occurrences(text, quote):
+            return spelled[0]
+    if exact is None and threshold < 1:
+        exact = _nearest(bare, wanted, threshold)
+    return None if exact is None else (positions[exact[0]], positions[exact[1] - 1] + 1)
+
+
+def _bare(text: str) -> tuple[str, list[int]]:
+    """Text without the white space that does not count, and the place of each of its characters."""
+    found, places = [], []
+    for match in re.finditer(r"\S+", text):
+        if found and is_word(found[-1]) and is_word(match.group()[0]):
+            found.append(" ")
+            places.append(match.start() - 1)
+        found += match.group()
+        places += range(match.start(), match.end())
+    return "".join(found), places
+
+
+def _is_whole(text: str, start: int, end: int) -> bool:
+    """Whether a span begins and ends between words."""
+    return not any(is_word(text[i - 1]) and is_word(text[i]) for i in (start, end) if 0 < i < len(text))
+
+
+def _exact(text: str, quote: str) -> tuple[int, int] | None:
+    """First occurrence, of whole words if there is one."""
+    first = start = text.find(quote)
+    while start >= 0 and not _is_whole(text, start, start + len(quote)):
+        start = text.find(quote, start + 1)
+    start = first if start < 0 else start
+    return None if start < 0 else (start, start + len(quote))
+
+
+def _nearest(text: str, quote: str, threshold: float) -> tuple[int, int] | None:
+    """Part that takes the fewest edits, `None` if too many."""
+    if not reaches(len(text) / len(quote), threshold):
         return None
-    if start < 0:
-        edits = _edits(bare, wanted, anywhere=True)
-        end = int(edits.argmin())
-        if end == 0 or 1 - edits[end] / len(wanted) < threshold:
-            return None
-        before = bare[max(end - 2 * len(wanted), 0) : end]
-        start = end - int(_edits(before[::-1], wanted[::-1], anywhere=False).argmin())
-    return (positions[start], positions[end - 1] + 1) if start < end else None
+    edits = _edits(text, quote, anywhere=True)
+    fewest = min(edits)
+    if fewest == len(quote) or not reaches(1 - fewest / len(quote), threshold):
+        return None
+    end = edits.index(fewest)
+    while end < len(text) and edits[end + 1] == fewest:
+        end += 1
+    before = text[max(end - 2 * len(quote), 0) : end]
+    lengths = [length for length, one in enumerate(_edits(before[::-1], quote[::-1], anywhere=False)) if one == fewest]
+    length = min(lengths, key=lambda one: abs(one - len(quote)))
+    return (end - length, end) if length else None
 
 
-def _edits(text: str, quote: str, anywhere: bool) -> np.ndarray:
-    """Fewest edits that make the quote out of a part of the text, by where the part ends, `(len(text) + 1,)`. The part
-    begins anywhere, or where the text does."""
-    characters = np.array([ord(character) for character in text])
-    ends = np.arange(len(text) + 1)
-    edits = np.zeros_like(ends) if anywhere else ends
-    for count, character in enumerate(quote, 1):
-        kept = edits[:-1] + (characters != ord(character))
-        edits = np.concatenate([[count], np.minimum(kept, edits[1:] + 1)])
-        edits = np.minimum.accumulate(edits - ends) + ends  # characters of the text that the quote lacks
+def _edits(text: str, quote: str, anywhere: bool) -> list[int]:
+    """
+    Fewest edits that make the quote out of a part of the text, by where the part ends (`len(text) + 1` numbers). The
+    part begins anywhere, or where the text does.
+
+    Rows of the table of distances are bits of whole numbers (Myers 1999, in the form of Hyyrö 2003), so that a text
+    takes a few operations for each of its characters.
+    """
+    rows = (1 << len(quote)) - 1
+    last = 1 << (len(quote) - 1)
+    places: dict[str, int] = {}
+    for row, character in enumerate(quote):
+        places[character] = places.get(character, 0) | (1 << row)
+    more, less, edits = rows, 0, [len(quote)]  # rows with one edit more, or less, than the row above them
+    for character in text:
+        equal = places.get(character, 0) | less
+        diagonal = ((more + (equal & more)) ^ more) | equal
+        right_less = more & diagonal
+        right_more = less | (rows & ~(more | diagonal))
+        edits.append(edits[-1] + bool(right_more & last) - bool(right_less & last))
+        right_more = (right_more << 1) | (not anywhere)
+        less = right_more & diagonal & rows
+        more = ((right_less << 1) | ~(right_more | diagonal)) & rows
     return edits
 
 

@@ -12,9 +12,11 @@ apart, as `a` is a word there.
 """
 
 import functools
+import itertools
 import re
 import unicodedata
 from collections import deque
+from collections.abc import Iterator
 
 
 def _marks_and_digits() -> tuple[str, dict[int, str]]:
@@ -44,6 +46,7 @@ _DROPPED = (
 _LETTERS = r"[^\W\d_]{2}"
 _PART = rf"[^\W_{_UNSPACED}{_RAISED}{_VULGAR}]"
 _MARK = f"[{_MARKS}{_JOINERS}]"
+_WORD_CHARACTER = re.compile(rf"[^\W{_UNSPACED}]|{_MARK}")
 _THOUSANDS = r"(?:[,'_]|\{,\}|\\,)"
 _POINTS = r"[1-9]\d{0,2}(?:\.\d{3})+"
 # None of them holds white space, so that a text is cut at that first
@@ -136,34 +139,55 @@ def occurrences(text: str, part: str) -> list[tuple[int, int]]:
     Returns:
         `list[tuple[int, int]]`: Characters `[start, end)` of each, in order, without overlap.
     """
-    wanted = _tokens(_pieces(part))
+    own = _pieces(part)
+    wanted = _tokens(own)
     if not wanted:
         return [match.span() for match in re.finditer(re.escape(part.strip()), text)] if part.strip() else []
-    raw = _pieces(part)
     matches = list(_PIECE.finditer(_prepared(text)))
     tokens = _tokens([match.group() for match in matches])
-    found, first, count = [], 0, len(wanted)
-    starts_with_sign, is_number = wanted[0][0] in "+-", wanted[0][0][0].isdigit()
-    while first + count <= len(tokens):
-        here = tokens[first : first + count]
-        same = all(
-            one == other and (len(one) > 1 or not one.isalpha() or matches[at].group() == raw[number])
-            for (one, at), (other, number) in zip(here, wanted, strict=True)
-        )
-        if same and starts_with_sign:
-            same = _is_sign(text, matches[here[0][1]].start())
-        if same and is_number and first and tokens[first - 1][0] == "-":
-            same = not _is_sign(text, matches[tokens[first - 1][1]].start())
-        if not same:
-            first += 1
+    found, free = [], 0
+    for first in _places(tokens, wanted):
+        if first < free:
+            continue
+        here = tokens[first : first + len(wanted)]
+        pairs = ((matches[at].group(), own[number]) for (_, at), (_, number) in zip(here, wanted, strict=True))
+        if any(one != other and len(one) == len(other) == 1 and one.isalpha() for one, other in pairs):
+            continue
+        if not _stands_alone(text, tokens, first, matches):
             continue
         start = min(matches[at].start() for _, at in here)
         end = max(matches[at].end() for _, at in here)
         while text.count("{", start, end) > text.count("}", start, end) and text[end : end + 1] == "}":
             end += 1
         found.append((start, end))
-        first += count
+        free = first + len(wanted)
     return found
+
+
+def is_word(character: str) -> bool:
+    """Whether a character is a part of a word or a number that white space ends."""
+    return _WORD_CHARACTER.match(character) is not None
+
+
+def _places(tokens: list[Token], wanted: list[Token]) -> Iterator[int]:
+    """Numbers of the tokens at which others begin, in linear time."""
+    text, sought = ("\n" + "".join(f"{token}\n" for token, _ in some) for some in (tokens, wanted))
+    begins = itertools.accumulate((len(token) + 1 for token, _ in tokens), initial=0)
+    number = {begin: number for number, begin in enumerate(begins)}
+    place = text.find(sought)
+    while place >= 0:
+        yield number[place]
+        place = text.find(sought, place + 1)
+
+
+def _stands_alone(text: str, tokens: list[Token], first: int, matches: list[re.Match[str]]) -> bool:
+    """Whether a token that may be a sign is one, and one that may be a number has none before it."""
+    token, at = tokens[first]
+    if token in "+-":
+        return _is_sign(text, matches[at].start())
+    if not token[0].isdigit() or not first or tokens[first - 1][0] != "-":
+        return True
+    return not _is_sign(text, matches[tokens[first - 1][1]].start())
 
 
 def _is_sign(text: str, at: int) -> bool:
@@ -185,17 +209,15 @@ def _prepared(text: str) -> str:
 
 
 def _pieces(text: str) -> list[str]:
-    return [piece for part in _prepared(text).split() for piece in _cut(part)]
+    # Most words come again. What is longer is none
+    parts = (_word(part) if len(part) < 50 else _PIECE.findall(part) for part in _prepared(text).split())
+    return [piece for part in parts for piece in part]
 
 
 @functools.lru_cache(maxsize=1 << 15)
-def _cut_once(part: str) -> list[str]:
+def _word(part: str) -> list[str]:
+    """Pieces of a short text without white space."""
     return _PIECE.findall(part)
-
-
-def _cut(part: str) -> list[str]:
-    """Pieces of a text without white space."""
-    return _cut_once(part) if len(part) < 50 else _PIECE.findall(part)  # most words come again
 
 
 def _tokens(pieces: list[str]) -> list[Token]:
@@ -215,7 +237,8 @@ def _group(left: deque[Token], depth: int) -> list[Token]:
         if piece[0] in "{}\\":
             found += _meaning(piece, at, left, depth)
         else:
-            found += [(token, at) for token in _leaf(piece)]
+            for token in _leaf(piece):
+                found.append((token, at))
     return found
 
 

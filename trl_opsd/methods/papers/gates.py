@@ -11,8 +11,7 @@ Option: `bound` is b. The share and how an answer is read are options of the con
 
 **Changed**: the paper's answers are those of the tutor, eight rollouts that have read the document, and it also trains
 on the tutor's majority rollouts by cross-entropy. Here the student's own rollouts vote, and that off-policy part is
-left out: a proposed reading. Two answers with equal votes are no consensus, nor is a single vote. b was not found, and
-is chosen here.
+left out: a proposed reading. Two answers with equal votes are no consensus, nor is one vote. b is chosen here.
 
 **Fails** when the majority is wrong in the same way, and it never learns from prompts that are too hard to agree on.
 """

@@ -172,4 +172,4 @@ def _goes_on(rest: str, step: str) -> bool:
 
 
 def _is_nothing(part: str) -> bool:
-    return part.strip(" .`*").lower() == NOTHING
+    return normalised(part) == NOTHING

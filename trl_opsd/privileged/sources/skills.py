@@ -99,9 +99,9 @@ class Skills(WrittenSource):
             self.refreshed = step
         if self.require_run().process_index == 0:
             self.counts["skills_stored"] = len(self.store.skills)
-        self._alike = cache(lambda task: self.store.alike(task, self.k))  # the rollouts of a prompt have one task
+        alike = cache(lambda task: self.store.alike(task, self.k))  # the rollouts of a prompt have one task
         with self.raise_on_all_ranks():
-            return [self._views(rollout) if rollout.wanted else [] for rollout in rollouts]
+            return [self._views(rollout, alike) if rollout.wanted else [] for rollout in rollouts]
 
     # Writing
 
@@ -158,11 +158,11 @@ class Skills(WrittenSource):
 
     # Reading
 
-    def _views(self, rollout: Rollout) -> list[View]:
+    def _views(self, rollout: Rollout, alike: Callable[[str], list[Skill]]) -> list[View]:
         key = self._key(rollout)
         skills = []
         if key is not None:
-            skills = self._alike(task_text(rollout)) if self.key is None else self.store.of_key(key, self.k)
+            skills = alike(task_text(rollout)) if self.key is None else self.store.of_key(key, self.k)
         self.counts["skills_missing"] += not skills
         return [self.view("\n\n".join(map(_shown, skills)))] if skills else []
 
