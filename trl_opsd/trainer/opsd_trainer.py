@@ -39,6 +39,7 @@ from trl_opsd.batches.pixels import MODALITIES, ImageInputs
 from trl_opsd.batches.teacher_plan import plan_teacher_batches
 from trl_opsd.checkpoints.trainer import CrashSafeGRPOTrainer
 from trl_opsd.config.opsd_config import OPSDConfig
+from trl_opsd.engines.distributed import raise_on_all_ranks
 from trl_opsd.methods.runtime import MethodRun
 from trl_opsd.model.forward import ObservedForward, add_distillation_forward
 from trl_opsd.model.shared_prefix import can_share_prefix
@@ -53,6 +54,7 @@ from trl_opsd.teacher import TEACHER_KINDS
 from trl_opsd.teacher.teacher import Teacher, TeacherUpdateCallback
 from trl_opsd.trainer.model_card import PAPER, add_settings, paper_of
 from trl_opsd.trainer.objective import DistillationObjective, PolicyLoss
+from trl_opsd.trainer.prompt_checks import check_prompts, check_sampled_prompts
 from trl_opsd.trainer.recorder import Recorder
 from trl_opsd.trainer.setup_checks import (
     check_datasets,
@@ -113,6 +115,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
     # Set by `__init__`
     policy_weight: float
     has_reward: bool
+    prompts_checked: bool  # of all rows, before training
     # Parts of a run that distils, set by `_set_up_distillation`
     privileged: Source
     teacher: Teacher
@@ -163,6 +166,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
                 reward_funcs, reward_processing_classes = [no_reward], None
             self._paper = paper_of(args)
             self.privileged = source_of(args, privileged)
+            self.prompts_checked = check_prompts(train_dataset, eval_dataset, environment_factory is not None)
             check_datasets(self.privileged, train_dataset, eval_dataset)
         self.policy_weight = 1.0
         # With environments, whether there is a reward is only known once TRL has probed them
@@ -269,6 +273,9 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         return (*sampled[:6], images and [of_row or [] for of_row in images], *sampled[7:])
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
+        if not self.is_plain_grpo and not self.prompts_checked:
+            with raise_on_all_ranks(self.accelerator, "the prompts", self.state.global_step):
+                check_sampled_prompts(inputs, self.environment_factories is not None)
         output = super()._generate_and_score_completions(inputs)
         if self.is_plain_grpo:
             return output
