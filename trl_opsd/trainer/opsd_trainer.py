@@ -56,6 +56,7 @@ from trl_opsd.trainer.model_card import PAPER, add_settings, paper_of
 from trl_opsd.trainer.objective import DistillationObjective, PolicyLoss
 from trl_opsd.trainer.prompt_checks import check_prompts, check_sampled_prompts
 from trl_opsd.trainer.recorder import Recorder
+from trl_opsd.trainer.rollout_function import CheckedRolloutFunc
 from trl_opsd.trainer.setup_checks import (
     check_datasets,
     check_model,
@@ -166,6 +167,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
                 reward_funcs, reward_processing_classes = [no_reward], None
             self._paper = paper_of(args)
             self.privileged = source_of(args, privileged)
+            rollout_func = rollout_func and CheckedRolloutFunc(rollout_func)
             self.prompts_checked = check_prompts(train_dataset, eval_dataset, environment_factory is not None)
             check_datasets(self.privileged, train_dataset, eval_dataset)
         self.policy_weight = 1.0
