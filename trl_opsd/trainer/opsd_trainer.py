@@ -249,7 +249,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
             return inputs
         if not self.model.training:
             return self._repacked([inputs])[0]
-        self._buffered_inputs = self._repacked(self._buffered_inputs)
+        self._buffered_inputs = self._repacked(self._buffered_inputs, self.args.num_iterations)
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     def _calculate_rewards(
@@ -346,7 +346,11 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         self.teacher.load(folder)
         self.monitor.recall(self.state.log_history)
         if self._buffered_inputs is not None:
-            self._buffered_inputs = self._planned([DistillationBatch.take(batch) for batch in self._buffered_inputs])
+            count = self.args.steps_per_generation
+            passes, within = divmod(self._step % (count * self.args.num_iterations), count)
+            uses = [self.args.num_iterations - passes - (i < within) for i in range(count)]
+            batches = [DistillationBatch.take(batch) for batch in self._buffered_inputs]
+            self._buffered_inputs = self._planned(batches, uses)
 
     def flat_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         own = batch[KEY].flat()
@@ -457,17 +461,18 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         for name, value in values.items():
             metrics[name].append(value)
 
-    def _repacked(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The same rows in micro-batches that waste less, with the teacher's forwards planned."""
+    def _repacked(self, batches: list[dict[str, Any]], uses: int = 1) -> list[dict[str, Any]]:
+        """The same rows in micro-batches that waste less, with the teacher's forwards planned for so many passes."""
         # These are means over a micro-batch: which rows are in it changes the loss
         per_batch = self.args.loss_type == "bnpo" or self.top_entropy_quantile < 1.0 or self._entropy_bonus_enabled
         free = not self.aux_loss_enabled and not (self.objective.policy_runs and per_batch)
         window = self.args.gradient_accumulation_steps if free else None
         drop_idle = free and not self.objective.policy_runs
-        return self._planned(repack_micro_batches(batches, window, drop_idle, self.pad_to_multiple_of))
+        batches = repack_micro_batches(batches, window, drop_idle, self.pad_to_multiple_of)
+        return self._planned(batches, [uses] * len(batches))
 
-    def _planned(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        plan_teacher_batches(batches, self.accelerator, self._may_share_prefix, self.images)
+    def _planned(self, batches: list[dict[str, Any]], uses: list[int]) -> list[dict[str, Any]]:
+        plan_teacher_batches(batches, self.accelerator, self._may_share_prefix, self.images, uses)
         return batches
 
     def _policy_loss(self, inputs: dict[str, Any]) -> PolicyLoss:
