@@ -25,8 +25,8 @@ class Held(TrainerCallback):
         self.found = []
 
     def on_step_end(self, args, state, control, **kwargs):
-        outputs = [one for kept in self.trainer.objective.kept._outputs.values() for one in kept]
-        self.found.append((len(outputs), self.trainer.objective.kept.nbytes, {one.dtype for one in outputs}))
+        kept = self.trainer.objective.kept.tensors()
+        self.found.append((len(kept), sum(one.nbytes for one in kept), {one.dtype for one in kept}))
 
 
 def held_in(make_trainer, **options):

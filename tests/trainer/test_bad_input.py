@@ -94,7 +94,7 @@ BAD_PROMPTS = {
     "number": (5, ["must be text or a list of chat messages", "5 of type int"]),
     "empty": ("", ["not empty", "'' of type str"]),
     "no messages": ([], ["not empty", "[] of type list"]),
-    "one message": (HI, ["must be text or a list of chat messages", "of type dict"]),
+    "one message": (HI, ["must be text or a list of chat messages", "of type dict", "into a list"]),
     "strings": (["a", "b"], ["message 0", "`role` and `content`", "'a'"]),
     "other keys": ([{"from": "human", "value": "hi"}], ["message 0", "`role` and `content`", "Rename"]),
     "no role": ([HI, {"role": None, "content": "x"}], ["message 1", "`role` and `content`"]),
@@ -158,7 +158,8 @@ def test_bad_prompt_of_the_evaluation_data(make_trainer):
 def test_rows_in_a_format(make_trainer, rows):
     """Arrays are no messages, to the tokenizer neither."""
     dataset = Dataset.from_list(rows).with_format("numpy")
-    refused_at_construction(make_trainer, "Row 0 of `train_dataset`: column `prompt`", "ndarray", dataset=dataset)
+    named = ("Row 0 of `train_dataset`: column `prompt` (in the format 'numpy'", "`with_format(None)`", "ndarray")
+    refused_at_construction(make_trainer, *named, dataset=dataset)
 
 
 def test_rows_that_a_function_makes(make_trainer, rows):

@@ -4,6 +4,8 @@
 
 from weakref import WeakKeyDictionary
 
+import torch
+
 from trl_opsd.batches.teacher_batch import Outputs, TeacherBatch
 
 
@@ -12,8 +14,7 @@ class KeptOutputs:
     up to their last use or the end of their batch."""
 
     def __init__(self) -> None:
-        self._num_updates: int | None = None
-        self._outputs: WeakKeyDictionary[TeacherBatch, Outputs] = WeakKeyDictionary()
+        self._kept: WeakKeyDictionary[TeacherBatch, tuple[int, Outputs]] = WeakKeyDictionary()
 
     def take(self, batch: TeacherBatch, num_updates: int | None) -> Outputs | None:
         """
@@ -24,18 +25,17 @@ class KeptOutputs:
             num_updates (`int`, *optional*): Updates of the teacher's weights so far; `None` for weights that never
                 stand still.
         """
-        if num_updates != self._num_updates:
-            self._outputs.clear()
-            self._num_updates = num_updates
+        if any(of_then != num_updates for of_then, _ in self._kept.values()):
+            self._kept.clear()
         batch.uses_left -= 1
-        return self._outputs.get(batch) if batch.uses_left > 0 else self._outputs.pop(batch, None)
+        kept = self._kept.get(batch) if batch.uses_left > 0 else self._kept.pop(batch, None)
+        return None if kept is None else kept[1]
 
-    def keep(self, batch: TeacherBatch, outputs: Outputs) -> None:
-        """Keep what a forward gave, if it is of use again."""
-        if batch.uses_left > 0 and self._num_updates is not None:
-            self._outputs[batch] = outputs
+    def keep(self, batch: TeacherBatch, num_updates: int | None, outputs: Outputs) -> None:
+        """Keep what a forward gave, if it is of use again; the arguments are those of [`take`]."""
+        if batch.uses_left > 0 and num_updates is not None:
+            self._kept[batch] = num_updates, outputs
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all that is kept."""
-        return sum(one.nbytes for outputs in self._outputs.values() for one in outputs)
+    def tensors(self) -> list[torch.Tensor]:
+        """All that is kept."""
+        return [one for _, outputs in self._kept.values() for one in outputs]

@@ -19,9 +19,10 @@ def check_prompt_form(prompt: Any, where: object) -> None:
         ValueError: If it is none.
     """
     if not isinstance(prompt, (str, list)) or not prompt:
+        way = "Put a message into a list" if isinstance(prompt, dict) else "Fill it in, or remove the row"
         raise ValueError(
             f"{where} must be text or a list of chat messages, and not empty; got {excerpt(prompt)} of type "
-            f"{type(prompt).__name__}. Fill it in, or remove the row."
+            f"{type(prompt).__name__}. {way}."
         )
     for number, message in enumerate(() if isinstance(prompt, str) else prompt):
         role = message.get("role") if isinstance(message, dict) else None

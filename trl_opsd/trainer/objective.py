@@ -210,5 +210,5 @@ class DistillationObjective:
         with reader as teacher, self.accelerator.autocast():
             outputs = teacher(**request.model_inputs(), distillation=request).outputs
         if not batch.live:
-            self.kept.keep(batch, outputs)
+            self.kept.keep(batch, self.teacher.num_updates, outputs)
         return outputs

@@ -47,7 +47,9 @@ def check_prompts(train_dataset: Any, eval_dataset: Any, optional: bool) -> bool
             continue
         whole = False
         if isinstance(dataset, Dataset) and len(dataset) and (COLUMN in dataset[0] or not optional):
-            check_prompt_form(dataset[0].get(COLUMN), f"Row 0 of `{name}`: column `{COLUMN}`")
+            form = dataset.format["type"]
+            as_it_is = "" if form is None else f" (in the format {form!r}, without which `with_format(None)` reads it)"
+            check_prompt_form(dataset[0].get(COLUMN), f"Row 0 of `{name}`: column `{COLUMN}`{as_it_is}")
     return whole
 
 
