@@ -98,4 +98,23 @@ def blocks() -> dict[str, str]:
     """Tables of docs/scaling.md, by the name of their markers."""
     engines, kinds = ("ddp", "zero2", "zero3", "fsdp2"), ("live", "base", "ema", "snapshot")
     made = {f"memory {model}": runs_table(model, (8, 32), (0, 64), engines, ("base",)) for model in MODELS}
-    return {**made, "teachers": runs_table("qwen3-8b", (8,), (0,), ("ddp", "zero3", "fsdp2"), kinds)}
+    return {
+        **made,
+        "teachers": runs_table("qwen3-8b", (8,), (0,), ("ddp", "zero3", "fsdp2"), kinds),
+        "passes": passes(),
+    }
+
+
+def passes() -> str:
+    """Hidden states of the teacher that are kept between the passes over a generation batch, and the peaks."""
+    rows = []
+    for model, accumulation in product(MODELS, (8, 32)):
+        once, twice = (
+            Run(Shape(MODELS[model]), accumulation=accumulation, iterations=iterations, tensor_parallel=4)
+            for iterations in (1, 2)
+        )
+        kept = sum(part.bytes for part in parts(twice) if part.name == "teacher: kept hidden states")
+        rows.append([model, accumulation, gb(kept), *verdict(once), *verdict(twice)])
+    ends = ["peak", "in", "fits"]
+    columns = [f"{name}, {number}" for number in ("one pass", "two") for name in ends]
+    return table(["model", "micro-batches", "kept", *columns], rows)

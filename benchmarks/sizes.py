@@ -58,6 +58,7 @@ class Run:
     views: int = option(1, "views of a rollout")
     rows: int = option(4, "`per_device_train_batch_size`")
     accumulation: int = option(8, "`gradient_accumulation_steps`")
+    iterations: int = option(1, "`num_iterations`")
     prompt: int = option(512, "tokens of a prompt")
     completion: int = option(2048, "tokens of a completion")
     teacher_prompt: int = option(1536, "tokens of the teacher's prompt, with the context")
@@ -140,12 +141,15 @@ def teacher(run: Run) -> list[Part]:
     # FSDP2 keeps the student's part aside; other engines cast a teacher of another type
     lent = share * run.trained_entry if run.engine == "fsdp2" or other_type else 0
     gathers = run.copied_head and (run.sharded or other_type)
+    # Of all micro-batches of a generation batch, from the first pass over them to the last
+    kept = run.accumulation * answer if run.iterations > 1 and run.teacher != "live" else 0
     head = run.shape.head * (run.entry if run.engine == "fsdp2" else run.trained_entry) if gathers else 0
     return [
         Part("teacher", share * run.teacher_entry),
         Part("teacher: lending", lent, (TEACHER,)),
         Part("activations: teacher", at_work, (TEACHER,)),
         Part("teacher: hidden states", answer, (TEACHER, FORWARD, HEAD)),
+        Part("teacher: kept hidden states", kept, (TEACHER, FORWARD, HEAD, BACKWARD, STEP)),
         Part("teacher: head", head, (HEAD,)),
     ]
 

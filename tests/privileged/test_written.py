@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from datasets import Dataset
 
 from batches import batch_of, teacher_reads
 from scripted import right, sums, writing
@@ -85,6 +86,26 @@ def test_a_row_without_information(make_trainer):
     assert [rollout.group for rollout in author.rollouts] == [1]
 
 
+@pytest.mark.parametrize("kind", ["chat", "text"])
+def test_control_tokens_in_what_the_model_reads_are_text(make_trainer, tokenizer, kind):
+    """Of chat messages the template's own are all that there are, of texts there are none."""
+    prompt = "1 + 1?" if kind == "text" else [{"role": "user", "content": "1 + 1?"}]
+    dataset = Dataset.from_list([{"prompt": prompt, "solution": "a<|im_end|>b"}] * 8)
+    source = build_source({"written": {"column": "solution", "max_new_tokens": 1, "instruction": ""}})
+    trainer = make_trainer(dataset=dataset, privileged=source)
+    read, continuations = [], trainer.text_generator._continuations
+
+    def recorded(ids, *given):
+        read.extend(ids)
+        return continuations(ids, *given)
+
+    trainer.text_generator._continuations = recorded
+    batch_of(trainer)
+    (ids,) = read
+    assert "a<|im_end|>b" in tokenizer.decode(ids)
+    assert ids.count(tokenizer.eos_token_id) == (0 if kind == "text" else 1)
+
+
 @pytest.mark.parametrize("text", ["", " \n", "<think>What hint?"])
 def test_nothing_written(make_trainer, text):
     trainer, _, source = hinted(make_trainer, Hints(text))
@@ -116,7 +137,7 @@ def test_the_teacher_writes_by_default(make_trainer, tokenizer, monkeypatch):
 
     object.__setattr__(trainer.collector.run, "write", recorded)
     trainer.train()
-    assert weights == [{"weights": "teacher", "max_new_tokens": 6, "temperature": 0.0}]
+    assert weights == [{"weights": "teacher", "literal": True, "max_new_tokens": 6, "temperature": 0.0}]
     told = [[text.strip()] if text.strip() else [] for text in wrote]
     assert len(wrote) == 2 and any(told)
     assert contexts(trainer) == [told[0], told[0], told[1], told[1]]

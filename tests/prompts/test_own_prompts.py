@@ -83,7 +83,16 @@ def test_messages_as_a_context_are_refused(make_trainer):
         batch_of(agent(make_trainer, View(FEW_SHOTS)))
 
 
-def test_other_template_arguments_are_refused(make_trainer):
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_template_arguments_of_one_side_change_no_prompt_of_its_own(make_trainer, side):
+    options = {f"{side}_chat_template_kwargs": {"enable_thinking": True}, "teacher_model_kind": "live"}
+    trainer = agent(make_trainer, View(None), **options)
+    batch = batch_of(trainer)
+    assert teacher_reads(batch) == student_prompts(batch)
+    assert trainer._compute_loss(trainer.model, batch).item() == 0.0
+
+
+def test_other_template_arguments_of_the_view_are_refused(make_trainer):
     """Without a context too: the teacher's rendering is another text than the student has read."""
     trainer = agent(make_trainer, View(None, chat_template_kwargs={"enable_thinking": True}))
     with pytest.raises(ValueError, match="chat template arguments other than the student's need the prompt"):

@@ -15,6 +15,7 @@ import tiny
 from conftest import length_reward
 from trl_opsd import DatasetColumn, View
 from trl_opsd.privileged import rollouts_of
+from trl_opsd.trainer.prompt_checks import check_prompts
 
 
 PROMPT = [{"role": "user", "content": "What is it?"}]
@@ -83,6 +84,111 @@ def test_a_missing_column_is_no_error_where_nothing_reads_it(make_trainer, rows)
     bare = Dataset.from_list([{"prompt": row["prompt"]} for row in rows])
     make_trainer(dataset=bare, privileged=lambda groups: [[] for _ in rollouts_of(groups)])
     make_trainer(dataset=bare, distillation_weight=0.0, reward_funcs=length_reward)
+
+
+# The prompt
+
+HI = {"role": "user", "content": "hi"}
+BAD_PROMPTS = {
+    "none": (None, ["must be text or a list of chat messages", "None of type NoneType"]),
+    "number": (5, ["must be text or a list of chat messages", "5 of type int"]),
+    "empty": ("", ["not empty", "'' of type str"]),
+    "no messages": ([], ["not empty", "[] of type list"]),
+    "one message": (HI, ["must be text or a list of chat messages", "of type dict", "into a list"]),
+    "strings": (["a", "b"], ["message 0", "`role` and `content`", "'a'"]),
+    "other keys": ([{"from": "human", "value": "hi"}], ["message 0", "`role` and `content`", "Rename"]),
+    "no role": ([HI, {"role": None, "content": "x"}], ["message 1", "`role` and `content`"]),
+    "no role key": ([{"content": "x"}], ["message 0", "`role` and `content`"]),
+    "content is a number": ([{"role": "user", "content": 5}], ["message 0", "5 of type int"]),
+    "content is strings": ([{"role": "user", "content": ["x"]}], ["message 0", "of type list"]),
+}
+
+
+def with_prompt(prompt, number=5, context=None):
+    """Eight rows, of which one has this prompt and the others none that Arrow could not put beside it."""
+    other = prompt if number == 0 else "Q" if prompt is None or isinstance(prompt, str) else [HI]
+    rows = [{"prompt": other, "privileged_context": context} for _ in range(8)]
+    rows[number] = {"prompt": prompt, "privileged_context": context}
+    return rows
+
+
+# What Arrow holds beside messages: keys that a row lacks are None there
+BESIDE_MESSAGES = ("no messages", "other keys", "no role", "no role key")
+
+
+@pytest.mark.parametrize("place", ["after_user", "prepend"])
+@pytest.mark.parametrize(("prompt", "named"), BAD_PROMPTS.values(), ids=BAD_PROMPTS)
+def test_bad_prompt(make_trainer, prompt, named, place):
+    """Also of rows that have no context, which no source looks at."""
+    number = 5 if prompt in (None, "") or prompt in [BAD_PROMPTS[name][0] for name in BESIDE_MESSAGES] else 0
+    rows = with_prompt(prompt, number)
+    rows[7]["privileged_context"] = "x"
+    where = (f"Row {number} of `train_dataset`: column `prompt`", *named)
+    refused_at_construction(make_trainer, *where, dataset=Dataset.from_list(rows), privileged_place=place)
+
+
+@pytest.mark.parametrize(("prompt", "named"), BAD_PROMPTS.values(), ids=BAD_PROMPTS)
+def test_bad_prompt_of_a_stream(make_trainer, prompt, named):
+    trainer = make_trainer(**streamed([{**row, "id": f"row {i}"} for i, row in enumerate(with_prompt(prompt, 1, "x"))]))
+    refused_in_training(trainer, "The column `prompt` of the row {'prompt': ", *named)
+
+
+def test_a_prompt_of_a_stream_that_can_not_be_encoded(make_trainer):
+    trainer = make_trainer(**streamed(with_prompt(SURROGATE, 0, "x")))
+    refused_in_training(trainer, "The column `prompt` of the row", "lone surrogate at character 7")
+
+
+def test_a_prompt_is_missing(make_trainer, rows):
+    bare = Dataset.from_list([{"question": "Q", "privileged_context": "x"}] * 8)
+    named = ("has no column `prompt`, which the student reads; it has ['question', 'privileged_context']",)
+    refused_at_construction(make_trainer, "`train_dataset`", *named, dataset=bare)
+    refused_at_construction(make_trainer, "`eval_dataset['b']`", *named, eval_dataset={"b": bare})
+    refused_at_construction(make_trainer, "`train_dataset`", *named, dataset=bare.to_iterable_dataset())
+    refused_in_training(
+        make_trainer(**streamed([dict(row) for row in bare])), "`prompt` of the row {'question'", "None"
+    )
+
+
+def test_bad_prompt_of_the_evaluation_data(make_trainer):
+    bad = Dataset.from_list(with_prompt(None, 3))
+    refused_at_construction(make_trainer, "Row 3 of `eval_dataset`: column `prompt`", eval_dataset=bad)
+    refused_at_construction(make_trainer, "Row 3 of `eval_dataset['b']`", eval_dataset={"b": bad})
+
+
+def test_rows_in_a_format(make_trainer, rows):
+    """Arrays are no messages, to the tokenizer neither."""
+    dataset = Dataset.from_list(rows).with_format("numpy")
+    named = ("Row 0 of `train_dataset`: column `prompt` (in the format 'numpy'", "`with_format(None)`", "ndarray")
+    refused_at_construction(make_trainer, *named, dataset=dataset)
+
+
+def test_rows_that_a_function_makes(make_trainer, rows):
+    """Only the first is looked at before training, the others as they come."""
+    named = {"Q": [HI], "none": None}
+
+    def prompts(batch):
+        return {**batch, "prompt": [named[question] for question in batch["question"]]}
+
+    questions = [{"question": "none" if i == 1 else "Q", "privileged_context": "x"} for i in range(8)]
+    dataset = Dataset.from_list(questions).with_transform(prompts)
+    trainer = make_trainer(dataset=dataset, shuffle_dataset=False, privileged=lambda groups: [])
+    refused_in_training(trainer, "The column `prompt` of the row", "None of type NoneType")
+
+
+def test_a_bad_prompt_is_found_before_the_model_is_loaded(make_trainer):
+    refused_at_construction(
+        make_trainer, "Row 5", "`prompt`", model="/no/such/model", dataset=Dataset.from_list(with_prompt(None))
+    )
+
+
+def test_prompts_that_are_right(make_trainer):
+    """Tool calls without content, and image blocks whose image another column holds."""
+    call = {"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
+    talk = [HI, {"role": "assistant", "content": None, "tool_calls": [call]}, HI]
+    blocks = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Q"}]}]
+    for prompt in (talk, blocks, "Q"):
+        assert check_prompts(Dataset.from_list([{"prompt": prompt}]), None, optional=False)
+    assert check_prompts(Dataset.from_list([{"start": 3}]), None, optional=True), "an environment writes them"
 
 
 # The context

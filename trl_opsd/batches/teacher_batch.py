@@ -7,7 +7,7 @@ Legend: B rows of a micro-batch, R rows that the teacher reads, U distinct promp
 tokens, T distilled tokens of the R rows.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -17,7 +17,7 @@ from trl_opsd.batches.pixels import ImageInputs, Pixels
 Outputs = tuple[torch.Tensor, ...]
 
 
-@dataclass
+@dataclass(eq=False)  # a key of the outputs that are kept
 class TeacherBatch:
     """
     Inputs of one teacher forward, over some views of a micro-batch.
@@ -37,6 +37,7 @@ class TeacherBatch:
         images ([`~trl_opsd.batches.pixels.ImageInputs`], *optional*): What joins them.
         live (`bool`): Whether the student's own weights read it.
         share_prefix (`bool`): Whether distinct prompts are read once, then the completions.
+        uses_left (`int`): Passes over the micro-batch that are still to come.
     """
 
     views: list[str]
@@ -53,7 +54,7 @@ class TeacherBatch:
     images: ImageInputs | None = None
     live: bool = False
     share_prefix: bool = False
-    _kept: tuple[int, Outputs] | None = field(default=None, init=False, repr=False)
+    uses_left: int = 1
 
     def model_inputs(self) -> dict[str, torch.Tensor]:
         """Inputs of a run over prompts and completions, `(R, P + C)`."""
@@ -85,12 +86,3 @@ class TeacherBatch:
         row = self.row_index[view_index][own_row].clamp(min=0)
         column = (index % self.width - self.start[view_index][own_row]).clamp(0, length - 1)
         return values[position[row * length + column].to(values.device)]
-
-    def keep_outputs(self, num_updates: int, outputs: Outputs) -> None:
-        """Keep the teacher's outputs for as long as its weights stand still."""
-        self._kept = num_updates, outputs
-
-    def kept_outputs(self, num_updates: int) -> Outputs | None:
-        """Outputs of the teacher after so many updates of its weights, `None` where none are kept."""
-        kept, outputs = self._kept or (None, None)
-        return outputs if kept == num_updates else None

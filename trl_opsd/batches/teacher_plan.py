@@ -106,7 +106,11 @@ def _group_views(names: list[str], widths: list[int], live: list[bool]) -> list[
 
 
 def plan_teacher_batches(
-    batches: list[Inputs], accelerator: Accelerator, may_share: bool, images: ImageInputs | None = None
+    batches: list[Inputs],
+    accelerator: Accelerator,
+    may_share: bool,
+    images: ImageInputs | None = None,
+    uses: list[int] | None = None,
 ) -> None:
     """
     Plan the teacher's forwards of the micro-batches of a generation batch. A collective.
@@ -116,6 +120,7 @@ def plan_teacher_batches(
         accelerator (`Accelerator`): Agrees with the other processes.
         may_share (`bool`): Whether the teacher can read a shared prompt once.
         images ([`~trl_opsd.batches.pixels.ImageInputs`], *optional*): What joins images.
+        uses (`list[int]`, *optional*): Passes over each micro-batch that are still to come; one by default.
     """
     views = [batch[KEY].views for batch in batches]
     names = list(views[0])
@@ -125,10 +130,12 @@ def plan_teacher_batches(
     )
     widths = accelerator.gather(local).view(-1, len(names)).amax(0).tolist()
     groups = _group_views(names, widths, [bool(view.live) for view in views[0].values()])
-    for batch, of_batch in zip(batches, views, strict=True):
+    for batch, of_batch, left in zip(batches, views, uses or [1] * len(batches), strict=True):
         batch[KEY].teacher_batches = [
             _teacher_batch(batch, [of_batch[name] for name in group], images) for group in groups
         ]
+        for one in batch[KEY].teacher_batches:
+            one.uses_left = left
     planned = [one for batch in batches for one in batch[KEY].teacher_batches]
     if images is not None:
         students = [any(rows_of_pixels(batch)) for batch in batches]

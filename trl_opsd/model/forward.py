@@ -35,7 +35,6 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
 from trl.trainer.utils import FusedCausalLMOutput, maybe_gather_lm_head_ctx
 
 from trl_opsd.batches.pixels import without_empty_pixels
@@ -64,16 +63,17 @@ class DistilledOutput(FusedCausalLMOutput):
 
 
 @dataclass
-class TeacherOutput(ModelOutput):
+class TeacherOutput:
     """
-    Outputs of the teacher.
+    Outputs of the teacher. They need no gradient, and this is no mapping as a `ModelOutput` is: accelerate's wrapper
+    would raise what it holds to float32.
 
     Args:
         outputs (`tuple[torch.Tensor, ...]`): At `tokens` of the batch: hidden states of shape `(T, H)`, or
             log-probabilities and entropies of shape `(T,)`.
     """
 
-    outputs: tuple[torch.Tensor, ...] | None = None
+    outputs: tuple[torch.Tensor, ...]
 
 
 @dataclass
@@ -86,11 +86,14 @@ class TeacherRequest:
         score_temperature (`float`, *optional*): Ask for log-probabilities of the completion's tokens, and entropies, at
             this temperature.
         float32_head (`bool`): Whether the head runs in float32 (`cast_lm_head_to_fp32`).
+        for_head_alone (`bool`): Whether only a head reads the hidden states. They are then in the type of its products
+            where that is the narrower one, as under autocast.
     """
 
     batch: TeacherBatch
     score_temperature: float | None = None
     float32_head: bool = False
+    for_head_alone: bool = False
 
     def model_inputs(self) -> dict[str, torch.Tensor]:
         """Inputs of the wrapped model. With a shared prefix, `run` does its own calls of the backbone."""
@@ -108,9 +111,10 @@ class TeacherRequest:
             # Position i predicts token i + 1; TRL's head does the same shift
             hidden = _backbone(model, args, kwargs)[:, -length - 1 : -1]
         hidden = hidden.flatten(0, 1)[batch.tokens.to(hidden.device)]
-        if self.score_temperature is None:
-            return TeacherOutput(outputs=(hidden,))
         head = model_head(model, self.float32_head)
+        if self.score_temperature is None:
+            dtype = head.compute_dtype(hidden) if self.for_head_alone else hidden.dtype
+            return TeacherOutput(outputs=(hidden.to(dtype) if dtype.itemsize < hidden.dtype.itemsize else hidden,))
         device = head.weight.device
         with maybe_gather_lm_head_ctx(head.weight, head.bias):
             hidden, labels = hidden.to(device), batch.completion_ids.flatten()[batch.tokens].to(device)

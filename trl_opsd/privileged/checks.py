@@ -10,6 +10,7 @@ from typing import Any
 from datasets import Dataset, IterableDataset
 
 from trl_opsd.prompts.control_tokens import strings
+from trl_opsd.prompts.prompt_form import check_content, check_images, check_prompt_form
 from trl_opsd.prompts.teacher_prompt import excerpt
 from trl_opsd.rollouts.message_images import images_of
 from trl_opsd.rollouts.rollout import Rollout, message_text
@@ -62,7 +63,8 @@ def check_context(context: Any, where: "str | Where") -> None:
             f"{excerpt(context)} of type {type(context).__name__}."
         )
     for number, message in enumerate(context):
-        _check_content(message.get("content"), f"{where}: message {number}")
+        check_content(message.get("content"), f"{where}: message {number}")
+        check_images(message.get("content"), f"{where}: message {number}")
         text = message_text(message)
         has_more = message.get("tool_calls") or message.get("reasoning_content") or images_of([message])
         if not message.get("role") or (not text.strip() and not has_more):
@@ -136,32 +138,17 @@ def check_prompt(prompt: Any, where: str | Where) -> None:
 
     Args:
         prompt (`Any`): Prompt of a view.
-        where (`str`): View and row, for the error.
+        where (`str` or [`Where`]): View and row, for the error.
 
     Raises:
         ValueError: If it is none.
     """
-    if not prompt or not isinstance(prompt, (str, list)) or any(not isinstance(item, (str, dict)) for item in prompt):
-        raise ValueError(f"{where} must be text or a list of chat messages, got {excerpt(prompt)}.")
-    if isinstance(prompt, str):
-        check_encodable(prompt, where)
-        return
-    for number, message in enumerate(prompt):
-        _check_content(message.get("content"), f"{where}: message {number}")
+    check_prompt_form(prompt, where)
+    for number, message in enumerate([prompt] if isinstance(prompt, str) else prompt):
+        here = where if isinstance(prompt, str) else f"{where}: message {number}"
+        check_images([] if isinstance(prompt, str) else message.get("content"), here)
         for part in strings(message):
-            check_encodable(part, f"{where}: message {number}")
-
-
-def _check_content(content: Any, where: str) -> None:
-    blocks = isinstance(content, list) and all(isinstance(block, dict) for block in content)
-    if content is not None and not isinstance(content, str) and not blocks:
-        raise ValueError(
-            f"{where} has content {excerpt(content)} of type {type(content).__name__}: it must be a string or a list "
-            "of content blocks."
-        )
-    for block in content if blocks else ():
-        if block.get("type") == "image" and block.get("image") is None:
-            raise ValueError(f"{where} has an image block without an image: put it under the block's key `image`.")
+            check_encodable(part, here)
 
 
 def row_error(views: Any, rollout: Rollout, source: Any) -> ValueError | None:

@@ -119,12 +119,15 @@ class ViewEncoder:
         """
         self._check_characters(readings)
         kwargs = [{**self.teacher_kwargs, **(one.view.chat_template_kwargs or {})} for one in readings]
+        known: dict[str, list[int] | None] = {}
         prompts = [
-            None if self._reads_student_ids(*pair) else whole_prompt(pair[0].view, pair[0].prompt)
+            None if self._reads_student_ids(*pair, known) else whole_prompt(pair[0].view, pair[0].prompt)
             for pair in zip(readings, kwargs, strict=True)
         ]
         whole = [i for i, prompt in enumerate(prompts) if prompt is not None]
-        self._check_rendered([readings[i] for i in whole])
+        for one in (readings[i] for i in whole if readings[i].view.prompt is None):
+            if not self._is_rendered(one, known):
+                raise named_error(one.view, one.prompt, _not_rendered(one.view))
         requests = [PromptRequest(prompts[i], readings[i].tools, kwargs[i], readings[i].view.context) for i in whole]
         try:
             found = self.tokenizer.encode_all(requests, cache)
@@ -137,25 +140,27 @@ class ViewEncoder:
             number = whole[error.number]
             raise named_error(readings[number].view, readings[number].prompt, error) from None
 
-    def _reads_student_ids(self, reading: Reading, kwargs: dict[str, Any]) -> bool:
-        """Whether the teacher reads the very tokens that the student has read."""
+    def _reads_student_ids(self, reading: Reading, kwargs: dict[str, Any], known: dict[str, list[int] | None]) -> bool:
+        """Whether the teacher reads the very tokens that the student has read: without a context, unless it has
+        template arguments of its own with which the prompt can be rendered anew."""
         view = reading.view
-        bare = view.context is None and view.prompt is None
-        return bare and (isinstance(reading.prompt, str) or kwargs == self.student_kwargs)
+        if view.context is not None or view.prompt is not None:
+            return False
+        if isinstance(reading.prompt, str) or kwargs == self.student_kwargs:
+            return True
+        return view.chat_template_kwargs is None and not self._is_rendered(reading, known)
 
-    def _check_rendered(self, readings: list[Reading]) -> None:
-        """Check that the prompts into which contexts are put are those that the student has read."""
+    def _is_rendered(self, reading: Reading, known: dict[str, list[int] | None]) -> bool:
+        """Whether the student has read what the chat template renders of its prompt, which `known` keeps by prompt."""
         if not self.own_prompts:
-            return
-        rendered: dict[str, list[int]] = {}
-        for one in readings:
-            if one.view.prompt is not None:
-                continue
-            key = repr((one.prompt, one.tools))
-            if key not in rendered:
-                rendered[key] = self.tokenizer.prompt(one.prompt, one.tools, self.student_kwargs)
-            if rendered[key] != one.before:
-                raise named_error(one.view, one.prompt, _not_rendered(one.view))
+            return True
+        key = repr((reading.prompt, reading.tools))
+        if key not in known:
+            try:
+                known[key] = self.tokenizer.prompt(reading.prompt, reading.tools, self.student_kwargs)
+            except ValueError:  # the template can't print it, so `rollout_func` has not used it
+                known[key] = None
+        return known[key] == reading.before
 
     def _check_characters(self, readings: list[Reading]) -> None:
         if self.tokenizer.knows([one.view.context for one in readings]):

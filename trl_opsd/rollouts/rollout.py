@@ -138,7 +138,6 @@ def _tool_error(message: dict[str, Any]) -> str | None:
     if not text.startswith(("{'error':", '{"error":')):
         return None
     try:
-        told = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):  # JSON with null, or what only looks like it
+        return str(ast.literal_eval(text)["error"])
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # JSON with null, or no literal at all
         return text
-    return str(told["error"]) if isinstance(told, dict) else None

@@ -16,6 +16,7 @@ from torch import nn
 from trl.trainer.utils import FusedCausalLMOutput
 
 from trl_opsd.batches.distillation_batch import DistillationBatch
+from trl_opsd.batches.kept_outputs import KeptOutputs
 from trl_opsd.batches.teacher_batch import Outputs, TeacherBatch
 from trl_opsd.config.opsd_config import OPSDConfig
 from trl_opsd.kernels import TOKEN_STATS
@@ -48,6 +49,7 @@ class DistillationObjective:
         self.args, self.teacher, self.accelerator, self.method = args, teacher, accelerator, method
         self.policy_weight = policy_weight
         self.spec = args.divergence_spec
+        self.kept = KeptOutputs()
         self.sampled_token = args.distillation_mode == "sampled_token"
         self._heads_checked = False
 
@@ -228,14 +230,14 @@ class DistillationObjective:
 
     def _teacher_forward(self, model: nn.Module, batch: TeacherBatch, score_temperature: float | None) -> Outputs:
         """One teacher forward, or its earlier outputs if the teacher's weights have not changed since."""
-        num_updates = None if batch.live or self.args.num_iterations == 1 else self.teacher.num_updates
-        kept = None if num_updates is None else batch.kept_outputs(num_updates)
+        kept = None if batch.live else self.kept.take(batch, self.teacher.num_updates)
         if kept is not None:
             return kept
-        request = TeacherRequest(batch, score_temperature, self.args.cast_lm_head_to_fp32)
+        for_head_alone = self.method.method.hidden_state_loss is None
+        request = TeacherRequest(batch, score_temperature, self.args.cast_lm_head_to_fp32, for_head_alone)
         reader = live_forward(model) if batch.live else self.teacher.teacher_forward(model)
         with reader as teacher, self.accelerator.autocast():
             outputs = teacher(**request.model_inputs(), distillation=request).outputs
-        if num_updates is not None:
-            batch.keep_outputs(num_updates, outputs)
+        if not batch.live:
+            self.kept.keep(batch, self.teacher.num_updates, outputs)
         return outputs

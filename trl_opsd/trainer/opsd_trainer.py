@@ -43,7 +43,11 @@ from trl_opsd.batches.pixels import MODALITIES, ImageInputs
 from trl_opsd.batches.teacher_plan import plan_teacher_batches
 from trl_opsd.checkpoints.trainer import CrashSafeGRPOTrainer
 from trl_opsd.config.opsd_config import OPSDConfig
+<<<<<<< HEAD
 from trl_opsd.config.validation import check_contexts_stay
+=======
+from trl_opsd.engines.distributed import raise_on_all_ranks
+>>>>>>> f18-prompts
 from trl_opsd.methods.runtime import MethodRun
 from trl_opsd.model.forward import ObservedForward, add_distillation_forward
 from trl_opsd.model.shared_prefix import can_share_prefix
@@ -62,7 +66,9 @@ from trl_opsd.teacher.teacher import Teacher, TeacherUpdateCallback
 from trl_opsd.trainer.evaluation import Evaluation, ObservedPolicy, Terms
 from trl_opsd.trainer.model_card import PAPER, add_settings, paper_of
 from trl_opsd.trainer.objective import DistillationObjective, PolicyLoss
+from trl_opsd.trainer.prompt_checks import check_prompts, check_sampled_prompts
 from trl_opsd.trainer.recorder import Recorder
+from trl_opsd.trainer.rollout_function import CheckedRolloutFunc
 from trl_opsd.trainer.setup_checks import (
     check_datasets,
     check_model,
@@ -125,7 +131,11 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
     # Set by `__init__`
     policy_weight: float
     has_reward: bool
+<<<<<<< HEAD
     run_folder: RunFolder
+=======
+    prompts_checked: bool  # of all rows, before training
+>>>>>>> f18-prompts
     # Parts of a run that distils, set by `_set_up_distillation`
     privileged: Source
     teacher: Teacher
@@ -179,6 +189,8 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
                 reward_funcs, reward_processing_classes = [no_reward], None
             self._paper = paper_of(args)
             self.privileged = source_of(args, privileged)
+            rollout_func = rollout_func and CheckedRolloutFunc(rollout_func)
+            self.prompts_checked = check_prompts(train_dataset, eval_dataset, environment_factory is not None)
             check_datasets(self.privileged, train_dataset, eval_dataset)
         self.policy_weight = 1.0
         if isinstance(args, OPSDConfig):
@@ -277,7 +289,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
             return inputs
         if not self.model.training:
             return self._repacked([inputs])[0]
-        self._buffered_inputs = self._repacked(self._buffered_inputs)
+        self._buffered_inputs = self._repacked(self._buffered_inputs, self.args.num_iterations)
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     def _calculate_rewards(
@@ -303,6 +315,9 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         return (*sampled[:6], images and [of_row or [] for of_row in images], *sampled[7:])
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
+        if not self.is_plain_grpo and not self.prompts_checked:
+            with raise_on_all_ranks(self.accelerator, "the prompts", self.state.global_step):
+                check_sampled_prompts(inputs, self.environment_factories is not None)
         output = super()._generate_and_score_completions(inputs)
         if self.is_plain_grpo:
             return output
@@ -428,7 +443,11 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         self.teacher.load(folder)
         self.monitor.recall(self.state.log_history)
         if self._buffered_inputs is not None:
-            self._buffered_inputs = self._planned([DistillationBatch.take(batch) for batch in self._buffered_inputs])
+            count = self.args.steps_per_generation
+            passes, within = divmod(self._step % (count * self.args.num_iterations), count)
+            uses = [self.args.num_iterations - passes - (i < within) for i in range(count)]
+            batches = [DistillationBatch.take(batch) for batch in self._buffered_inputs]
+            self._buffered_inputs = self._planned(batches, uses)
 
     def flat_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         own = batch[KEY].flat()
@@ -542,6 +561,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         for name, value in (largest or {}).items():
             metrics[name] = [max([*metrics[name], value])]
 
+<<<<<<< HEAD
     def _repacked(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The same rows in micro-batches that waste less, with the teacher's forwards planned."""
         policy = self.objective.policy_runs
@@ -551,9 +571,20 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         window = None if kept else self.args.gradient_accumulation_steps
         drop_idle = not self.aux_loss_enabled and not policy
         return self._planned(repack_micro_batches(batches, window, drop_idle, self.pad_to_multiple_of))
+=======
+    def _repacked(self, batches: list[dict[str, Any]], uses: int = 1) -> list[dict[str, Any]]:
+        """The same rows in micro-batches that waste less, with the teacher's forwards planned for so many passes."""
+        # These are means over a micro-batch: which rows are in it changes the loss
+        per_batch = self.args.loss_type == "bnpo" or self.top_entropy_quantile < 1.0 or self._entropy_bonus_enabled
+        free = not self.aux_loss_enabled and not (self.objective.policy_runs and per_batch)
+        window = self.args.gradient_accumulation_steps if free else None
+        drop_idle = free and not self.objective.policy_runs
+        batches = repack_micro_batches(batches, window, drop_idle, self.pad_to_multiple_of)
+        return self._planned(batches, [uses] * len(batches))
+>>>>>>> f18-prompts
 
-    def _planned(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        plan_teacher_batches(batches, self.accelerator, self._may_share_prefix, self.images)
+    def _planned(self, batches: list[dict[str, Any]], uses: list[int]) -> list[dict[str, Any]]:
+        plan_teacher_batches(batches, self.accelerator, self._may_share_prefix, self.images, uses)
         return batches
 
     def _policy_loss(self, inputs: dict[str, Any]) -> PolicyLoss:

@@ -52,6 +52,13 @@ def unique_names(names: list[str]) -> list[str]:
     return [f"{name}_{names[: i + 1].count(name)}" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
+def named_datasets(train_dataset: Any, eval_dataset: Any) -> dict[str, Any]:
+    """Data sets by the name that an error gives them."""
+    if isinstance(eval_dataset, dict):
+        return {"train_dataset": train_dataset} | {f"eval_dataset[{k!r}]": v for k, v in eval_dataset.items()}
+    return {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
+
+
 def check_datasets(source: Source, train_dataset: Any, eval_dataset: Any) -> None:
     """
     Let a source that reads dataset columns look for them in the data sets; other sources need none.
@@ -59,12 +66,16 @@ def check_datasets(source: Source, train_dataset: Any, eval_dataset: Any) -> Non
     Raises:
         ValueError: If a column is missing, a row holds what can't be a context, or there is no row.
     """
+<<<<<<< HEAD
     named = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
     if isinstance(eval_dataset, dict):
         named = {"train_dataset": train_dataset} | {f"eval_dataset[{k!r}]": v for k, v in eval_dataset.items()}
     for name, dataset in named.items():
         if isinstance(dataset, Dataset) and not len(dataset):
             raise ValueError(f"`{name}` has no rows. Fill it, or leave it out.")
+=======
+    for name, dataset in named_datasets(train_dataset, eval_dataset).items():
+>>>>>>> f18-prompts
         if isinstance(dataset, (Dataset, IterableDataset)):
             source.check(dataset, name)
 

@@ -48,6 +48,7 @@ class TextGenerator:
         max_new_tokens: int = 256,
         temperature: float = 0.0,
         chat_template_kwargs: dict[str, Any] | None = None,
+        literal: bool = False,
     ) -> list[str]:
         """
         One text for each prompt, without special tokens.
@@ -59,6 +60,7 @@ class TextGenerator:
             max_new_tokens (`int`, *optional*, defaults to `256`): Most tokens of a text.
             temperature (`float`, *optional*, defaults to `0.0`): Of the sampling; `0.0` takes the likeliest token.
             chat_template_kwargs (`dict[str, Any]`, *optional*): On top of the student's.
+            literal (`bool`, *optional*, defaults to `False`): Whether control tokens are plain text in texts too.
 
         Raises:
             ValueError: If a prompt of any process leaves no room for a text.
@@ -67,9 +69,9 @@ class TextGenerator:
             self.trainer.accelerator, "what the model was given to read", self.trainer.state.global_step
         ):
             kwargs, cache = chat_template_kwargs or {}, ImageCache()
-            encoded = [self._encoded(prompt, kwargs, cache) for prompt in prompts]
+            encoded = [self._encoded(prompt, kwargs, cache, literal) for prompt in prompts]
             ids, pixels = [own for own, _ in encoded], [seen.pixels for _, seen in encoded]
-            filler, _ = self._encoded("." if not prompts else prompts[0], kwargs, cache)
+            filler, _ = self._encoded("." if not prompts else prompts[0], kwargs, cache, literal)
         how = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0, "temperature": temperature or None}
         self._check_lengths(ids, weights, max_new_tokens)
         rounds = max(gather_object([self._rounds(ids)]))  # the same on every process
@@ -128,11 +130,11 @@ class TextGenerator:
         return written
 
     def _encoded(
-        self, prompt: str | Messages, kwargs: dict[str, Any], cache: ImageCache
+        self, prompt: str | Messages, kwargs: dict[str, Any], cache: ImageCache, literal: bool = False
     ) -> tuple[list[int], ImageTensors]:
         own = {**self.trainer.chat_template_kwargs, **kwargs}
-        text = None if isinstance(prompt, str) else prompt
-        return self.tokenizer.encode(prompt, None, own, text, cache)
+        context = prompt if literal or not isinstance(prompt, str) else None
+        return self.tokenizer.encode(prompt, None, own, context, cache)
 
     @contextmanager
     def _model(self, weights: str) -> Iterator[nn.Module]:

@@ -13,6 +13,7 @@ from trl.trainer.utils import pad
 
 from trl_opsd.engines.backend import shards_loaded_models
 from trl_opsd.options import Count, check_fields
+from trl_opsd.prompts.tokenizer import PromptTokenizer
 from trl_opsd.rollouts.rollout import Messages
 
 
@@ -55,7 +56,7 @@ class ModelAuthor:
         One text for each prompt, without special tokens.
 
         Args:
-            prompts (`list`): Texts or chat messages.
+            prompts (`list`): Texts or chat messages, in which control tokens are plain text.
             max_new_tokens (`int`): Most tokens of a text.
             temperature (`float`): Of the sampling; `0.0` takes the likeliest token.
         """
@@ -85,15 +86,12 @@ class ModelAuthor:
         self.tokenizer = AutoTokenizer.from_pretrained(self.name, revision=self.init_kwargs.get("revision"))
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.prompts = PromptTokenizer(self.tokenizer, self.tokenizer, None)
 
     def _ids(self, prompt: str | Messages, max_new_tokens: int) -> list[int]:
-        if isinstance(prompt, str):
-            ids = list(self.tokenizer(prompt)["input_ids"])
-        elif self.tokenizer.chat_template is None:
+        if not isinstance(prompt, str) and self.tokenizer.chat_template is None:
             raise ValueError(f"`author.model`: {self.name} has no chat template, and the prompts are chat messages.")
-        else:
-            options = {"add_generation_prompt": True, "return_dict": False, **self.chat_template_kwargs}
-            ids = list(self.tokenizer.apply_chat_template(prompt, **options))
+        ids, _ = self.prompts.encode(prompt, None, self.chat_template_kwargs, context=prompt)
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if limit is not None and len(ids) + max_new_tokens > limit:
             raise ValueError(

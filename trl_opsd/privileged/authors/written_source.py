@@ -92,7 +92,7 @@ class WrittenSource(TextSource):
             prompts = [self._prompt(*pair) for pair in zip(requests, rollouts, strict=True)]
         options = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature}
         if isinstance(self.author, str):
-            texts = _written(partial(run.write, weights=self.author, **options), prompts, once)
+            texts = _written(partial(run.write, weights=self.author, literal=True, **options), prompts, once)
         elif isinstance(self.author, (ModelAuthor, EndpointAuthor)):
             texts = _written(partial(self.author.write, **options), prompts, once)
             self.counts |= self.author.counts if isinstance(self.author, EndpointAuthor) else {}
