@@ -63,18 +63,18 @@ KEEPS = Method("K", state={"n": 0.0}, update_state=dataclasses.asdict)
 def test_a_snapshot_is_a_copy():
     run = MethodRun("test_runtime.COUNTS", None)
     run.record_loss(torch.ones(1, 2, 3), torch.ones(1, 2, 3))
-    run.record_metrics({"self_distillation/loss": 1.0})
+    run.record_metrics({"self_distillation/loss": (1.0, 4.0)})
     before, kept = run.state(), json.dumps(run.state())
-    assert before == {"state": {"n": 0.0}, "losses": [[6.0, 6.0]], "rollouts": [], "logged": {"loss": [1.0]}}
+    assert before == {"state": {"n": 0.0}, "losses": [[6.0, 6.0]], "rollouts": [], "logged": {"loss": [1.0, 4.0]}}
     run.record_loss(torch.ones(1, 2, 3), torch.ones(1, 2, 3))
-    run.record_metrics({"self_distillation/loss": 2.0})
+    run.record_metrics({"self_distillation/loss": (2.0, 1.0)})
     run.schedule_state["n"] = 5.0
     assert json.dumps(before) == kept
     for _ in range(2):
         run.restore(before)
         assert json.dumps(run.state()) == kept
         run.losses.append([0.0, 0.0])
-        run.logged["loss"].append(3.0)
+        run.logged["loss"][0] = 3.0
         run.schedule_state["n"] = 7.0
 
 
@@ -85,19 +85,19 @@ def test_a_loss_that_is_not_distilled_does_not_count():
 
 
 def test_statistics_of_a_step():
-    """Means over tokens, rollouts and micro-batches; a rollout without a reward has none."""
+    """Means over tokens and rollouts, whatever their micro-batch; a rollout without a reward has none."""
     run = MethodRun("test_runtime.KEEPS", None)
     given = [(0.5, 10, False), (math.nan, 20, True), (1.5, 30, False), (1.0, 110, True)]
     run.record_rollouts([SimpleNamespace(total=a, completion_ids=[0] * b, truncated=c) for a, b, c in given])
     for loss, tokens in ((2.0, 3), (4.0, 1)):
         run.record_loss(torch.full((1, 1, tokens), loss), torch.ones(1, 1, tokens))
-        run.record_metrics({"self_distillation/gap/mean": loss, "entropy": 1.0})
+        run.record_metrics({"self_distillation/gap/mean": (loss * tokens, tokens), "entropy": (tokens, tokens)})
     run.on_step_end(None, TrainerState(global_step=5, max_steps=20), None)
     kept = run.schedule_state
     assert (kept["step"], kept["progress"], kept["loss"], kept["reward"]) == (5, 0.25, 10 / 4, 1.0)
     assert (kept["truncated"], kept["mean_length"]) == (0.5, 42.5)
     assert kept["tail_length"] == pytest.approx(30 + 0.85 * 80), "between the third and the last, at 0.95 * 3"
-    assert kept["logged"] == {"gap/mean": 3.0, "entropy": 1.0} and kept["state"] == {"n": 0.0}
+    assert kept["logged"] == {"gap/mean": 2.5, "entropy": 1.0} and kept["state"] == {"n": 0.0}
     assert (run.losses, run.logged, len(run.rollouts)) == ([], {}, 4), "later steps of the batch have its rollouts"
 
 

@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 from datasets import Dataset
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from families import FAMILIES, SMALL
 from runs import SAMPLED
 from trl_opsd import View
 from trl_opsd.privileged import rollouts_of
@@ -93,6 +95,24 @@ def test_no_batch_size_changes_it(make_trainer, case):
         assert len(losses) > 1
         for name in ("eval_loss", *names):
             assert cut[name] == pytest.approx(whole[name], rel=1e-4, abs=1e-6), name
+
+
+@pytest.mark.parametrize("options", [{}, {**MIXED, "policy_weight": 0.6}, {**MIXED, **SAMPLED}], ids=str)
+def test_a_balancing_loss_is_part_of_it(make_trainer, tokenizer, options):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "qwen3_moe", vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
+        pad_token_id=tokenizer.pad_token_id, **SMALL, **FAMILIES["qwen3_moe"],
+    )  # fmt: skip
+    values = []
+    for coefficient in (0.0, 0.5):
+        model = AutoModelForCausalLM.from_config(config)
+        model.config.output_router_logits, model.config.router_aux_loss_coef = True, coefficient
+        torch.manual_seed(0)
+        metrics, (loss,) = evaluated(make_trainer, 2 * ROWS, model=model, **options)
+        assert metrics["eval_loss"] == pytest.approx(loss, rel=1e-5)
+        values.append(loss)
+    assert abs(values[1] - values[0]) > 0.05
 
 
 def test_it_is_the_mean_of_the_distilled_tokens(make_trainer):

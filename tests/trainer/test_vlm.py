@@ -220,7 +220,7 @@ def test_alike_contexts_of_a_live_teacher_give_zero(make, kind, options):
     trainer = make(kind, data, privileged=giving(View()), teacher_share_prefix=False, **LIVE, **options)
     batch = batch_of(trainer)
     logged = []
-    trainer._record = lambda batch, stats: logged.append(stats)
+    trainer._record = lambda batch, stats, terms: logged.append(stats)
     trainer._compute_loss(trainer.model, batch)
     (stats,) = logged
     gap = stats["teacher_logps"] - stats["student_logps"]

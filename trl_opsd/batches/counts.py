@@ -13,7 +13,7 @@ from accelerate import Accelerator
 
 
 # `loss_type`s of GRPO that average over the rows of a micro-batch, those without a loss too
-_ROW_LOSS_TYPES = ("grpo", "sapo", "luspo", "dr_grpo")
+ROW_LOSS_TYPES = ("grpo", "sapo", "luspo", "dr_grpo")
 
 
 @dataclass(frozen=True)
@@ -80,19 +80,14 @@ class Counts:
             loss_type (`str`): `loss_type` of GRPO, which says what TRL divides by.
             num_items (`torch.Tensor`): TRL's `num_items_in_batch`, 0-d, by which the other loss types divide.
         """
-        number = self.averaged_by_policy(loss_type, num_items)
+        number = self.tokens if loss_type == "bnpo" else num_items
+        if loss_type in ROW_LOSS_TYPES:
+            number = self.rows
         return number / self.distilled_of_policy(loss_type).clamp(min=1.0)
 
-    def averaged_by_policy(self, loss_type: str, num_items: torch.Tensor) -> torch.Tensor:
-        """Number, 0-d, of the rows or tokens that the mean of TRL's policy loss runs over; arguments as in
-        [`dilution`]."""
-        if loss_type in _ROW_LOSS_TYPES:
-            return self.rows
-        return self.tokens if loss_type == "bnpo" else num_items
-
     def distilled_of_policy(self, loss_type: str) -> torch.Tensor:
-        """Number, 0-d, of those of them that are distilled."""
-        return self.distilled_rows if loss_type in _ROW_LOSS_TYPES else self.distilled_tokens
+        """Number, 0-d, of the distilled rows, or tokens where TRL's policy loss is a mean over tokens."""
+        return self.distilled_rows if loss_type in ROW_LOSS_TYPES else self.distilled_tokens
 
 
 COUNTS = tuple(field.name for field in fields(Counts))

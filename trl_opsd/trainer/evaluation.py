@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
 
+from trl_opsd.batches.counts import ROW_LOSS_TYPES
 from trl_opsd.batches.distillation_batch import DistillationBatch, loss_mask_of
 from trl_opsd.model.forward import StudentRequest
 from trl_opsd.monitoring.metrics import Sums
@@ -44,15 +45,15 @@ class ObservedPolicy:
         self.value: torch.Tensor | None = None
         self.slope: torch.Tensor | None = None
 
-    def __call__(self, output: Any, *advantages: torch.Tensor) -> torch.Tensor:
-        if advantages:
-            with torch.enable_grad():
-                (given,) = (one.detach().requires_grad_() for one in advantages)
-                value = self.policy(output, given)
-                (self.slope,) = torch.autograd.grad(value, given)
-        else:
+    def __call__(self, output: Any, advantages: torch.Tensor | None = None) -> torch.Tensor:
+        if advantages is None:
             value = self.policy(output)
-        self.value = value.detach()
+        else:
+            with torch.enable_grad():
+                advantages = advantages.detach().requires_grad_()
+                value = self.policy(output, advantages)
+                (self.slope,) = torch.autograd.grad(value, advantages)
+        self.value = value.detach()  # nothing of an evaluation is trained
         return self.value
 
 
@@ -125,7 +126,7 @@ class Evaluation:
             dilution = counts.dilution(self.loss_type, batch.num_items)
             distilled = added * local / dilution, counts.distilled_of_policy(self.loss_type) / self.processes
         else:
-            added = loss if policy.value is None else loss - policy.value
+            added = loss if policy.value is None else loss - policy.value.to(loss.device)
             number = counts.averaged(reduction) / self.processes
             distilled = added * number.clamp(min=1.0), number
         terms = {DISTILLATION: distilled}
@@ -136,12 +137,11 @@ class Evaluation:
         return {name: (total.detach(), count) for name, (total, count) in terms.items()}
 
     def _averaged_locally(self, batch: DistillationBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """What TRL divides the policy loss of this process by, and how much of that counts, 0-d."""
-        number = batch.counts.averaged_by_policy(self.loss_type, batch.num_items)
-        if number is batch.counts.rows:
+        """Rows or tokens by which TRL divides the policy loss of this process, and how many of them count, 0-d."""
+        if self.loss_type in ROW_LOSS_TYPES:
             return torch.tensor(float(len(batch.mask))), torch.tensor(self.new / self.processes)
-        local = batch.loss_mask.sum() if number is batch.counts.tokens else number / self.processes
-        return local, local
+        tokens = batch.loss_mask.sum() if self.loss_type == "bnpo" else batch.num_items / self.processes
+        return tokens, tokens
 
     def add(self, sums: Sums) -> None:
         """Add the terms of a batch, reduced over all processes."""
