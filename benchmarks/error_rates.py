@@ -14,31 +14,52 @@ from benchmarks.report import table
 from trl_opsd.diagnostics.preflight_report import ViewReport, with_p_values
 
 
-# From a generator and a number of prompts to the distribution of a score at each: draws of a size (prompts, rollouts)
-Scores = Callable[[np.random.Generator, int], Callable[[int], np.ndarray]]
+Draw = Callable[[int], np.ndarray]  # scores of so many rollouts of each prompt, (prompts, rollouts)
+# From a generator and a number of prompts to the draws of student and teacher
+Scores = Callable[[np.random.Generator, int], tuple[Draw, Draw]]
 
 
-def coins(probability: Callable[[np.random.Generator, int], np.ndarray]) -> Scores:
-    """Right or wrong, with a probability for each prompt."""
-
-    def scores(rng: np.random.Generator, prompts: int) -> Callable[[int], np.ndarray]:
-        p = probability(rng, prompts)[:, None]
-        return lambda rollouts: (rng.random((prompts, rollouts)) < p).astype(float)
-
-    return scores
+def coins(rng: np.random.Generator, rates: np.ndarray) -> Draw:
+    """Right answers at a rate of each prompt."""
+    return lambda rollouts: (rng.random((len(rates), rollouts)) < rates[:, None]).astype(float)
 
 
-def normal(rng: np.random.Generator, prompts: int) -> Callable[[int], np.ndarray]:
+def right(student: float, teacher: float) -> Scores:
+    """Right answers at two rates, the same for all prompts."""
+    return lambda rng, prompts: (coins(rng, np.full(prompts, student)), coins(rng, np.full(prompts, teacher)))
+
+
+def own_rates(rng: np.random.Generator, prompts: int) -> tuple[Draw, Draw]:
+    draw = coins(rng, rng.random(prompts))
+    return draw, draw
+
+
+def normal(rng: np.random.Generator, prompts: int) -> tuple[Draw, Draw]:
     level = rng.normal(size=(prompts, 1))
-    return lambda rollouts: level + rng.normal(size=(prompts, rollouts))
+
+    def draw(rollouts: int) -> np.ndarray:
+        return level + rng.normal(size=(prompts, rollouts))
+
+    return draw, draw
 
 
-SCORES: dict[str, Scores] = {
-    "right in 1 of 2": coins(lambda rng, prompts: np.full(prompts, 0.5)),
-    "right in 1 of 10": coins(lambda rng, prompts: np.full(prompts, 0.1)),
-    "right at a rate of the prompt's own": coins(lambda rng, prompts: rng.random(prompts)),
+def uneven(rng: np.random.Generator, prompts: int) -> tuple[Draw, Draw]:
+    """A context that solves one prompt in ten and spoils the others, as good as none on average."""
+    return coins(rng, np.full(prompts, 0.1)), coins(rng, (rng.random(prompts) < 0.1).astype(float))
+
+
+ALIKE: dict[str, Scores] = {
+    "right in 1 of 2": right(0.5, 0.5),
+    "right in 1 of 10": right(0.1, 0.1),
+    "right at a rate of the prompt's own": own_rates,
     "normal": normal,
 }
+UNEVEN: dict[str, Scores] = {"1 prompt in 10 solved, the others spoilt": uneven}
+APART: dict[str, Scores] = {
+    f"right: student {student:.0%}, teacher {teacher:.0%}": right(student, teacher)
+    for student, teacher in ((0.1, 0.9), (0.3, 0.6), (0.3, 0.5))
+}
+PROMPTS, ROLLOUTS, SOURCES = (8, 16, 32), (1, 8), (1, 3, 6)
 
 
 def view_of(number: int, student: np.ndarray, teacher: np.ndarray) -> ViewReport:
@@ -51,48 +72,39 @@ def view_of(number: int, student: np.ndarray, teacher: np.ndarray) -> ViewReport
     )  # fmt: skip
 
 
-def error_rates(
+def verdict_rates(
     scores: Scores, prompts: int, rollouts: int, sources: int, runs: int, seed: int = 0
 ) -> tuple[float, float]:
-    """Shares of pre-flights that call any of the sources better, and worse, where all are as good as the student."""
+    """Shares of pre-flights that call the teacher of any of the sources better, and worse, than the student."""
     rng, better, worse = np.random.default_rng(seed), 0, 0
     for _ in range(runs):
-        draw = scores(rng, prompts)
-        student = draw(rollouts)  # one for all sources
-        verdicts = {
-            view.verdict for view in with_p_values([view_of(i, student, draw(rollouts)) for i in range(sources)])
-        }
+        student, teacher = scores(rng, prompts)
+        own = student(rollouts)  # one for all sources
+        views = [view_of(i, own, teacher(rollouts)) for i in range(sources)]
+        verdicts = {view.verdict for view in with_p_values(views)}
         better += bool(verdicts & {"worth it", "weak"})
         worse += "worse" in verdicts
     return better / runs, worse / runs
 
 
-def found(student: float, teacher: float, prompts: int, rollouts: int, runs: int, seed: int = 0) -> float:
-    """Share of pre-flights of one source that call a better teacher better, by rates of right answers."""
-    rng = np.random.default_rng(seed)
-    sides = [
-        [coins(lambda _, count, p=p: np.full(count, p))(rng, prompts)(rollouts) for p in (student, teacher)]
-        for _ in range(runs)
+def rates_table(kinds: dict[str, Scores], sources: tuple[int, ...], runs: int, of: Callable[..., float]) -> str:
+    """One row for each kind and number of rollouts; `of` makes one number of the shares for better and worse."""
+    rows = [
+        [kind, rollouts]
+        + [
+            ", ".join(f"{of(verdict_rates(scores, prompts, rollouts, count, runs)):.1%}" for count in sources)
+            for prompts in PROMPTS
+        ]
+        for kind, scores in kinds.items()
+        for rollouts in ROLLOUTS
     ]
-    return sum(with_p_values([view_of(0, *pair)])[0].verdict in ("worth it", "weak") for pair in sides) / runs
+    return table(["scores", "rollouts a prompt", *(f"{prompts} prompts" for prompts in PROMPTS)], rows)
 
 
 def main(args: argparse.Namespace) -> None:
-    sizes = 8, 16, 32
-    rows = []
-    for name, scores in SCORES.items():
-        for rollouts in (1, 8):
-            cells = []
-            for prompts in sizes:
-                rates = [error_rates(scores, prompts, rollouts, sources, args.runs) for sources in (1, 3, 6)]
-                cells.append(", ".join(f"{max(pair):.1%}" for pair in rates))
-            rows.append([name, rollouts, *cells])
-            print(rows[-1], flush=True)
-    print(table(["scores", "rollouts a prompt", *(f"{size} prompts" for size in sizes)], rows) + "\n")
-    rows = [
-        [f"{student:.0%} and {teacher:.0%}", rollouts]
-        + [f"{found(student, teacher, prompts, rollouts, args.runs):.0%}" for prompts in sizes]
-        for student, teacher in ((0.1, 0.9), (0.3, 0.6), (0.3, 0.5))
-        for rollouts in (1, 8)
-    ]
-    print(table(["student and teacher right", "rollouts a prompt", *(f"{size} prompts" for size in sizes)], rows))
+    print(f"Called better or worse without a gap, {', '.join(map(str, SOURCES))} sources:\n")
+    print(rates_table(ALIKE, SOURCES, args.runs, max) + "\n", flush=True)
+    print("Called better or worse with no gap on average, 1 source:\n")
+    print(rates_table(UNEVEN, (1,), args.runs, max) + "\n", flush=True)
+    print("Called better with a gap, 1 source:\n")
+    print(rates_table(APART, (1,), args.runs, lambda rates: rates[0]))

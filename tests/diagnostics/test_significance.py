@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.error_rates import SCORES, error_rates, found
+from benchmarks.error_rates import ALIKE, APART, rates_table, right, verdict_rates
 from trl_opsd.diagnostics.significance import ALPHA, holm, pairs_needed, sign_flip_p
 
 
@@ -72,7 +72,7 @@ def test_holm():
     assert holm([0.5, 0.004, 0.9]) == pytest.approx([1.0, 0.012, 1.0])
 
 
-@pytest.mark.parametrize("scores", SCORES)
+@pytest.mark.parametrize("scores", ALIKE)
 @pytest.mark.parametrize(
     ("prompts", "rollouts", "sources", "runs"), [(8, 1, 1, 300), (8, 8, 6, 100), (16, 8, 3, 100), (32, 1, 1, 300)]
 )
@@ -80,8 +80,16 @@ def test_error_rates_without_a_gap(scores, prompts, rollouts, sources, runs):
     """No more verdicts by chance than the level allows, within what so many runs can tell; docs/privileged.md has more
     runs."""
     limit = ALPHA + 3 * math.sqrt(ALPHA * (1 - ALPHA) / runs)
-    assert max(error_rates(SCORES[scores], prompts, rollouts, sources, runs)) < limit
+    assert max(verdict_rates(ALIKE[scores], prompts, rollouts, sources, runs)) < limit
 
 
 def test_gaps_are_found():
-    assert found(0.1, 0.9, 16, 1, 50) > 0.9 and found(0.3, 0.6, 16, 8, 50) > 0.9
+    assert verdict_rates(right(0.1, 0.9), 16, 1, 1, 50)[0] > 0.9
+    assert verdict_rates(right(0.3, 0.6), 16, 8, 1, 50)[0] > 0.9
+    assert verdict_rates(right(0.9, 0.1), 16, 1, 6, 50)[1] > 0.9
+
+
+def test_the_table_of_rates():
+    head, _, *rows = rates_table(dict(list(APART.items())[:1]), (1, 2), 2, max).splitlines()
+    assert head == "| scores | rollouts a prompt | 8 prompts | 16 prompts | 32 prompts |"
+    assert rows[1].startswith("| right: student 10%, teacher 90% | 8 | 100.0%, 100.0% |") and len(rows) == 2
