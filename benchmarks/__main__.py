@@ -10,6 +10,7 @@ python -m benchmarks scaling
 python -m benchmarks compare opsd rlsd opsd+no_pi opsd+wrong_pi grpo --task addition --seeds 1 2
 python -m benchmarks tokens --seed 1
 python -m benchmarks memory --model qwen3-8b --gpus 8 --engine zero3 --teacher base
+python -m benchmarks error_rates
 python -m benchmarks trace_step
 """
 
@@ -79,6 +80,10 @@ def trace_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pairs", type=int, default=15, help="pairs of files to print, the most frequent first")
 
 
+def error_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs", type=int, default=2000, help="pre-flights of each kind")
+
+
 BENCHMARKS = {
     "kernel": (timed_options, "time and memory of head and divergence, beside full logits, GKD, Liger and TRL"),
     "step": (step_options, "time and memory of the training part of a step, beside GRPO, SDFT and SDPO"),
@@ -86,6 +91,7 @@ BENCHMARKS = {
     "compare": (compare_options, "scores of methods on one task with one budget, with controls"),
     "tokens": (tokens_options, "sampled tokens to a score, by self-distillation and by GRPO"),
     "memory": (memory_options, "bytes on each GPU by formulas: does a run fit, and on what"),
+    "error_rates": (error_options, "verdicts of the pre-flight on simulated scores, without a gap and with one"),
     "trace_step": (trace_options, "files of the package that one training step enters, and moves between them"),
 }
 

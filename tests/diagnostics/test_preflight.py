@@ -21,7 +21,9 @@ from conftest import length_reward
 from launch import launch
 from trl_opsd import View, preflight
 from trl_opsd.diagnostics import ViewReport
-from trl_opsd.privileged import rollouts_of
+from trl_opsd.diagnostics.preflight_report import with_p_values
+from trl_opsd.privileged import When, rollouts_of
+from trl_opsd.privileged.conditions import failed, succeeded
 from trl_opsd.trainer.text_generator import TextGenerator
 
 
@@ -133,6 +135,7 @@ def test_rewards_score_student_and_teacher(make_trainer):
 
 
 def test_a_hint_within_the_completion_continues_the_students_own_tokens(make_trainer):
+    """Both sides go on from the first token: only what follows depends on the hint."""
     scored = []
 
     def reward(completions, completion_ids, **kwargs):
@@ -141,10 +144,12 @@ def test_a_hint_within_the_completion_continues_the_students_own_tokens(make_tra
 
     view = View(HINT, place="before_token", position=1)
     preflight(make_trainer(privileged=giving(view), reward_funcs=reward), rows=2)
-    student, teacher = scored
-    assert len(student) == 4
-    for own, other in zip(student, teacher, strict=True):
-        assert other[:1] == own[:1] and 1 < len(other) <= 8 and other != own
+    sampled, _, student, teacher = scored
+    assert len(sampled) == 4
+    for first, own, other in zip(sampled, student, teacher, strict=True):
+        assert (
+            other[:1] == own[:1] == first[:1] and 1 < len(other) <= 8 and len({*map(tuple, (first, own, other))}) == 3
+        )
 
 
 def test_another_temperature_is_that_of_both(make_trainer, tokenizer, rows):
@@ -401,42 +406,99 @@ def test_no_score_no_prediction(make_trainer):
     assert "nan" not in told and math.isnan(report.student_score) and report.worthy == []
 
 
-def view_of(name, student, teacher, error, **changes):
+def view_of(name, gaps, teacher=0.9, **changes):
+    gaps = dict(enumerate(gaps)) if isinstance(gaps, list) else gaps
+    student = teacher - sum(gaps.values()) / len(gaps)
     figures = {"share": 1.0, "dropped": 0, "shortened": 0, "mean_length": 9.0, "max_length": 9, "divergence": 0.5}
-    figures |= {"log_ratio": -0.5, "scored": 32, "prompts": 32, "bounded": True, **changes}
-    return ViewReport(name, "v", student_score=student, teacher_score=teacher, error=error, **figures)
+    figures |= {"log_ratio": -0.5, "scored": len(gaps), "bounded": True, **changes}
+    return ViewReport(name, "v", student_score=student, teacher_score=teacher, gaps=gaps, **figures)
 
 
 @pytest.mark.parametrize(
-    ("student", "teacher", "error", "changes", "verdict"),
+    ("gaps", "changes", "verdict"),
     [
-        (0.0, 1.0, 0.0, {}, "worth it"),
-        (0.3, 0.5, 0.09, {}, "worth it"),
-        (0.3, 0.5, 0.1, {}, "no gap"),
-        (0.3, 0.1, 0.09, {}, "worse"),
-        (0.0, 0.19, 0.01, {}, "weak"),
-        (0.0, 0.2, 0.01, {}, "worth it"),
-        (0.0, 1.0, math.inf, {"scored": 4, "prompts": 1}, "unsure"),
-        (0.0, 1.0, 0.0, {"prompts": 4}, "unsure"),
-        (0.0, 1.0, 0.0, {"prompts": 5}, "worth it"),
-        (0.0, 1.0, 0.0, {"divergence": math.nan}, "no divergence"),
-        (0.0, 1.0, 0.0, {"divergence": math.inf}, "no divergence"),
-        (0.0, 1.0, 0.0, {"divergence": 9e-4}, "same"),
-        (0.0, 1.0, 0.0, {"divergence": -9e-4}, "same"),
-        (0.0, 1.0, 0.0, {"divergence": 1e-3}, "worth it"),
+        ([1.0] * 32, {}, "worth it"),
+        ([1.0] * 6, {}, "worth it"),
+        ([1.0] * 5, {}, "unsure"),
+        ([1.0] * 5 + [0.0] * 3, {}, "no gap"),
+        ([1.0] * 6 + [0.0] * 9, {}, "worth it"),
+        ([1.0] * 11 + [-1.0] * 2, {}, "worth it"),  # p = 0.011
+        ([1.0] * 10 + [-1.0] * 3, {}, "no gap"),  # p = 0.046
+        ([-0.1] * 6, {}, "worse"),
+        ([-1.0] * 11 + [1.0] * 2, {}, "worse"),
+        ([-1.0] * 10 + [1.0] * 3, {}, "no gap"),
+        ([0.1] * 8, {"teacher": 0.19}, "weak"),
+        ([0.1] * 8, {"teacher": 0.2}, "worth it"),
+        ([0.1] * 8, {"teacher": 0.1, "bounded": False}, "worth it"),
+        ([1.0] * 8, {"divergence": math.nan}, "no divergence"),
+        ([1.0] * 8, {"divergence": math.inf}, "no divergence"),
+        ([1.0] * 8, {"divergence": 9e-4}, "same"),
+        ([1.0] * 8, {"divergence": -9e-4}, "same"),
+        ([1.0] * 8, {"divergence": 1e-3}, "worth it"),
     ],
 )
-def test_thresholds(student, teacher, error, changes, verdict):
-    assert view_of("a", student, teacher, error, **changes).verdict == verdict
+def test_thresholds(gaps, changes, verdict):
+    (view,) = with_p_values([view_of("a", gaps, **changes)])
+    assert view.verdict == verdict
+
+
+def test_verdicts_hold_together():
+    """Of several views each needs a smaller p-value than alone, on either side; those without scores take no part."""
+    better, other, none = view_of("a", [1.0] * 6), view_of("b", [1.0, -1.0] * 4), view_of("c", [1.0] * 8, scored=0)
+    assert [view.verdict for view in with_p_values([better, none])] == ["worth it", "no score"]
+    assert [view.verdict for view in with_p_values([better, other])] == ["unsure", "no gap"]
+    (view, _) = with_p_values([better, other])
+    assert (view.p_better, view.tests) == (2 / 64, 2) and "which takes 7" in view.sentence
+    views = with_p_values([view_of("a", [1.0] * 8), *[view_of("b", [-1.0] * 8)] * 5])
+    assert [view.verdict for view in views] == ["worth it"] + ["worse"] * 5
+    assert {view.verdict for view in with_p_values([view_of("a", [1.0] * 8)] * 7)} == {"unsure"}
+    assert {view.verdict for view in with_p_values([view_of("a", [1.0] * 9)] * 7)} == {"worth it"}
 
 
 def test_the_largest_gap_is_named_where_it_can_be_told(make_trainer):
+    """On the prompts of both views, as one prompt is easier than another for all of them."""
     report = preflight(make_trainer(), rows=4)
-    clear, alike = view_of("a", 0.1, 0.9, 0.05), view_of("b", 0.1, 0.85, 0.05)
-    low = view_of("c", 0.1, 0.4, 0.05)
-    for views, told in (([low, clear], "The largest gap here is that of a/v."), ([clear, alike], "told from chance")):
-        vars(report)["views"][:] = views
-        assert told in str(report) and report.worthy[0] is clear
+    gaps = [0.2 + 0.05 * (i % 9) for i in range(16)]
+    clear = view_of("a", gaps)
+    smaller, alike = view_of("b", [gap - 0.01 for gap in gaps]), view_of("b", [gap - 0.01 for gap in reversed(gaps)])
+    elsewhere = view_of("b", {100 + i: gap - 0.1 for i, gap in enumerate(gaps)})
+    told = {"The largest gap here is that of a/v.": smaller, "can't be told from chance": alike}
+    for text, other in [*told.items(), ("can't be told from chance", elsewhere)]:
+        vars(report)["views"][:] = with_p_values([other, clear])
+        assert text in str(report) and report.worthy[0].source == "a"
+    vars(report)["views"][:] = with_p_values([smaller, clear, alike])
+    assert "can't be told from chance" in str(report), "it must be above each of the others"
+
+
+# Sources that look at rewards
+
+
+def test_the_student_is_not_scored_on_the_rollouts_that_were_chosen(make_trainer):
+    """All rollouts fail and so have a view; all that is written after them is right, on both sides."""
+
+    def reward(completions, **kwargs):
+        reward.calls += 1
+        return [float(reward.calls % 3 != 1)] * len(completions)  # sampling, then student and teacher anew
+
+    reward.calls = 0
+    trainer = make_trainer(privileged=When(failed(), giving(View(HINT))), reward_funcs=reward)
+    report = preflight(trainer, rows=8)
+    (view,) = report.views
+    assert reward.calls == 12 and (view.share, view.prompts) == (1.0, 8)
+    assert report.student_score == view.student_score == view.teacher_score == 1.0 and view.verdict == "no gap"
+
+
+@pytest.mark.parametrize("condition", [failed(), succeeded()])
+def test_a_coin_as_reward_is_no_gap(make_trainer, condition):
+    coins = random.Random(0)
+
+    def coin(completions, **kwargs):
+        return [float(coins.random() < 0.5) for _ in completions]
+
+    trainer = make_trainer(privileged=When(condition, giving(View(HINT))), reward_funcs=coin, num_generations=4)
+    report = preflight(trainer, rows=16)
+    assert 0.2 < report.views[0].share < 0.8 and report.views[0].prompts > 8
+    assert abs(report.views[0].gap) < 3 * report.views[0].error and report.views[0].verdict == "no gap"
 
 
 # Bad input

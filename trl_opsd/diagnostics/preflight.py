@@ -16,7 +16,7 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 
-from trl_opsd.diagnostics.preflight_report import PreflightReport, ViewReport
+from trl_opsd.diagnostics.preflight_report import PreflightReport, ViewReport, with_p_values
 from trl_opsd.diagnostics.preserve_trainer_state import preserve_trainer_state
 from trl_opsd.diagnostics.scoring import Score, Scorer
 from trl_opsd.engines import Backend
@@ -46,9 +46,10 @@ def preflight(
     """
     Measure on a few rows what a training starts from, and say whether it is worth it.
 
-    The student samples as in training; the teacher scores these rollouts, and writes answers of its own with the
-    context in view, with transformers also where the student samples with vLLM. Both are scored: the final gain was
-    seen to be linear in the gap ([A Predictive Law for On-Policy Self-Distillation From World
+    The student samples as in training, and the teacher scores these rollouts. Then both write an answer anew for each
+    rollout with a view, the teacher with the context in view, with transformers also where the student samples with
+    vLLM. These pairs are scored, not the rollouts: a source that looks at rewards has chosen them by their scores. The
+    final gain was seen to be linear in the gap ([A Predictive Law for On-Policy Self-Distillation From World
     Feedback](https://huggingface.co/papers/2605.30070)). No weight changes, and a training after it is the one without.
 
     A collective: every process calls it.
@@ -97,7 +98,7 @@ def _check(
 class _Tally:
     """Measurements of one view: local rows as `(has it, tokens read, prompt, student's score, teacher's score)`."""
 
-    rows: list[tuple[bool, int, tuple[int, int], float, float]] = field(default_factory=list)
+    rows: list[tuple[bool, int, int, float, float]] = field(default_factory=list)
     divergences: list[float] = field(default_factory=list)
     log_ratios: list[float] = field(default_factory=list)
     dropped: int = 0
@@ -149,7 +150,7 @@ class _Measurement:
         views = [_view_report(*names, self.tallies[names], len(scores)) for names in sorted(self.tallies)]
         # A batch without any view has one of the default name in their place
         found = {view.source for view in views if view.share}
-        views = [view for view in views if view.share or view.dropped or view.source not in found]
+        views = with_p_values([view for view in views if view.share or view.dropped or view.source not in found])
         if args.teacher_overlong == "error" and any(view.dropped for view in views):
             self._note("training stops at a view that is too long: shorten the contexts or set `teacher_overlong`.")
         return PreflightReport(
@@ -211,15 +212,16 @@ class _Measurement:
             encoded |= {(name, view): one for view, one in collector.encode(collected, tools).items()}
         for names, one in encoded.items():
             self._compare(self.tallies.setdefault(names, _Tally()), trainer.with_views(output, {names[1]: one}))
-        student = self.scorer.students(rollouts)  # from here on, environments are not in their final state any more
-        self.rollouts += [(s, len(r.completion_ids), r.truncated) for s, r in zip(student, rollouts, strict=True)]
+        bare = self.scorer.students(rollouts)  # from here on, environments are not in their final state any more
+        self.rollouts += [(s, len(r.completion_ids), r.truncated) for s, r in zip(bare, rollouts, strict=True)]
+        before = (len(self.seconds) - 1) * trainer.args.generation_batch_size // trainer.num_generations
         for names, one in encoded.items():
-            teacher = self.scorer.teachers(rollouts, one)
+            student, teacher = self.scorer.pairs(rollouts, one, bare)
             tally = self.tallies[names]
             tally.dropped += one.dropped
             tally.shortened += one.shortened
             lengths = [len(ids) for ids in one.prompt_ids]
-            prompts = [(len(self.seconds), rollout.group) for rollout in rollouts]
+            prompts = [before + rollout.group for rollout in rollouts]
             tally.rows += zip([weight > 0 for weight in one.weights], lengths, prompts, student, teacher, strict=True)
             if any(math.isinf(score) for score in (*student, *teacher)):
                 self._note("scores that are not finite are left out.")
@@ -255,11 +257,13 @@ def _view_report(source: str, view: str, tally: _Tally, rollouts: int) -> ViewRe
     """Report of one view over all processes. A collective."""
     rows = [row for row in gather_object(tally.rows) if row[0]]
     scored = [row[2:] for row in rows if math.isfinite(row[3]) and math.isfinite(row[4])]
-    pairs = [(student, teacher) for _, student, teacher in scored]
-    by_prompt: dict[tuple[int, int], list[float]] = {}
+    by_prompt: dict[int, list[tuple[float, float]]] = {}
     for prompt, student, teacher in scored:
-        by_prompt.setdefault(prompt, []).append(teacher - student)
-    gaps = [statistics.mean(values) for values in by_prompt.values()]  # rollouts of one prompt are no samples apart
+        by_prompt.setdefault(prompt, []).append((student, teacher))
+    # Rollouts of one prompt are no samples apart
+    means = {
+        prompt: [statistics.mean(side) for side in zip(*pairs, strict=True)] for prompt, pairs in by_prompt.items()
+    }
     lengths = [length for _, length, *_ in rows]
     return ViewReport(
         source=source,
@@ -271,12 +275,11 @@ def _view_report(source: str, view: str, tally: _Tally, rollouts: int) -> ViewRe
         max_length=max(lengths, default=0),
         divergence=_mean(tally.divergences),
         log_ratio=_mean(tally.log_ratios),
-        scored=len(pairs),
-        prompts=len(gaps),
-        student_score=_mean([student for student, _ in pairs]),
-        teacher_score=_mean([teacher for _, teacher in pairs]),
-        error=statistics.stdev(gaps) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.inf,
-        bounded=all(0 <= value <= 1 for pair in pairs for value in pair),
+        scored=len(scored),
+        student_score=_mean([student for student, _ in means.values()]),
+        teacher_score=_mean([teacher for _, teacher in means.values()]),
+        gaps={prompt: teacher - student for prompt, (student, teacher) in sorted(means.items())},
+        bounded=all(0 <= value <= 1 for _, *pair in scored for value in pair),
     )
 
 

@@ -6,16 +6,20 @@ Report of [`preflight`] in plain words.
 The final gain of on-policy self-distillation was seen to grow linearly with the gap between the teacher's and the
 student's score before training ([A Predictive Law for On-Policy Self-Distillation From World
 Feedback](https://huggingface.co/papers/2605.30070), intercept about -0.003 for Qwen3-8B). The line's slope belongs to
-that model and those tasks, so a verdict here is in words and not a number. Its three thresholds are this package's own.
+that model and those tasks, so a verdict here is in words and not a number. Its thresholds are this package's own.
+
+A gap counts where the sign-flip test over prompts tells it from chance. Of all views of a report together, the
+probability that any is called better without a gap is at most [`ALPHA`], and so is that any is called worse.
 """
 
 import math
-from dataclasses import dataclass, field
+import statistics
+from dataclasses import dataclass, field, replace
+
+from trl_opsd.diagnostics.significance import ALPHA, holm, pairs_needed, sign_flip_p
 
 
 SAME = 1e-3  # nats a token: below it the teacher tells the student next to nothing
-SURE = 2.0  # standard errors that a gap must be away from zero
-FEW = 5  # prompts: of fewer, all may lean one way by chance
 LOW = 0.2  # score of a teacher that mostly fails, where scores lie between 0 and 1
 
 
@@ -31,10 +35,15 @@ class ViewReport:
         mean_length, max_length (`float`, `int`): Tokens that the teacher reads before it scores the rollout.
         divergence (`float`): Mean of the loss's divergence, in nats a token, `nan` without views.
         log_ratio (`float`): Mean of log q(y_t) - log p(y_t) over the student's own tokens, teacher against student.
-        scored, prompts (`int`): Rollouts with the view for which both have a score, and how many prompts they are of.
-        student_score, teacher_score (`float`): Mean score of these rollouts, and of what the teacher writes instead.
-        error (`float`): Standard error of the gap, whose samples are prompts; `inf` from fewer than two.
+        scored (`int`): Rollouts with the view for which both sides have a score.
+        student_score, teacher_score (`float`): Mean score over their prompts of what the student and the teacher write
+            anew, each prompt once; `nan` without.
+        gaps (`dict[int, float]`): Score of the teacher minus that of the student by the number of the prompt, means
+            over its rollouts.
         bounded (`bool`): Whether all scores lie between 0 and 1.
+        p_better, p_worse (`float`): Probability of a gap as large, above and below zero, where there is none, adjusted
+            for the views that are tested together: from [`with_p_values`].
+        tests (`int`): Number of these views.
     """
 
     source: str
@@ -47,16 +56,28 @@ class ViewReport:
     divergence: float
     log_ratio: float
     scored: int
-    prompts: int
     student_score: float
     teacher_score: float
-    error: float
+    gaps: dict[int, float]
     bounded: bool
+    p_better: float = 1.0
+    p_worse: float = 1.0
+    tests: int = 1
 
     @property
     def gap(self) -> float:
         """Score of the teacher minus that of the student, `nan` without scores."""
         return self.teacher_score - self.student_score
+
+    @property
+    def prompts(self) -> int:
+        """Prompts with scores: the samples of the test, as the rollouts of one prompt are not independent."""
+        return len(self.gaps)
+
+    @property
+    def error(self) -> float:
+        """Standard error of the gap, `inf` from fewer than two prompts."""
+        return statistics.stdev(self.gaps.values()) / math.sqrt(self.prompts) if self.prompts > 1 else math.inf
 
     @property
     def verdict(self) -> str:
@@ -70,18 +91,16 @@ class ViewReport:
             return "same"
         if not self.scored:
             return "no score"
-        if self.prompts < FEW:
-            return "unsure"
-        if abs(self.gap) <= SURE * self.error or self.gap == 0:
-            return "no gap"
-        if self.gap < 0:
+        if self.p_worse <= ALPHA:
             return "worse"
-        return "weak" if self.bounded and self.teacher_score < LOW else "worth it"
+        if self.p_better <= ALPHA:
+            return "weak" if self.bounded and self.teacher_score < LOW else "worth it"
+        return "unsure" if self.prompts < pairs_needed(self.tests) else "no gap"
 
     @property
     def sentence(self) -> str:
         """The verdict in plain words."""
-        gap = f"{self.gap:+.3f} +- {SURE * self.error:.3f}"
+        gap = f"{self.gap:+.3f} over {self.prompts} prompts, p = {min(self.p_better, self.p_worse):.2g}"
         return {
             "no views": "No rollout has this view, so nothing would be distilled. Check the source and its columns"
             + (", and the lengths: views were too long." if self.dropped else "."),
@@ -93,8 +112,8 @@ class ViewReport:
             "no score": "Without a score no prediction is possible: the divergence says that there is something to "
             "learn, not that it is any good. Give a reward or `score`; where there is one, a note says why the teacher "
             "has none.",
-            "unsure": f"{self.prompts} scored prompts are too few for a prediction, which takes {FEW}: raise the "
-            "number of rows.",
+            "unsure": f"{self.prompts} scored prompts are too few for a prediction, which takes "
+            f"{pairs_needed(self.tests)}: raise the number of rows.",
             "no gap": f"No gap can be told from chance ({gap}), so no gain is to be expected: not worth training as it "
             "is. Better contexts come first, or more rows if the gap may be small.",
             "worse": f"The teacher is worse than the student ({gap}): training would pull the student down. Not worth "
@@ -106,6 +125,18 @@ class ViewReport:
         }[self.verdict]
 
 
+def with_p_values(views: list[ViewReport]) -> list[ViewReport]:
+    """Views with the p-values of their gaps: Holm's correction over all that have scores, for each side apart."""
+    scored = [view for view in views if view.scored]
+    p_values = [sign_flip_p(list(view.gaps.values())) for view in scored]
+    better, worse = (holm([pair[side] for pair in p_values]) for side in (0, 1))
+    pairs = iter(zip(better, worse, strict=True))
+    return [
+        replace(view, p_better=p[0], p_worse=p[1], tests=len(scored)) if view.scored and (p := next(pairs)) else view
+        for view in views
+    ]
+
+
 @dataclass(frozen=True)
 class PreflightReport:
     """
@@ -113,7 +144,7 @@ class PreflightReport:
 
     Args:
         prompts, rollouts (`int`): Dataset rows, and completions that the student sampled of them.
-        student_score (`float`): Its mean score over all of them, `nan` without.
+        student_score (`float`): Mean score of what it writes anew for each of them, `nan` without.
         completion_length (`float`): Mean tokens of its completions.
         truncated (`float`): Share of them that ended for want of length.
         length_limit (`int`, *optional*): Most tokens that the teacher can read, context and completion.
@@ -181,8 +212,8 @@ class PreflightReport:
             return []
         law = "The gain was seen to grow about linearly with the gap (arXiv 2605.30070), with no gain at no gap."
         if len(self.worthy) > 1:
-            best, second = self.worthy[:2]
-            if best.gap - second.gap > SURE * max(best.error, second.error):
+            best, *others = self.worthy
+            if max(_p_above(best, view) for view in others) <= ALPHA / len(self.worthy):  # any of them may come first
                 law += f" The largest gap here is that of {best.source}/{best.view}."
             else:
                 law += " Which of the largest gaps here is the larger can't be told from chance."
@@ -198,6 +229,11 @@ class PreflightReport:
             minutes = self.max_steps * self.step_seconds / 60
             lines.append(f"Extrapolated to {self.max_steps} steps of this length: {minutes:.3g} minutes.")
         return lines
+
+
+def _p_above(view: ViewReport, other: ViewReport) -> float:
+    """P-value of one view's gap above another's, on the prompts of both."""
+    return sign_flip_p([gap - other.gaps[prompt] for prompt, gap in view.gaps.items() if prompt in other.gaps])[0]
 
 
 def _number(value: float) -> str:

@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Scores of what the student has written, and of what the teacher writes with its context in view."""
+"""Scores of what the student writes, and of what the teacher writes with its context in view."""
 
 import math
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class Scorer:
         trainer ([`OPSDTrainer`]): Whose rewards, tools and teacher.
         score (`Callable`, *optional*): From completions and their rows to floats, instead of the rewards.
         temperature (`float`, *optional*): Of the answers that are scored, 0 for the likeliest tokens. `None` means that
-            of training, so that the student's rollouts are scored themselves.
+            of training.
         note (`Callable[[str], None]`): Told what is measured otherwise than in training.
     """
 
@@ -42,15 +42,50 @@ class Scorer:
         self.scores = score is not None or trainer.has_reward
 
     def students(self, rollouts: list[Rollout]) -> list[float]:
-        """Scores of the rollouts, or of what the student writes instead of them at another temperature."""
-        if self.scores and self.temperature is not None:
-            ids, completions = self._answers(
-                rollouts, [rollout.prompt_ids for rollout in rollouts], self._pixels(rollouts), "live"
+        """Scores of what the student writes anew to the prompt of each rollout; `nan` without a score."""
+        if not self.scores:
+            return [math.nan] * len(rollouts)
+        return self._scored(rollouts, [rollout.prompt_ids for rollout in rollouts], "live")
+
+    def pairs(self, rollouts: list[Rollout], view: EncodedView, bare: list[float]) -> tuple[list[float], list[float]]:
+        """
+        Scores of student and teacher for each rollout, the one without and the other with its view; `nan` where they
+        can't be told. Where a context stands within the completion, both go on from the tokens before it.
+
+        Args:
+            rollouts (`list[Rollout]`): The local rollouts.
+            view ([`EncodedView`]): What the teacher reads of each.
+            bare (`list[float]`): From [`students`], for contexts in the prompt.
+        """
+        within = any(gather_object([any(view.starts)]))
+        if within and self.trainer.tools:
+            self.note(
+                "a teacher whose hint stands within a trajectory with tools is not scored: what happened before can't "
+                "be played again."
             )
-            return self._scores(rollouts, completions, ids)
-        if self.score is None:
-            return [rollout.total for rollout in rollouts]
-        return self._scores(rollouts, [rollout.completion for rollout in rollouts], [])
+        if not self.scores or (within and self.trainer.tools):
+            nothing = [math.nan] * len(rollouts)
+            return nothing, nothing
+        if not within:
+            return bare, self._scored(rollouts, view.prompt_ids, "teacher", view)
+        begun = [rollout.completion_ids[:start] for rollout, start in zip(rollouts, view.starts, strict=True)]
+        own = [rollout.prompt_ids + tokens for rollout, tokens in zip(rollouts, begun, strict=True)]
+        return (
+            self._scored(rollouts, own, "live", begun=begun),
+            self._scored(rollouts, view.prompt_ids, "teacher", view, begun),
+        )
+
+    def _scored(
+        self,
+        rollouts: list[Rollout],
+        prompt_ids: list[list[int]],
+        weights: str,
+        view: EncodedView | None = None,
+        begun: list[list[int]] | None = None,
+    ) -> list[float]:
+        """Scores of answers to `prompt_ids` by these weights."""
+        ids, completions = self._answers(rollouts, prompt_ids, self._pixels(rollouts, view), weights, begun)
+        return self._scores(rollouts, completions, ids)
 
     def _scores(self, rollouts: list[Rollout], completions: list, completion_ids: list[list[int]]) -> list[float]:
         trainer, rows = self.trainer, [rollout.row for rollout in rollouts]
@@ -65,23 +100,6 @@ class Scorer:
             if len(scores) != len(rows):
                 raise ValueError(f"`score` returned {len(scores)} values for {len(rows)} completions.")
         return scores
-
-    def teachers(self, rollouts: list[Rollout], view: EncodedView) -> list[float]:
-        """Scores of what the teacher writes itself; `nan` where it can't be told."""
-        trainer = self.trainer
-        within = any(gather_object([any(view.starts)]))
-        if within and trainer.tools:
-            self.note(
-                "a teacher whose hint stands within a trajectory with tools is not scored: what happened before can't "
-                "be played again."
-            )
-        if not self.scores or (within and trainer.tools):
-            return [math.nan] * len(rollouts)
-        begun = [rollout.completion_ids[:start] for rollout, start in zip(rollouts, view.starts, strict=True)]
-        ids, completions = self._answers(
-            rollouts, view.prompt_ids, self._pixels(rollouts, view), "teacher", begun if within else None
-        )
-        return self._scores(rollouts, completions, ids)
 
     def _pixels(self, rollouts: list[Rollout], view: EncodedView | None = None) -> list[Pixels]:
         """Images that the student, or the teacher, reads of each rollout."""

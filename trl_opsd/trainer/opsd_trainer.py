@@ -43,11 +43,8 @@ from trl_opsd.batches.pixels import MODALITIES, ImageInputs
 from trl_opsd.batches.teacher_plan import plan_teacher_batches
 from trl_opsd.checkpoints.trainer import CrashSafeGRPOTrainer
 from trl_opsd.config.opsd_config import OPSDConfig
-<<<<<<< HEAD
 from trl_opsd.config.validation import check_contexts_stay
-=======
 from trl_opsd.engines.distributed import raise_on_all_ranks
->>>>>>> f18-prompts
 from trl_opsd.methods.runtime import MethodRun
 from trl_opsd.model.forward import ObservedForward, add_distillation_forward
 from trl_opsd.model.shared_prefix import can_share_prefix
@@ -131,11 +128,8 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
     # Set by `__init__`
     policy_weight: float
     has_reward: bool
-<<<<<<< HEAD
     run_folder: RunFolder
-=======
     prompts_checked: bool  # of all rows, before training
->>>>>>> f18-prompts
     # Parts of a run that distils, set by `_set_up_distillation`
     privileged: Source
     teacher: Teacher
@@ -561,27 +555,16 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         for name, value in (largest or {}).items():
             metrics[name] = [max([*metrics[name], value])]
 
-<<<<<<< HEAD
-    def _repacked(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The same rows in micro-batches that waste less, with the teacher's forwards planned."""
+    def _repacked(self, batches: list[dict[str, Any]], uses: int = 1) -> list[dict[str, Any]]:
+        """The same rows in micro-batches that waste less, with the teacher's forwards planned for so many passes."""
         policy = self.objective.policy_runs
         # Statistics of a micro-batch: which rows are in it changes the loss
         of_policy = self.args.loss_type == "bnpo" or self.top_entropy_quantile < 1.0 or self._entropy_bonus_enabled
         kept = self.aux_loss_enabled or self.method.micro_batch_statistics or (policy and of_policy)
         window = None if kept else self.args.gradient_accumulation_steps
         drop_idle = not self.aux_loss_enabled and not policy
-        return self._planned(repack_micro_batches(batches, window, drop_idle, self.pad_to_multiple_of))
-=======
-    def _repacked(self, batches: list[dict[str, Any]], uses: int = 1) -> list[dict[str, Any]]:
-        """The same rows in micro-batches that waste less, with the teacher's forwards planned for so many passes."""
-        # These are means over a micro-batch: which rows are in it changes the loss
-        per_batch = self.args.loss_type == "bnpo" or self.top_entropy_quantile < 1.0 or self._entropy_bonus_enabled
-        free = not self.aux_loss_enabled and not (self.objective.policy_runs and per_batch)
-        window = self.args.gradient_accumulation_steps if free else None
-        drop_idle = free and not self.objective.policy_runs
         batches = repack_micro_batches(batches, window, drop_idle, self.pad_to_multiple_of)
         return self._planned(batches, [uses] * len(batches))
->>>>>>> f18-prompts
 
     def _planned(self, batches: list[dict[str, Any]], uses: list[int]) -> list[dict[str, Any]]:
         plan_teacher_batches(batches, self.accelerator, self._may_share_prefix, self.images, uses)

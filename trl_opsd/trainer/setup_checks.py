@@ -66,16 +66,9 @@ def check_datasets(source: Source, train_dataset: Any, eval_dataset: Any) -> Non
     Raises:
         ValueError: If a column is missing, a row holds what can't be a context, or there is no row.
     """
-<<<<<<< HEAD
-    named = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
-    if isinstance(eval_dataset, dict):
-        named = {"train_dataset": train_dataset} | {f"eval_dataset[{k!r}]": v for k, v in eval_dataset.items()}
-    for name, dataset in named.items():
+    for name, dataset in named_datasets(train_dataset, eval_dataset).items():
         if isinstance(dataset, Dataset) and not len(dataset):
             raise ValueError(f"`{name}` has no rows. Fill it, or leave it out.")
-=======
-    for name, dataset in named_datasets(train_dataset, eval_dataset).items():
->>>>>>> f18-prompts
         if isinstance(dataset, (Dataset, IterableDataset)):
             source.check(dataset, name)
 
