@@ -9,6 +9,8 @@ same order, whatever its rows hold.
 Legend: B rows of a micro-batch, K views, R rows that the teacher reads, P prompt tokens, C completion tokens.
 """
 
+from collections.abc import Callable
+
 import torch
 from accelerate import Accelerator
 
@@ -106,7 +108,10 @@ def _group_views(names: list[str], widths: list[int], live: list[bool]) -> list[
 
 
 def plan_teacher_batches(
-    batches: list[Inputs], accelerator: Accelerator, may_share: bool, images: ImageInputs | None = None
+    batches: list[Inputs],
+    accelerator: Accelerator,
+    may_share: Callable[[bool], bool],
+    images: ImageInputs | None = None,
 ) -> None:
     """
     Plan the teacher's forwards of the micro-batches of a generation batch. A collective.
@@ -114,7 +119,8 @@ def plan_teacher_batches(
     Args:
         batches (`list[dict]`): Local micro-batches with their [`DistillationBatch`], whose `teacher_batches` are set.
         accelerator (`Accelerator`): Agrees with the other processes.
-        may_share (`bool`): Whether the teacher can read a shared prompt once.
+        may_share (`Callable[[bool], bool]`): From whether the student's own weights read a view, or the teacher's, to
+            whether that reader can read a shared prompt once.
         images ([`~trl_opsd.batches.pixels.ImageInputs`], *optional*): What joins images.
     """
     views = [batch[KEY].views for batch in batches]
@@ -133,8 +139,9 @@ def plan_teacher_batches(
     if images is not None:
         students = [any(rows_of_pixels(batch)) for batch in batches]
         check_ranks([*students, *(any(one.pixels) for one in planned)], accelerator)
-    if not may_share:
+    sharing = [one for one in planned if may_share(one.live)]
+    if not sharing:
         return
-    tokens = torch.tensor([one.costs() for one in planned], device=accelerator.device)
-    for one, (plain, shared) in zip(planned, accelerator.reduce(tokens, reduction="sum").tolist(), strict=True):
+    tokens = torch.tensor([one.costs() for one in sharing], device=accelerator.device)
+    for one, (plain, shared) in zip(sharing, accelerator.reduce(tokens, reduction="sum").tolist(), strict=True):
         one.share_prefix = shared <= _MIN_PREFIX_SAVING * plain

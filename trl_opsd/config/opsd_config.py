@@ -154,8 +154,10 @@ class OPSDConfig(GRPOConfig):
             own beginning, which the completion was sampled after, `"own"` what the template gives the teacher.
         teacher_share_prefix (`bool`, *optional*, defaults to `True`):
             Whether rows of a micro-batch that share a teacher's prompt read it once, where that saves a fifth of the
-            tokens or more. Results agree up to rounding. Models with sliding windows, linear attention or an attention
-            kernel other than `sdpa` and `eager` always read it for each row.
+            tokens or more. Results agree up to rounding, which the first such read is checked for; where it does not
+            hold, a warning says so and each row reads its prompt. So it is from the start for readers with sliding
+            windows, linear attention, `dynamic` or `longrope` rotary embeddings, a prompt-learning adapter, or an
+            attention kernel other than `sdpa` and `eager`.
 
         > Parameters that control the privileged context
 

@@ -41,7 +41,6 @@ from trl_opsd.checkpoints.trainer import CrashSafeGRPOTrainer
 from trl_opsd.config.opsd_config import OPSDConfig
 from trl_opsd.methods.runtime import MethodRun
 from trl_opsd.model.forward import ObservedForward, add_distillation_forward
-from trl_opsd.model.shared_prefix import can_share_prefix
 from trl_opsd.monitoring.alerts import SignalMonitor
 from trl_opsd.privileged.base import Run, Source
 from trl_opsd.prompts.tokenizer import PromptTokenizer
@@ -53,6 +52,7 @@ from trl_opsd.teacher import TEACHER_KINDS
 from trl_opsd.teacher.teacher import Teacher, TeacherUpdateCallback
 from trl_opsd.trainer.model_card import PAPER, add_settings, paper_of
 from trl_opsd.trainer.objective import DistillationObjective, PolicyLoss
+from trl_opsd.trainer.prefix_sharing import PrefixSharing
 from trl_opsd.trainer.recorder import Recorder
 from trl_opsd.trainer.setup_checks import (
     check_datasets,
@@ -119,6 +119,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
     method: MethodRun
     images: ImageInputs | None
     collector: ViewCollector
+    sharing: PrefixSharing
     objective: DistillationObjective
     recorder: Recorder
     text_generator: TextGenerator
@@ -198,12 +199,14 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         self.method = MethodRun(args.method, args.method_options)
         self.add_callback(self.method)  # before the teacher, which may ask it
         self.add_callback(TeacherUpdateCallback(self.teacher, self.method.should_sync_teacher))
-        self.objective = DistillationObjective(args, self.teacher, self.accelerator, self.method, self.policy_weight)
+        self.sharing = PrefixSharing(core, self.teacher.model, args.teacher_share_prefix, self.accelerator)
+        self.objective = DistillationObjective(
+            args, self.teacher, self.accelerator, self.method, self.policy_weight, self.sharing
+        )
         if not self.teacher.backend.prepares_model_in_train:  # else before the first loss
             self.objective.check_heads(self.model)
         self.recorder = Recorder(self.accelerator, logs_entropy=not self.objective.policy_runs)
         self.monitor = SignalMonitor()
-        self._may_share_prefix = args.teacher_share_prefix and can_share_prefix(self.teacher.model)
         is_processor = isinstance(self.processing_class, ProcessorMixin)
         self.images = ImageInputs(self.processing_class, self._prepare_input) if is_processor else None
         tokenizer = PromptTokenizer(self.processing_class, self._tokenizer, self.chat_template, self.images)
@@ -461,7 +464,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         return self._planned(repack_micro_batches(batches, window, drop_idle, self.pad_to_multiple_of))
 
     def _planned(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        plan_teacher_batches(batches, self.accelerator, self._may_share_prefix, self.images)
+        plan_teacher_batches(batches, self.accelerator, self.sharing.allowed, self.images)
         return batches
 
     def _policy_loss(self, inputs: dict[str, Any]) -> PolicyLoss:
