@@ -70,7 +70,8 @@ class OPSDConfig(GRPOConfig):
 
         policy_weight (`float`, *optional*):
             Weight of TRL's GRPO loss. `None` means `1.0` when a reward is given (reward functions or an environment
-            reward) and `0.0` otherwise. `0.0` skips its work.
+            reward) and `0.0` otherwise. `0.0` skips its work. The balancing loss of experts (`router_aux_loss_coef`) is
+            trained once, whatever the weights.
         distillation_weight (`float`, *optional*, defaults to `1.0`):
             Weight of the distillation loss. `0.0` skips its work: the trainer is then [`~trl.GRPOTrainer`].
         distillation_divergence (`str`, *optional*):

@@ -180,7 +180,9 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         self.has_reward = self.reward_funcs[0] is not no_reward
         if isinstance(args, OPSDConfig):
             self.policy_weight = resolve_policy_weight(args, self.has_reward)
-        if not self.is_plain_grpo:
+        if self.is_plain_grpo:
+            self.router_aux_loss_coef /= self.policy_weight  # which TRL's loss is multiplied by, balancing loss and all
+        else:
             self.reward_func_names = unique_names(self.reward_func_names)
             self._set_up_distillation(args)
 
@@ -501,9 +503,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
             self.recorder.fill_mean_gap(batch, stats, self._logs["extra"]["mean_gap"])
 
     def _balancing_loss(self, aux_loss: torch.Tensor) -> torch.Tensor:
-        """The MoE balancing loss. Where TRL's policy loss has counted its value, its gradient alone is missing."""
+        """The MoE balancing loss, whole: its gradient, and what TRL's weighted loss has not counted of its value."""
         scale = self.current_gradient_accumulation_steps if self.model.training else 1.0
-        counted = self.objective.counted_policy_weight
-        if counted:
-            aux_loss = counted * (aux_loss - aux_loss.detach())
-        return self.router_aux_loss_coef * aux_loss / scale
+        missing = aux_loss - self.objective.counted_policy_weight * aux_loss.detach()
+        return self.router_aux_loss_coef * missing / scale
