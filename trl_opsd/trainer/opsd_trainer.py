@@ -40,7 +40,8 @@ from trl_opsd.batches.teacher_plan import plan_teacher_batches
 from trl_opsd.checkpoints.trainer import CrashSafeGRPOTrainer
 from trl_opsd.config.opsd_config import OPSDConfig
 from trl_opsd.methods.runtime import MethodRun
-from trl_opsd.model.forward import ObservedForward, add_distillation_forward
+from trl_opsd.model.forward import ObservedForward
+from trl_opsd.model.patch import add_distillation_forward
 from trl_opsd.monitoring.alerts import SignalMonitor
 from trl_opsd.privileged.base import Run, Source
 from trl_opsd.prompts.tokenizer import PromptTokenizer
