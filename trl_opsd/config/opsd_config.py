@@ -125,8 +125,9 @@ class OPSDConfig(GRPOConfig):
         num_loss_tokens_to_skip (`int`, *optional*, defaults to `0`):
             Number of model tokens at the start of each completion that are not distilled.
         distillation_chunk_size (`int`, *optional*):
-            Most tokens whose logits are in memory at once. `None` chooses it from the vocabulary. Lower it to save
-            memory: it changes no result.
+            Most tokens whose logits are in memory at once, in every pass over a head but TRL's own for old and
+            reference log-probabilities. `None` chooses it from the vocabulary. Lower it to save memory: it changes no
+            result.
 
         > Parameters that control the teacher
 

@@ -81,11 +81,13 @@ class TeacherRequest:
         score_temperature (`float`, *optional*): Ask for log-probabilities of the completion's tokens, and entropies, at
             this temperature.
         float32_head (`bool`): Whether the head runs in float32 (`cast_lm_head_to_fp32`).
+        chunk_size (`int`, *optional*): Tokens that pass the head at once.
     """
 
     batch: TeacherBatch
     score_temperature: float | None = None
     float32_head: bool = False
+    chunk_size: int | None = None
 
     def model_inputs(self) -> dict[str, torch.Tensor]:
         """Inputs of the wrapped model. With a shared prefix, `run` does its own calls of the backbone."""
@@ -109,7 +111,8 @@ class TeacherRequest:
         device = head.weight.device
         with maybe_gather_lm_head_ctx(head.weight, head.bias):
             hidden, labels = hidden.to(device), batch.completion_ids.flatten()[batch.tokens].to(device)
-            scores = label_scores(gathered_head(head).prepared(hidden), hidden, labels, self.score_temperature)
+            prepared = gathered_head(head).prepared(hidden)
+            scores = label_scores(prepared, hidden, labels, self.score_temperature, self.chunk_size)
         return TeacherOutput(outputs=scores)
 
 

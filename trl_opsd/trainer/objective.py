@@ -235,7 +235,8 @@ class DistillationObjective:
         reader = live_forward(model) if batch.live else self.teacher.teacher_forward(model)
         with reader as teacher, self.accelerator.autocast():
             self.sharing.check(teacher, batch)
-            request = TeacherRequest(batch, score_temperature, self.args.cast_lm_head_to_fp32)
+            how = self.args.cast_lm_head_to_fp32, self.args.distillation_chunk_size
+            request = TeacherRequest(batch, score_temperature, *how)
             outputs = teacher(**request.model_inputs(), distillation=request).outputs
         if num_updates is not None:
             batch.keep_outputs(num_updates, outputs)
