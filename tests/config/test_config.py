@@ -248,7 +248,6 @@ SET = {
     "distillation_temperature": (2.0, {}),
     "distillation_is_clip": (2.0, {}),
     "distillation_reduction": ("sequence_mean", {}),
-    "distillation_chunk_size": (256, {}),
     "teacher_update_rate": (0.1, {}),
     "teacher_sync_steps": (5, {}),
     "teacher_model_name_or_path": ("some/model", {}),

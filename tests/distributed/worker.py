@@ -12,6 +12,7 @@ from peft import LoraConfig
 
 import conftest  # sets the environment before torch
 import tiny
+from families import small_model
 from trl_opsd import OPSDConfig, OPSDTrainer
 
 
@@ -22,12 +23,14 @@ def build(folder: str, options: dict) -> OPSDTrainer:
     Args:
         folder (`str`): Output directory.
         options (`dict`): Of `OPSDConfig`, and of this function: `rows_with_view` (which of eight rows), `model` (by
-            default the tiny one, with `model_options`, in `bfloat16` if so), `reward`, `lora` (of `LoraConfig`) and
-            `eval_rows`, how many there are.
+            default the tiny one, with `model_options`, or one of a `family`; in `bfloat16` if so), `reward`, `lora`
+            (of `LoraConfig`) and `eval_rows`, how many there are.
     """
     options = dict(options)
     tokenizer = tiny.tokenizer()
-    model = options.pop("model", None) or tiny.model(tokenizer, **options.pop("model_options", {}))
+    family, sizes = options.pop("family", None), options.pop("model_options", {})
+    model = options.pop("model", None)
+    model = model or (small_model(family, tokenizer) if family else tiny.model(tokenizer, **sizes))
     model = model.to(torch.bfloat16) if options.pop("bfloat16", False) else model
     lora, with_view = options.pop("lora", None), options.pop("rows_with_view")
     eval_rows = options.pop("eval_rows", 8)

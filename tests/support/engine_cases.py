@@ -69,6 +69,10 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "teacher from a folder": {"rows_with_view": [1, 2, 7], "teacher_model_kind": "checkpoint", **UNTIED},
     "student from a folder": {"rows_with_view": [1, 2, 7], "model": "folder"},
+    # Measured within the first forward, where an engine shards the parameters
+    "absolute positions": {
+        "rows_with_view": [0, 1, 6, 7], "family": "gpt2", "num_iterations": 2, "max_steps": 3, **PAIRS,
+    },
     # Resumed under the engine after two steps, against the uninterrupted run; evaluated before it trains
     "base, resumed": {"rows_with_view": [1, 2, 5, 7], **RESUMED},
     "ema, resumed": {"rows_with_view": [0, 1, 6, 7], **PAIRS, **EMA, **UNTIED, **RESUMED},

@@ -5,13 +5,12 @@
 import pytest
 import torch
 from peft import LoraConfig
-from transformers import AutoConfig, AutoModelForCausalLM
 from trl import GRPOTrainer
 
 import tiny
 from batches import batch_of
 from conftest import length_reward, retaken
-from families import FAMILIES, SMALL
+from families import small_model
 from runs import SAMPLED
 
 
@@ -54,14 +53,14 @@ def off_policy(inputs: dict) -> dict:
 def check_sum_of_terms(trainer, inputs: dict) -> None:
     """Value, gradient and metrics of the mixed loss against TRL's loss and a pure run on the same batch."""
     weight, metrics = trainer.policy_weight, trainer._metrics["train"]
+    aux, trainer.aux_loss_enabled = trainer.aux_loss_enabled, False  # which no weight multiplies: it is part of `pure`
     policy = GRPOTrainer._compute_loss(trainer, trainer.model, inputs)
     wanted = gradients_of(trainer, policy)
     wanted_metrics = {name: values[-1] for name, values in metrics.items()}
-    trainer.objective.policy_weight, aux = 0.0, trainer.aux_loss_enabled
-    trainer.aux_loss_enabled = False  # TRL's loss has counted it
+    trainer.objective.policy_weight, trainer.aux_loss_enabled = 0.0, aux
     pure = trainer._compute_loss(trainer.model, inputs)
     ours = gradients_of(trainer, pure)
-    trainer.objective.policy_weight, trainer.aux_loss_enabled = weight, aux
+    trainer.objective.policy_weight = weight
     mixed = trainer._compute_loss(trainer.model, inputs)
     got = gradients_of(trainer, mixed)
 
@@ -98,13 +97,8 @@ def test_weight_of_the_verifiers_advantage_in_sampled_token_mode(make_trainer):
 
 
 def test_balancing_loss_of_experts(make_trainer, tokenizer):
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        "qwen3_moe", vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
-        pad_token_id=tokenizer.pad_token_id, **SMALL, **FAMILIES["qwen3_moe"],
-    )  # fmt: skip
     options = {"reward_funcs": length_reward, "num_iterations": 2, "seed": 1, "policy_weight": 0.6}
-    trainer = make_trainer(AutoModelForCausalLM.from_config(config), **options)
+    trainer = make_trainer(small_model("qwen3_moe", tokenizer), **options)
     assert trainer.aux_loss_enabled
     inputs = off_policy(batch_of(trainer))
     check_sum_of_terms(trainer, inputs)
@@ -113,6 +107,31 @@ def test_balancing_loss_of_experts(make_trainer, tokenizer):
     trainer.router_aux_loss_coef = 0.0
     without = gradients_of(trainer, trainer._compute_loss(trainer.model, inputs))[router]
     assert (with_loss - without).norm() > 1e-4 * without.norm(), "the router feels it"
+
+
+WEIGHTS = [
+    *({"policy_weight": weight, "distillation_weight": 1e-9} for weight in (0.0, 0.01, 0.5, 1.0)),
+    *({"policy_weight": weight, "distillation_weight": 1e-9, **SAMPLED} for weight in (0.0, 0.5)),
+    *({"policy_weight": weight, "distillation_weight": 0.0} for weight in (0.5, 1.0)),
+]
+
+
+@pytest.mark.parametrize("weights", WEIGHTS, ids=str)
+def test_balancing_loss_counts_once_whatever_the_weights(make_trainer, tokenizer, weights):
+    """Without advantages and with next to no distillation it is all of the loss: TRL's, at a coefficient of 3."""
+    options = {"reward_funcs": length_reward, "router_aux_loss_coef": 3.0, "gradient_accumulation_steps": 2}
+    trainer = make_trainer(small_model("qwen3_moe", tokenizer), **options, **weights)
+    inputs = batch_of(trainer)
+    inputs["advantages"] = torch.zeros_like(inputs["advantages"])
+    inputs = inputs if trainer.is_plain_grpo else retaken(inputs)
+    loss = trainer._compute_loss(trainer.model, inputs)
+    got = gradients_of(trainer, loss)
+    trainer.router_aux_loss_coef = 3.0
+    want = GRPOTrainer._compute_loss(trainer, trainer.model, inputs)
+    assert want.item() > 1.0, "balanced experts would give 3 * 2 / 2"
+    assert loss.item() == pytest.approx(want.item(), rel=1e-5)
+    for name, gradient in gradients_of(trainer, want).items():
+        torch.testing.assert_close(got[name], gradient, rtol=1e-4, atol=1e-7, msg=name)
 
 
 def test_evaluation_gives_the_same_value(make_trainer):

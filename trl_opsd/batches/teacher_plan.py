@@ -9,6 +9,8 @@ same order, whatever its rows hold.
 Legend: B rows of a micro-batch, K views, R rows that the teacher reads, P prompt tokens, C completion tokens.
 """
 
+from collections.abc import Callable
+
 import torch
 from accelerate import Accelerator
 
@@ -108,7 +110,7 @@ def _group_views(names: list[str], widths: list[int], live: list[bool]) -> list[
 def plan_teacher_batches(
     batches: list[Inputs],
     accelerator: Accelerator,
-    may_share: bool,
+    may_share: Callable[[bool], bool],
     images: ImageInputs | None = None,
     uses: list[int] | None = None,
 ) -> None:
@@ -118,7 +120,8 @@ def plan_teacher_batches(
     Args:
         batches (`list[dict]`): Local micro-batches with their [`DistillationBatch`], whose `teacher_batches` are set.
         accelerator (`Accelerator`): Agrees with the other processes.
-        may_share (`bool`): Whether the teacher can read a shared prompt once.
+        may_share (`Callable[[bool], bool]`): From whether the student's own weights read a view, or the teacher's, to
+            whether that reader can read a shared prompt once.
         images ([`~trl_opsd.batches.pixels.ImageInputs`], *optional*): What joins images.
         uses (`list[int]`, *optional*): Passes over each micro-batch that are still to come; one by default.
     """
@@ -140,8 +143,9 @@ def plan_teacher_batches(
     if images is not None:
         students = [any(rows_of_pixels(batch)) for batch in batches]
         check_ranks([*students, *(any(one.pixels) for one in planned)], accelerator)
-    if not may_share:
+    sharing = [one for one in planned if may_share(one.live)]
+    if not sharing:
         return
-    tokens = torch.tensor([one.costs() for one in planned], device=accelerator.device)
-    for one, (plain, shared) in zip(planned, accelerator.reduce(tokens, reduction="sum").tolist(), strict=True):
+    tokens = torch.tensor([one.costs() for one in sharing], device=accelerator.device)
+    for one, (plain, shared) in zip(sharing, accelerator.reduce(tokens, reduction="sum").tolist(), strict=True):
         one.share_prefix = shared <= _MIN_PREFIX_SAVING * plain

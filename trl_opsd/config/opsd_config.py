@@ -79,7 +79,8 @@ class OPSDConfig(GRPOConfig):
 
         policy_weight (`float`, *optional*):
             Weight of TRL's GRPO loss. `None` means `1.0` when a reward is given (reward functions or an environment
-            reward) and `0.0` otherwise. `0.0` skips its work.
+            reward) and `0.0` otherwise. `0.0` skips its work. The balancing loss of experts (`router_aux_loss_coef`) is
+            trained once, whatever the weights.
         distillation_weight (`float`, *optional*, defaults to `1.0`):
             Weight of the distillation loss. `0.0` skips its work: the trainer is then [`~trl.GRPOTrainer`].
         distillation_divergence (`str`, *optional*):
@@ -134,8 +135,9 @@ class OPSDConfig(GRPOConfig):
         num_loss_tokens_to_skip (`int`, *optional*, defaults to `0`):
             Number of model tokens at the start of each completion that are not distilled.
         distillation_chunk_size (`int`, *optional*):
-            Most tokens whose logits are in memory at once. `None` chooses it from the vocabulary. Lower it to save
-            memory: it changes no result.
+            Most tokens whose logits are in memory at once, in every pass over a head but TRL's own for old and
+            reference log-probabilities. `None` chooses it from the vocabulary. Lower it to save memory: it changes no
+            result.
 
         > Parameters that control the teacher
 
@@ -164,8 +166,10 @@ class OPSDConfig(GRPOConfig):
             own beginning, which the completion was sampled after, `"own"` what the template gives the teacher.
         teacher_share_prefix (`bool`, *optional*, defaults to `True`):
             Whether rows of a micro-batch that share a teacher's prompt read it once, where that saves a fifth of the
-            tokens or more. Results agree up to rounding. Models with sliding windows, linear attention or an attention
-            kernel other than `sdpa` and `eager` always read it for each row.
+            tokens or more. Results agree up to rounding, which the first such read is checked for; where it does not
+            hold, a warning says so and each row reads its prompt. So it is from the start for readers with sliding
+            windows, linear attention, `dynamic` or `longrope` rotary embeddings, a prompt-learning adapter, or an
+            attention kernel other than `sdpa` and `eager`.
 
         > Parameters that control the privileged context
 

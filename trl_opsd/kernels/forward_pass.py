@@ -194,10 +194,10 @@ class LinearDivergenceForward:
     def _all_scores(self) -> TokenStats:
         """Statistics of all distilled tokens, from a pass over them that comes first."""
         task, m = self.task, self.task.weights.shape[1]
-        labels, temperature = task.labels[:m], task.spec.temperature
-        student = label_scores(self.student, self.hidden[:m], labels, temperature)
+        how = task.labels[:m], task.spec.temperature, task.chunk_size
+        student = label_scores(self.student, self.hidden[:m], *how)
         views = zip(self.teachers, task.teacher_hidden, strict=True)
-        teachers = [label_scores(head, view, labels, temperature) for head, view in views]
+        teachers = [label_scores(head, view, *how) for head, view in views]
         values = (*(torch.stack(both) for both in zip(*teachers, strict=True)), *student)
         return self._token_stats(dict(zip(TOKEN_STATS, values, strict=True)), slice(None))
 

@@ -62,7 +62,7 @@ def _tempered(head: Head, raw: torch.Tensor, temperature: float) -> tuple[torch.
 
 @torch.no_grad()
 def label_scores(
-    head: Head, hidden: torch.Tensor, labels: torch.Tensor, temperature: float
+    head: Head, hidden: torch.Tensor, labels: torch.Tensor, temperature: float, chunk_size: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Log-probabilities of the labels and entropies, both of shape `(N,)`, without gradient.
@@ -72,8 +72,9 @@ def label_scores(
         hidden (`torch.Tensor` of shape `(N, H)`): Hidden states.
         labels (`torch.Tensor` of shape `(N,)`): Tokens.
         temperature (`float`): Temperature of the distribution.
+        chunk_size (`int`, *optional*): Most tokens of a chunk.
     """
-    return _scores(head, hidden, labels, temperature, None)[:2]
+    return _scores(head, hidden, labels, temperature, chunk_size)[:2]
 
 
 def _scores(

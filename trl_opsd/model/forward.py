@@ -4,8 +4,8 @@
 Requests that a model answers inside its wrapped forward.
 
 The head is used where the backbone ran, inside the forward of the DDP, ZeRO-3 or FSDP2 wrapper, so that its weight is
-gathered and its gradient reduced like any other. [`add_distillation_forward`] patches `model.forward` once more, on top
-of TRL's fused head, to understand one more keyword, `distillation=`: a [`TeacherRequest`] or a [`StudentRequest`].
+gathered and its gradient reduced like any other. `patch.py` patches `model.forward` once more, on top of TRL's fused
+head, to understand one more keyword, `distillation=`: a [`TeacherRequest`] or a [`StudentRequest`].
 
 One forward of the student serves the policy loss and the distillation loss. TRL's loss wants a model to call, so it is
 called from within that forward, by four callbacks, one in the other:
@@ -26,8 +26,6 @@ Legend: B rows, T tokens of prompt and completion, C completion tokens, M distil
 the teacher reads, H hidden size, K views.
 """
 
-import functools
-import types
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,14 +35,11 @@ import torch
 from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput, maybe_gather_lm_head_ctx
 
-from trl_opsd.batches.pixels import without_empty_pixels
 from trl_opsd.batches.teacher_batch import TeacherBatch
 from trl_opsd.kernels import Head, LinearDivergenceInputs, PolicyTerm, label_scores, linear_divergence
 from trl_opsd.losses import DivergenceSpec
 from trl_opsd.losses.method_types import HiddenStateLoss
-from trl_opsd.model.head import check_head, gathered_head, head_parameters, model_head
-from trl_opsd.model.head_check import HeadCheckRequest
-from trl_opsd.model.positions import PaddedPositions
+from trl_opsd.model.head import gathered_head, head_parameters, model_head
 from trl_opsd.model.shared_prefix import hidden_after_prefix
 
 
@@ -88,12 +83,14 @@ class TeacherRequest:
         float32_head (`bool`): Whether the head runs in float32 (`cast_lm_head_to_fp32`).
         for_head_alone (`bool`): Whether only a head reads the hidden states. They are then in the type of its products
             where that is the narrower one, as under autocast.
+        chunk_size (`int`, *optional*): Tokens that pass the head at once.
     """
 
     batch: TeacherBatch
     score_temperature: float | None = None
     float32_head: bool = False
     for_head_alone: bool = False
+    chunk_size: int | None = None
 
     def model_inputs(self) -> dict[str, torch.Tensor]:
         """Inputs of the wrapped model. With a shared prefix, `run` does its own calls of the backbone."""
@@ -118,7 +115,8 @@ class TeacherRequest:
         device = head.weight.device
         with maybe_gather_lm_head_ctx(head.weight, head.bias):
             hidden, labels = hidden.to(device), batch.completion_ids.flatten()[batch.tokens].to(device)
-            scores = label_scores(gathered_head(head).prepared(hidden), hidden, labels, self.score_temperature)
+            prepared = gathered_head(head).prepared(hidden)
+            scores = label_scores(prepared, hidden, labels, self.score_temperature, self.chunk_size)
         return TeacherOutput(outputs=scores)
 
 
@@ -260,40 +258,6 @@ def _caught_hidden_states(model: PreTrainedModel):
         yield caught
     finally:
         hook.remove()
-
-
-def add_distillation_forward(model: PreTrainedModel) -> None:
-    """
-    Let `model(..., distillation=request)` answer a [`TeacherRequest`], a [`StudentRequest`] or a [`HeadCheckRequest`].
-    Without it nothing changes, but that a model with absolute positions counts them from each row's own first token.
-
-    Call it after TRL's `add_fused_lm_head` and before any wrapping, on the model under a PEFT wrapper.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]): Causal language model to patch.
-
-    Raises:
-        ValueError: If its head is no plain matrix. See [`~trl_opsd.model.head.check_head`].
-        ValueError: By the patched forward, as [`HeadCheckRequest`] and [`PaddedPositions`] say.
-    """
-    check_head(model)
-    inner, positions = model.forward, PaddedPositions()
-
-    # Keep the original signature: `generate` validates its model kwargs against it
-    @functools.wraps(type(model).forward)
-    def forward(self: PreTrainedModel, *args: Any, distillation: Any = None, **kwargs: Any) -> Any:
-        if "pixel_values" in kwargs:
-            kwargs = without_empty_pixels(kwargs)
-        if isinstance(distillation, HeadCheckRequest):  # its error says more than that of padding
-            output = distillation.run(self, inner, args, kwargs)
-            positions.added(self, args, kwargs)
-            return output
-        kwargs = positions.added(self, args, kwargs)
-        if distillation is None:
-            return inner(*args, **kwargs)
-        return distillation.run(self, inner, args, kwargs)
-
-    model.forward = types.MethodType(forward, model)
 
 
 @dataclass

@@ -8,21 +8,31 @@ Legend: U distinct prompts, P prompt tokens, R rows, C completion tokens, H hidd
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 
 # Kernels that take a mask over keys the queries are not part of. Others may, but were not tried
 _ATTENTION = ("eager", "sdpa")
+# Rotary embeddings with the same frequencies whatever the length, unlike `dynamic` and `longrope`
+_ROPE_TYPES = {"default", "linear", "yarn", "llama3", "proportional"}
 
 
-def can_share_prefix(model: PreTrainedModel) -> bool:
+def can_share_prefix(model: nn.Module) -> bool:
     """
-    Whether every layer of `model` keeps keys and values of all tokens. Sliding windows, linear attention and layers
-    that borrow another layer's keys do not. Models that also see may count positions from the images of an earlier run.
+    Whether a reader can read a prompt once for several rows, as far as its config tells: every layer keeps keys and
+    values of all tokens, which do not depend on what follows. Sliding windows, linear attention and layers that borrow
+    another layer's keys do not. Models that also see may count positions from the images of an earlier run, and an
+    adapter with virtual tokens puts a cache or embeddings of its own in the place of the prompt's.
+
+    Args:
+        model (`nn.Module`): The reader before any wrapping, with its PEFT wrapper if it has one.
     """
+    adapter = getattr(model, "active_peft_config", None)
+    if adapter is not None and adapter.is_prompt_learning:
+        return False
     config = model.config.get_text_config()
-    if config is not model.config:
+    if config is not model.config or not _rope_types(config) <= _ROPE_TYPES:
         return False
     if config._attn_implementation not in _ATTENTION or getattr(config, "num_kv_shared_layers", 0):
         return False
@@ -30,6 +40,13 @@ def can_share_prefix(model: PreTrainedModel) -> bool:
         return False
     layers = DynamicCache(config=config).layers
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+
+
+def _rope_types(config: PretrainedConfig) -> set[str]:
+    """Types of rotary embedding that a config names, of all layers or of each kind of layer."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    by_layer = [one for one in parameters.values() if isinstance(one, dict)] or [parameters]
+    return {one.get("rope_type", "default") for one in by_layer}
 
 
 class _SharedLayer(DynamicLayer):

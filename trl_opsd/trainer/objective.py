@@ -25,6 +25,7 @@ from trl_opsd.methods.runtime import MethodRun
 from trl_opsd.model.forward import StudentRequest, TeacherRequest
 from trl_opsd.model.head_check import HeadCheckRequest
 from trl_opsd.teacher.teacher import Teacher, live_forward
+from trl_opsd.trainer.prefix_sharing import PrefixSharing
 
 
 # From TRL's output, and advantages of shape (B, C) in place of those of the batch, to the policy loss
@@ -41,13 +42,20 @@ class DistillationObjective:
         accelerator (`Accelerator`): For autocast and the number of processes.
         method ([`~trl_opsd.methods.runtime.MethodRun`]): What changes the loss.
         policy_weight (`float`): Weight of the policy loss, which does not run at weight 0.
+        sharing ([`PrefixSharing`]): Which readers read a shared prompt once.
     """
 
     def __init__(
-        self, args: OPSDConfig, teacher: Teacher, accelerator: Accelerator, method: MethodRun, policy_weight: float
+        self,
+        args: OPSDConfig,
+        teacher: Teacher,
+        accelerator: Accelerator,
+        method: MethodRun,
+        policy_weight: float,
+        sharing: PrefixSharing,
     ):
         self.args, self.teacher, self.accelerator, self.method = args, teacher, accelerator, method
-        self.policy_weight = policy_weight
+        self.policy_weight, self.sharing = policy_weight, sharing
         self.spec = args.divergence_spec
         self.kept = KeptOutputs()
         self.sampled_token = args.distillation_mode == "sampled_token"
@@ -233,10 +241,16 @@ class DistillationObjective:
         kept = None if batch.live else self.kept.take(batch, self.teacher.num_updates)
         if kept is not None:
             return kept
-        for_head_alone = self.method.method.hidden_state_loss is None
-        request = TeacherRequest(batch, score_temperature, self.args.cast_lm_head_to_fp32, for_head_alone)
         reader = live_forward(model) if batch.live else self.teacher.teacher_forward(model)
         with reader as teacher, self.accelerator.autocast():
+            self.sharing.check(teacher, batch)
+            request = TeacherRequest(
+                batch,
+                score_temperature,
+                float32_head=self.args.cast_lm_head_to_fp32,
+                for_head_alone=self.method.method.hidden_state_loss is None,
+                chunk_size=self.args.distillation_chunk_size,
+            )
             outputs = teacher(**request.model_inputs(), distillation=request).outputs
         if not batch.live:
             self.kept.keep(batch, self.teacher.num_updates, outputs)

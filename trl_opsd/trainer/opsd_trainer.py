@@ -46,8 +46,8 @@ from trl_opsd.config.opsd_config import OPSDConfig
 from trl_opsd.config.validation import check_contexts_stay
 from trl_opsd.engines.distributed import raise_on_all_ranks
 from trl_opsd.methods.runtime import MethodRun
-from trl_opsd.model.forward import ObservedForward, add_distillation_forward
-from trl_opsd.model.shared_prefix import can_share_prefix
+from trl_opsd.model.forward import ObservedForward
+from trl_opsd.model.patch import add_distillation_forward
 from trl_opsd.monitoring.alerts import SignalMonitor
 from trl_opsd.monitoring.metrics import Sums
 from trl_opsd.monitoring.progress import Progress
@@ -63,6 +63,7 @@ from trl_opsd.teacher.teacher import Teacher, TeacherUpdateCallback
 from trl_opsd.trainer.evaluation import Evaluation, ObservedPolicy, Terms
 from trl_opsd.trainer.model_card import PAPER, add_settings, paper_of
 from trl_opsd.trainer.objective import DistillationObjective, PolicyLoss
+from trl_opsd.trainer.prefix_sharing import PrefixSharing
 from trl_opsd.trainer.prompt_checks import check_prompts, check_sampled_prompts
 from trl_opsd.trainer.recorder import Recorder
 from trl_opsd.trainer.rollout_function import CheckedRolloutFunc
@@ -136,6 +137,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
     method: MethodRun
     images: ImageInputs | None
     collector: ViewCollector
+    sharing: PrefixSharing
     objective: DistillationObjective
     recorder: Recorder
     text_generator: TextGenerator
@@ -210,7 +212,9 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
             self.policy_weight = resolve_policy_weight(args, self.has_reward)
         self.run_folder = RunFolder({"train": train_dataset, "eval": eval_dataset})
         self.add_callback(self.run_folder)
-        if not self.is_plain_grpo:
+        if self.is_plain_grpo:
+            self.router_aux_loss_coef /= self.policy_weight  # which TRL's loss is multiplied by, balancing loss and all
+        else:
             self.reward_func_names = unique_names(self.reward_func_names)
             check_needs(args, self.privileged, self.has_reward)
             self._set_up_distillation(args)
@@ -230,7 +234,10 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         self.method = MethodRun(args.method, args.method_options)
         self.add_callback(self.method)  # before the teacher, which may ask it
         self.add_callback(TeacherUpdateCallback(self.teacher, self.method.should_sync_teacher))
-        self.objective = DistillationObjective(args, self.teacher, self.accelerator, self.method, self.policy_weight)
+        self.sharing = PrefixSharing(core, self.teacher.model, args.teacher_share_prefix, self.accelerator)
+        self.objective = DistillationObjective(
+            args, self.teacher, self.accelerator, self.method, self.policy_weight, self.sharing
+        )
         if not self.teacher.backend.prepares_model_in_train:  # else before the first loss
             self.objective.check_heads(self.model)
         self.recorder = Recorder(self.accelerator, logs_entropy=not self.objective.policy_runs)
@@ -239,7 +246,6 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         if any(type(one) is ProgressCallback for one in self.callback_handler.callbacks):
             self.remove_callback(ProgressCallback)
             self.add_callback(Progress)
-        self._may_share_prefix = args.teacher_share_prefix and can_share_prefix(self.teacher.model)
         is_processor = isinstance(self.processing_class, ProcessorMixin)
         self.images = ImageInputs(self.processing_class, self._prepare_input) if is_processor else None
         tokenizer = PromptTokenizer(self.processing_class, self._tokenizer, self.chat_template, self.images)
@@ -567,7 +573,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         return self._planned(batches, [uses] * len(batches))
 
     def _planned(self, batches: list[dict[str, Any]], uses: list[int]) -> list[dict[str, Any]]:
-        plan_teacher_batches(batches, self.accelerator, self._may_share_prefix, self.images, uses)
+        plan_teacher_batches(batches, self.accelerator, self.sharing.allowed, self.images, uses)
         return batches
 
     def _policy_loss(self, inputs: dict[str, Any]) -> PolicyLoss:
@@ -606,9 +612,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
             self.recorder.fill_mean_gap(batch, stats, self._logs["extra"]["mean_gap"])
 
     def _balancing_loss(self, aux_loss: torch.Tensor) -> torch.Tensor:
-        """The MoE balancing loss. Where TRL's policy loss has counted its value, its gradient alone is missing."""
+        """The MoE balancing loss, whole: its gradient, and what TRL's weighted loss has not counted of its value."""
         scale = self.current_gradient_accumulation_steps if self.model.training else 1.0
-        counted = self.objective.counted_policy_weight
-        if counted:
-            aux_loss = counted * (aux_loss - aux_loss.detach())
-        return self.router_aux_loss_coef * aux_loss / scale
+        missing = aux_loss - self.objective.counted_policy_weight * aux_loss.detach()
+        return self.router_aux_loss_coef * missing / scale
