@@ -42,8 +42,7 @@ def token_agreement(logps: torch.Tensor, taught: torch.Tensor, gamma: float) -> 
 def sequence_agreement(logps: torch.Tensor, taught: torch.Tensor, rows: torch.Tensor, gamma: float) -> torch.Tensor:
     """max(exp(-gamma var_k mean_t log q_k(y_t)), 1e-6), of shape `(N,)`, one value for all tokens of a row."""
     _, which = rows.unique(return_inverse=True)
-    many = int(which.max()) + 1 if which.numel() else 0
-    zeros = logps.new_zeros(len(logps), many)
+    zeros = logps.new_zeros(len(logps), int(which.max()) + 1 if which.numel() else 0)
     sums, counts = (zeros.index_add(1, which, one) for one in (logps * taught, taught.to(logps)))
     return (-gamma * variance_of_views(sums / counts.clamp(min=1), counts > 0)).exp().clamp(min=1e-6)[which]
 
