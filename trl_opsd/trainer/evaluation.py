@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
+from torch import nn
 
 from trl_opsd.batches.counts import ROW_LOSS_TYPES
 from trl_opsd.batches.distillation_batch import DistillationBatch, loss_mask_of
 from trl_opsd.model.forward import StudentRequest
 from trl_opsd.monitoring.metrics import Sums
-from trl_opsd.trainer.objective import DistillationObjective
+from trl_opsd.trainer.objective import DistillationObjective, PolicyLoss
 
 
 logger = get_logger(__name__)
@@ -73,6 +74,7 @@ class Evaluation:
         self.processes = accelerator.num_processes
         self.seen = self.size = self.new = 0  # rows before this batch; of this batch; and those that were not seen
         self.totals: dict[str, list[float]] = {}
+        self._policy: ObservedPolicy  # of the batch
 
     # Rows
 
@@ -101,11 +103,19 @@ class Evaluation:
 
     # Terms of the loss
 
+    def request(self, model: nn.Module, batch: DistillationBatch, windows: float, policy: PolicyLoss) -> StudentRequest:
+        """Request of a batch's losses as of [`DistillationObjective.request`], whose policy loss is kept apart."""
+        self._policy = ObservedPolicy(policy)
+        request = self.objective.request(model, batch, windows, self._policy)
+        if request.policy is not None and not self.objective.sampled_token:
+            self._policy = ObservedPolicy(request.policy)  # with its weight
+            request.policy = self._policy
+        return request
+
     def terms(
         self,
         batch: DistillationBatch,
         request: StudentRequest,
-        policy: ObservedPolicy,
         loss: torch.Tensor,
         balancing: torch.Tensor | None,
     ) -> Terms:
@@ -114,19 +124,18 @@ class Evaluation:
 
         Args:
             batch ([`DistillationBatch`]): The batch.
-            request ([`StudentRequest`]): What the student's forward has computed.
-            policy ([`ObservedPolicy`]): The policy loss in it, with its weight; in sampled-token mode TRL's own.
+            request ([`StudentRequest`]): That of [`request`], which the student's forward has answered.
             loss (`torch.Tensor`): Policy and distillation loss of this process, 0-d.
             balancing (`torch.Tensor`, *optional*): What the MoE balancing loss adds to them, 0-d.
         """
         counts, reduction = batch.counts, self.objective.args.distillation_reduction
         local, share = self._averaged_locally(batch)
         if self.objective.sampled_token:
-            added = (policy.slope * self.objective.gap_advantages(batch, request.stats)).sum()
+            added = (self._policy.slope * self.objective.gap_advantages(batch, request.stats)).sum()
             dilution = counts.dilution(self.loss_type, batch.num_items)
             distilled = added * local / dilution, counts.distilled_of_policy(self.loss_type) / self.processes
         else:
-            added = loss if policy.value is None else loss - policy.value.to(loss.device)
+            added = loss if self._policy.value is None else loss - self._policy.value.to(loss.device)
             number = counts.averaged(reduction) / self.processes
             distilled = added * number.clamp(min=1.0), number
         terms = {DISTILLATION: distilled}

@@ -60,7 +60,7 @@ from trl_opsd.rollouts.rollout import Rollout
 from trl_opsd.rollouts.view import PrivilegedSource, shown_context
 from trl_opsd.teacher import TEACHER_KINDS
 from trl_opsd.teacher.teacher import Teacher, TeacherUpdateCallback
-from trl_opsd.trainer.evaluation import Evaluation, ObservedPolicy, Terms
+from trl_opsd.trainer.evaluation import Evaluation, Terms
 from trl_opsd.trainer.model_card import PAPER, add_settings, paper_of
 from trl_opsd.trainer.objective import DistillationObjective, PolicyLoss
 from trl_opsd.trainer.prefix_sharing import PrefixSharing
@@ -344,20 +344,13 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         windows = 1.0
         if self.model.training:
             windows = self.args.steps_per_generation / self.current_gradient_accumulation_steps
-        policy = self._policy_loss(inputs)
-        if self.evaluation is not None:
-            policy = ObservedPolicy(policy)
-        request = self.objective.request(model, batch, windows, policy)
-        if self.evaluation is not None and not self.objective.sampled_token:
-            policy = ObservedPolicy(request.policy)  # with its weight
-            request.policy = request.policy and policy
+        asks = self.objective if self.evaluation is None else self.evaluation
+        request = asks.request(model, batch, windows, self._policy_loss(inputs))
         output = self._student_forward(ObservedForward(model, request), inputs)
         # On GPUs split by `device_map` the head may sit on another device than the loss
         loss = output.loss.to(inputs["completion_ids"].device)
         balancing = None if output.aux_loss is None else self._balancing_loss(output.aux_loss)
-        terms = None
-        if self.evaluation is not None:
-            terms = self.evaluation.terms(batch, request, policy, loss, balancing)
+        terms = None if self.evaluation is None else self.evaluation.terms(batch, request, loss, balancing)
         self._record(batch, request.stats | output.distillation_stats, terms)
         return loss if balancing is None else loss + balancing
 
