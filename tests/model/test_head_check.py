@@ -47,6 +47,7 @@ def test_a_separate_teacher_whose_head_is_more_than_a_matrix(make_trainer, token
 
 
 def test_a_backbone_that_is_the_model_itself(make_trainer, tokenizer):
+    """TRL's own head can't read it either."""
     config = Llama4TextConfig(vocab_size=len(tokenizer), intermediate_size_mlp=64, num_local_experts=2, **SMALL)
     with pytest.raises(ValueError, match="Llama4ForCausalLM has no backbone under the name 'language_model'"):
         make_trainer(Llama4ForCausalLM(config))

@@ -142,6 +142,17 @@ def test_a_reader_that_says_it_can_is_checked(make_trainer, tokenizer, monkeypat
     assert losses[True] == losses[False]
 
 
+def test_all_processes_decide_alike(make_trainer, monkeypatch):
+    """Where another process finds a difference, this one reads row by row too."""
+    trainer = make_trainer(privileged=always(View(CONTEXT)), **GROUPS)
+    batch = batch_of(trainer)
+    other = torch.tensor([0.5])
+    monkeypatch.setattr(trainer.accelerator, "gather", lambda change: torch.cat([change, other]))
+    with pytest.warns(UserWarning, match="hidden states change by 50.0%"):
+        trainer.objective._teacher_outputs(trainer.model, batch["distillation"], batch["distillation"].token_index)
+    assert plans(trainer, batch) == {False: False} and not trainer.sharing.allowed(live=False)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_rounding_is_no_difference(make_trainer, tokenizer, recwarn, dtype):
     model = tiny.model(tokenizer, max_position_embeddings=512).to(dtype)

@@ -41,7 +41,7 @@ def check_head(model: PreTrainedModel) -> None:
     if model.base_model is model:
         raise ValueError(
             f"{name} has no backbone under the name {model.base_model_prefix!r} that its class gives, so its hidden "
-            "states can't be read apart from its head. Load the model through another class of its family."
+            "states can't be read apart from its head. Use another class of its family that has one, or another family."
         )
     embedding = model.get_output_embeddings()
     weight = getattr(embedding, "weight", None)

@@ -70,9 +70,11 @@ def needs_position_ids(model: PreTrainedModel, device: torch.device) -> bool:
     Raises:
         ValueError: If it reads them otherwise with position ids too, or takes none.
     """
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or _TOKENS + _PADDING
+    padding = max(min(_PADDING, limit - _TOKENS), 1)
     ids = torch.arange(_TOKENS, device=device).unsqueeze(0)
     alone = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    padded = {name: nn.functional.pad(values, (_PADDING, 0)) for name, values in alone.items()}
+    padded = {name: nn.functional.pad(values, (padding, 0)) for name, values in alone.items()}
     with without_dropout(model):
         expected = _hidden(model, alone)
         largest = max(_STEPS * rounding_step(model, expected), _LEAST)
