@@ -208,7 +208,7 @@ class DistillationObjective:
         request = TeacherRequest(batch, score_temperature, self.args.cast_lm_head_to_fp32, for_head_alone)
         reader = live_forward(model) if batch.live else self.teacher.teacher_forward(model)
         with reader as teacher, self.accelerator.autocast():
-            outputs = teacher(**request.model_inputs(), distillation=request).outputs
+            outputs = teacher(**request.model_inputs(), distillation=request)()
         if not batch.live:
             self.kept.keep(batch, self.teacher.num_updates, outputs)
         return outputs
