@@ -35,12 +35,23 @@ import torch
 from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput, maybe_gather_lm_head_ctx
 
+<<<<<<< HEAD
 from trl_opsd.batches.teacher_batch import TeacherBatch
+=======
+from trl_opsd.batches.pixels import without_empty_pixels
+from trl_opsd.batches.teacher_batch import Outputs, TeacherBatch
+>>>>>>> f18-prompts
 from trl_opsd.kernels import Head, LinearDivergenceInputs, PolicyTerm, label_scores, linear_divergence
 from trl_opsd.losses import DivergenceSpec
 from trl_opsd.losses.method_types import HiddenStateLoss
 from trl_opsd.model.head import gathered_head, head_parameters, model_head
 from trl_opsd.model.shared_prefix import hidden_after_prefix
+
+
+# Teacher's outputs, at `tokens` of its batch: hidden states of shape `(T, H)`, or log-probabilities and entropies of
+# shape `(T,)`. A function, as no wrapper looks into one: accelerate would raise tensors in a container to float32, and
+# DeepSpeed warns of other objects. They need no gradient.
+TeacherOutput = Callable[[], Outputs]
 
 
 @dataclass
@@ -55,20 +66,6 @@ class DistilledOutput(FusedCausalLMOutput):
     """
 
     distillation_stats: dict[str, torch.Tensor] | None = None
-
-
-@dataclass
-class TeacherOutput:
-    """
-    Outputs of the teacher. They need no gradient, and this is no mapping as a `ModelOutput` is: accelerate's wrapper
-    would raise what it holds to float32.
-
-    Args:
-        outputs (`tuple[torch.Tensor, ...]`): At `tokens` of the batch: hidden states of shape `(T, H)`, or
-            log-probabilities and entropies of shape `(T,)`.
-    """
-
-    outputs: tuple[torch.Tensor, ...]
 
 
 @dataclass
@@ -111,13 +108,19 @@ class TeacherRequest:
         head = model_head(model, self.float32_head)
         if self.score_temperature is None:
             dtype = head.compute_dtype(hidden) if self.for_head_alone else hidden.dtype
-            return TeacherOutput(outputs=(hidden.to(dtype) if dtype.itemsize < hidden.dtype.itemsize else hidden,))
+            hidden = hidden.to(dtype) if dtype.itemsize < hidden.dtype.itemsize else hidden
+            return lambda: (hidden,)
         device = head.weight.device
         with maybe_gather_lm_head_ctx(head.weight, head.bias):
             hidden, labels = hidden.to(device), batch.completion_ids.flatten()[batch.tokens].to(device)
+<<<<<<< HEAD
             prepared = gathered_head(head).prepared(hidden)
             scores = label_scores(prepared, hidden, labels, self.score_temperature, self.chunk_size)
         return TeacherOutput(outputs=scores)
+=======
+            scores = label_scores(gathered_head(head).prepared(hidden), hidden, labels, self.score_temperature)
+        return lambda: scores
+>>>>>>> f18-prompts
 
 
 @dataclass
