@@ -35,12 +35,7 @@ import torch
 from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput, maybe_gather_lm_head_ctx
 
-<<<<<<< HEAD
-from trl_opsd.batches.teacher_batch import TeacherBatch
-=======
-from trl_opsd.batches.pixels import without_empty_pixels
 from trl_opsd.batches.teacher_batch import Outputs, TeacherBatch
->>>>>>> f18-prompts
 from trl_opsd.kernels import Head, LinearDivergenceInputs, PolicyTerm, label_scores, linear_divergence
 from trl_opsd.losses import DivergenceSpec
 from trl_opsd.losses.method_types import HiddenStateLoss
@@ -113,14 +108,9 @@ class TeacherRequest:
         device = head.weight.device
         with maybe_gather_lm_head_ctx(head.weight, head.bias):
             hidden, labels = hidden.to(device), batch.completion_ids.flatten()[batch.tokens].to(device)
-<<<<<<< HEAD
             prepared = gathered_head(head).prepared(hidden)
             scores = label_scores(prepared, hidden, labels, self.score_temperature, self.chunk_size)
-        return TeacherOutput(outputs=scores)
-=======
-            scores = label_scores(gathered_head(head).prepared(hidden), hidden, labels, self.score_temperature)
         return lambda: scores
->>>>>>> f18-prompts
 
 
 @dataclass

@@ -243,7 +243,6 @@ class DistillationObjective:
             return kept
         reader = live_forward(model) if batch.live else self.teacher.teacher_forward(model)
         with reader as teacher, self.accelerator.autocast():
-<<<<<<< HEAD
             self.sharing.check(teacher, batch)
             request = TeacherRequest(
                 batch,
@@ -252,10 +251,7 @@ class DistillationObjective:
                 for_head_alone=self.method.method.hidden_state_loss is None,
                 chunk_size=self.args.distillation_chunk_size,
             )
-            outputs = teacher(**request.model_inputs(), distillation=request).outputs
-=======
             outputs = teacher(**request.model_inputs(), distillation=request)()
->>>>>>> f18-prompts
         if not batch.live:
             self.kept.keep(batch, self.teacher.num_updates, outputs)
         return outputs

@@ -82,4 +82,4 @@ class PrefixSharing:
     def _hidden(model: nn.Module, batch: TeacherBatch, share: bool) -> torch.Tensor:
         """Hidden states at the batch's tokens, `(T, H)`."""
         request = TeacherRequest(replace(batch, share_prefix=share))
-        return model(**request.model_inputs(), distillation=request).outputs[0]
+        return model(**request.model_inputs(), distillation=request)()[0]
