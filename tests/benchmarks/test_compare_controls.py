@@ -11,9 +11,9 @@ from datasets import Dataset
 from batches import batch_of
 from benchmarks import compare
 from benchmarks.controls import OtherContexts, control_of
-from examples import tasks
 from scripted import writing
 from trl_opsd import View
+from trl_opsd.examples import tasks
 from trl_opsd.methods import method_names
 from trl_opsd.privileged import build_source, rollouts_of
 from trl_opsd.privileged.asking import call

@@ -97,7 +97,9 @@ def test_no_batch_size_changes_it(make_trainer, case):
             assert cut[name] == pytest.approx(whole[name], rel=1e-4, abs=1e-6), name
 
 
-@pytest.mark.parametrize("options", [{}, {**MIXED, "policy_weight": 0.6}, {**MIXED, **SAMPLED}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {**MIXED, "policy_weight": 0.6}, {**MIXED, **SAMPLED}], ids=["pure", "mixed", "sampled token"]
+)
 def test_a_balancing_loss_is_part_of_it(make_trainer, tokenizer, options):
     torch.manual_seed(0)
     config = AutoConfig.for_model(
