@@ -125,7 +125,7 @@ MINE = Method(title="Mine", options={"x": 1.0})
     ("options", "text"),
     [
         ({"method": "rlds"}, r"`method` is 'rlds': it must be one of \['"),
-        ({"method": "math.pi"}, "which is no `trl_opsd.methods.Method`"),
+        ({"method": "tiny.CHAT_TEMPLATE"}, "which is no `trl_opsd.methods.Method`"),
         ({"method_options": {"share": 1.0}}, "`method_options` belong to a `method`"),
         ({"method": "rlsd", "method_options": {"lambda": 1.0}}, r"has no such option; it has \['clip', 'share', 'st"),
         (

@@ -198,7 +198,7 @@ BAD = [
     ({"rules": RULES, "max_hints": 0}, "`max_hints` must be a whole number of at least 1"),
     ({"function": "json.dumps", "repeat": False}, "`repeat` is about `rules`"),
     ({"function": "no_such_module.locate"}, "no_such_module.locate can't be imported"),
-    ({"function": "json.no_such"}, "json.no_such can't be imported"),
+    ({"function": "tiny.no_such"}, "tiny.no_such can't be imported"),
 ]
 
 

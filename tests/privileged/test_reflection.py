@@ -290,7 +290,7 @@ def test_an_author_that_returns_something_else(make_trainer, answer, text):
 BAD = [
     ({"author": "base"}, "`author` must be 'live', 'teacher', the dotted path"),
     ({"author": "no_such_module.author"}, "no_such_module.author can't be imported"),
-    ({"author": "scripted.SUMS"}, "`author` must be a function"),
+    ({"author": "scripted.SUMS"}, "`author`: .*, and no function"),
     ({"threshold": 1.5}, "`threshold` must be a finite number between 0 and 1"),
     ({"treshold": 0.5}, "unexpected keyword argument 'treshold'"),
 ]
