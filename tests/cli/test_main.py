@@ -138,7 +138,8 @@ def test_a_mistake_is_one_sentence(capsys, argv, words):
     assert "Traceback" not in said
 
 
-def test_the_traceback_of_a_mistake_is_shown_on_request(capsys):
+def test_the_traceback_of_a_mistake_is_shown_on_request(capsys, monkeypatch):
+    monkeypatch.setenv("TRL_OPSD_TRACEBACK", "")  # which the command sets for the processes that it starts
     with pytest.raises(SystemExit):
         cli.main(["methods", "rldsd", "--traceback"])
     said = capsys.readouterr().err

@@ -34,7 +34,7 @@ def run(make_trainer, name, wanted, text="The", **options):
     def source(groups):
         return [views_of(name, text) if wanted(rollout.index) else [] for rollout in rollouts_of(groups)]
 
-    if method_of(name).needs_reward:
+    if method_of(name).needs_reward or method_of(name).reads_reward:
         options["reward_funcs"] = lambda completions, **_: [0.0] * len(completions)
     elif method_of(name).advantages is None:
         options["policy_weight"] = 0.0

@@ -16,6 +16,7 @@ import torch
 import trl_opsd.privileged.imports as imports
 from trl_opsd import OPSDConfig, View
 from trl_opsd.cli import train
+from trl_opsd.cli.errors import UserError
 from trl_opsd.methods.registry import method_of
 from trl_opsd.privileged import Source, build_source, rollouts_of
 from trl_opsd.privileged.sources.hints import TurnHint
@@ -203,9 +204,7 @@ REWARDS = ["os.system", "torch.load", f"{HERE}.deletes", f"{HERE}.Own", f"{HERE}
 
 @pytest.mark.parametrize("name", REWARDS)
 def test_nothing_else_is_a_reward(name):
-    with pytest.raises(
-        SystemExit, match=rf"error: `reward_funcs`: {name} is (no reward function|of Python's standard)"
-    ):
+    with pytest.raises(UserError, match=rf"`reward_funcs`: {name} is (no reward function|of Python's standard)"):
         train.import_reward(name)
 
 
@@ -224,7 +223,7 @@ def test_tools_environments_and_rollout_functions():
         (train.import_rollout_func, "os.rename", "standard library"),
         (train.import_rollout_func, f"{HERE}.source", r"is called with 2 argument\(s\), which it does not take"),
     ):
-        with pytest.raises(SystemExit, match=text):
+        with pytest.raises(UserError, match=text):
             make(name)
     assert train.import_environment("examples.agents.shop.Shop").__name__ == "Shop"
     assert train.import_tool("examples.agents.calculator.calculate").__name__ == "calculate"

@@ -200,7 +200,7 @@ def test_a_text_for_each_rollout_and_a_cache_do_not_go_together(tmp_path):
         ({"instruction": None}, "`instruction` must be text, got None"),
         ({"examples": [{"role": "user", "content": None}]}, "`examples` must be chat messages .* as number 0"),
         ({"examples": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}, "content are texts, got"),
-        ({"examples": ["a"]}, "`examples` must be chat messages whose role and content are texts, got 'a'"),
+        ({"examples": ["a"]}, r"`examples` must be a list of mappings, got \['a'\]"),
     ],
 )
 def test_options_of_an_author(options, text):

@@ -66,6 +66,8 @@ def test_a_new_kind_is_one_class(make_trainer, monkeypatch):
 
     monkeypatch.setitem(TEACHER_KINDS, "second", Second)
     monkeypatch.setitem(CHOICES, "teacher_model_kind", tuple(TEACHER_KINDS))
+    (option,) = (item for item in fields(OPSDConfig) if item.name == "teacher_model_kind")
+    monkeypatch.setattr(option, "metadata", {"choices": list(TEACHER_KINDS)})
     trainer = make_trainer(teacher_model_kind="second", max_steps=3)
     trainer.train()
     assert type(trainer.teacher) is Second and trainer.teacher.num_updates == 3

@@ -243,8 +243,9 @@ class ViewEncoder:
 
     def length(self, view: View, prompt: str | Messages, tools: Tools) -> int:
         """Tokens that the teacher reads before a completion of `prompt`. For places in or before the prompt."""
-        # Only a context outside the prompt stands beside the student's own ids
-        before = [] if view.place in PROMPT_PLACES else self.tokenizer.prompt(prompt, tools, self.student_kwargs)
+        # The student's own ids are read beside a context outside the prompt, and compared where they may differ from it
+        needed = view.place not in PROMPT_PLACES or self.own_prompts
+        before = self.tokenizer.prompt(prompt, tools, self.student_kwargs) if needed else []
         ((ids, _),) = self.encode_readings([Reading(view, prompt, before, tools)])
         return len(ids)
 
