@@ -302,3 +302,27 @@ def test_one_target_of_extremes(target):
         torch.testing.assert_close(log_q[0, 1:], want)
         # One view is the target itself, without rounding
         assert torch.equal(one_target(torch.zeros(1, 4), log_qs[1:], torch.ones(1, 1), target)[0], log_qs[1])
+
+
+def test_the_entry_clip_pushes_away_from_the_entries_that_it_clips():
+    """
+    The gradient of the clipped sum on logit i is Q_A p_i - q_i where entry i is not clipped and Q_A p_i where it is,
+    with Q_A the teacher's mass on entries that are not (2609.38995): there the student's p < q is lowered still.
+    """
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (3 * torch.randn(64, 20, generator=generator, dtype=torch.float64) for _ in range(2))
+    logits = student.clone().requires_grad_()
+    p, q = logits.softmax(-1), teacher.softmax(-1)
+    entries = q * (q / p).log()
+    entries.clamp(max=0.05).sum().backward()
+    clipped = entries > 0.05
+    mass = (q * ~clipped).sum(-1, keepdim=True)
+    identity = mass * p - torch.where(clipped, 0.0, q)
+    torch.testing.assert_close(logits.grad, identity.detach())
+    pair = Pair.of(student.log_softmax(-1), teacher.log_softmax(-1))
+    got = token_loss(pair, DivergenceSpec(entry_clip=0.05))
+    torch.testing.assert_close(got.gradient, identity.detach())
+    torch.testing.assert_close(1 - got.stats["clipped"], mass.squeeze(-1).detach())
+    assert clipped.any(-1).all() and (got.gradient[clipped] > 0).all() and (q[clipped] > p[clipped]).all()
+    plain = token_loss(pair, DivergenceSpec())
+    assert (plain.gradient[clipped] < 0).all(), "without the clip they are raised"

@@ -1,9 +1,12 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-The teacher reads a reference solution; the student is pulled to its whole next-token distribution on the student's own
-completions. The teacher's weights stand still at their start. A clip on each vocabulary entry keeps tokens of style
-from drowning the tokens of mathematics.
+OPSD as published, with an entry clip that turned the objective round on the small models tried here
+(`distillation_entry_clip: null` leaves it out, as the package's own defaults do).
+
+The teacher reads a reference solution, and the student is pulled to its whole next-token distribution on the student's
+own completions. The teacher's weights stand still at their start. The clip on each vocabulary entry keeps tokens of
+style from drowning the tokens of mathematics.
 
     L = mean over t of sum over v of min(q_v log(q_v / p_v), c),  c = 0.05
 
@@ -14,6 +17,9 @@ sampled_token`, `distillation_alpha: 1.0` and no clip.
 
 **Fails** when the model can't use the solution in its context, with thinking models at long budgets (2607.05184), and
 where the clip inverts the objective: see docs/defaults.md.
+
+With Q_A the teacher's mass on the entries that are not
+clipped, the gradient on logit i is Q_A p_i - q_i, and Q_A p_i where it is (2609.38995): away from each clipped entry.
 """
 
 from trl_opsd.methods.base import Method
