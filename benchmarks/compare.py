@@ -46,6 +46,7 @@ class Task:
         plain, mixed (`str`): Recipes of the plain settings, without and with the reward.
         reward (`str`): The reward that `mixed` learns from.
         budget (`dict[str, Any]`): What all contenders have in common.
+        context (`dict[str, Any]`): Options by which the plain settings read the context that the methods' recipes read.
         wrong_pi (`Any`): Source of the wrong contexts, as many as a method reads at once.
         score (`Callable`): From answers and held-out rows to 1 or 0 each.
     """
@@ -54,16 +55,19 @@ class Task:
     mixed: str
     reward: str
     budget: dict[str, Any]
+    context: dict[str, Any]
     wrong_pi: Any
     score: Callable[[list[str], list[tasks.Row]], list[float]]
 
 
+ADDITION = " Here is the reference solution: {privileged_context}. Use it to answer the question in your own words."
 TASKS = {
     "addition": Task(
         "smollm2_addition.yaml",
         "smollm2_addition_grpo.yaml",
         "trl_opsd.examples.tasks.correct_sum",
         {"per_device_train_batch_size": 16, "max_completion_length": 24, "learning_rate": 2e-5},
+        {"privileged_template": ADDITION},
         {"other_row": {"count": 8}},
         lambda texts, rows: tasks.correct_sum(texts, [row["answer"] for row in rows]),
     ),
@@ -72,6 +76,7 @@ TASKS = {
         "smollm2_json.yaml",
         "trl_opsd.examples.tasks.valid_json",
         {"per_device_train_batch_size": 8, "max_completion_length": 32, "learning_rate": 3e-5},
+        {},
         {"fixed": {"context": "Reply in one short sentence."}},  # every row's own context says the same
         lambda texts, rows: tasks.valid_json(texts),
     ),
@@ -107,19 +112,19 @@ def setting(name: str, task: str) -> tuple[Path, dict[str, Any]]:
         mixed, options = PLAIN.get(name) or (method_of(name).needs_reward, {"method": name})
         recipe = RECIPES / (TASKS[task].mixed if mixed else TASKS[task].plain)
         rewarded = {"reward_funcs": TASKS[task].reward, "num_generations": 4} if mixed else {}
-        options = {**rewarded, **options}
+        options = {**TASKS[task].context, **rewarded, **options}
     if control and control not in ("no_pi", "wrong_pi"):
         raise ValueError(f"A control is no_pi or wrong_pi, got {control!r}.")
     if control:
         contexts = TASKS[task].wrong_pi if control == "wrong_pi" else None
-        source = control_of(source_of(name, recipe), contexts)
+        source = control_of(source_of(name, recipe, options), contexts)
         options = {**options, "privileged_source": json.dumps(source), "privileged_template": PLACEHOLDER}
     return recipe, options
 
 
-def source_of(name: str, recipe: Path) -> Any:
+def source_of(name: str, recipe: Path, options: dict[str, Any]) -> Any:
     """Description of the source of a contender: that of its recipe, its method, or the column that the recipe names."""
-    own = yaml.safe_load(recipe.read_text())
+    own = yaml.safe_load(recipe.read_text()) | options
     defaults = method_of(name).defaults if name in method_names() else {}
     source = own.get("privileged_source") or defaults.get("privileged_source")
     known = {"template": "privileged_template", "place": "privileged_place", "column": "privileged_column"}

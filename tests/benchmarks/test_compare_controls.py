@@ -51,9 +51,9 @@ def views_of(make_trainer, *described):
 def own_and_controls(name):
     """Descriptions of a method's source and of its two controls, as the comparison runs them."""
     task = "json" if name == "targeted_hint" else "addition"
-    recipe, _ = compare.setting(name, task)
+    recipe, options = compare.setting(name, task)
     controls = [compare.setting(f"{name}+{one}", task)[1] for one in ("wrong_pi", "no_pi")]
-    return compare.source_of(name, recipe), *(json.loads(one["privileged_source"]) for one in controls)
+    return compare.source_of(name, recipe, options), *(json.loads(one["privileged_source"]) for one in controls)
 
 
 def bared(view, rollout):
