@@ -112,6 +112,8 @@ def setting(name: str, task: str) -> tuple[Path, dict[str, Any]]:
         mixed, options = PLAIN.get(name) or (method_of(name).needs_reward, {"method": name})
         recipe = RECIPES / (TASKS[task].mixed if mixed else TASKS[task].plain)
         rewarded = {"reward_funcs": TASKS[task].reward, "num_generations": 4} if mixed else {}
+        if name in method_names() and method_of(name).reads_reward and not mixed:  # rewards that train nothing
+            rewarded = {"reward_funcs": TASKS[task].reward, "policy_weight": 0.0}
         options = {**TASKS[task].context, **rewarded, **options}
     if control and control not in ("no_pi", "wrong_pi"):
         raise ValueError(f"A control is no_pi or wrong_pi, got {control!r}.")

@@ -42,14 +42,22 @@ def views_of(name: str) -> list[str]:
 
 def options_of(name: str) -> dict[str, Any]:
     method = method_of(name)
-    mixed = method.needs_reward or method.defaults.get("policy_weight", 0.0) > 0
-    return {"method": name, "privileged_source": None, "views": views_of(name), "reward": mixed}
+    options = {"method": name, "privileged_source": None, "views": views_of(name), "reward": is_mixed(name)}
+    if method.reads_reward and not is_mixed(name):  # it looks at rewards that train nothing
+        options |= {"reward": True, "policy_weight": 0.0}
+    return options
+
+
+def is_mixed(name: str) -> bool:
+    """Whether a method has a policy term."""
+    method = method_of(name)
+    return method.needs_reward or method.defaults.get("policy_weight", 0.0) > 0
 
 
 def plain(name: str) -> tuple[str, dict[str, Any]]:
     """Name and options of the loss that a method changes: same mode, teacher, reward and number of views."""
     config = OPSDConfig(output_dir="unused", method=name, num_generations=2, bf16=False)
-    kind, reward = config.teacher_model_kind, options_of(name)["reward"]
+    kind, reward = config.teacher_model_kind, is_mixed(name)
     views = len(views_of(name))
     options = {"distillation_mode": config.distillation_mode, "teacher_model_kind": kind, "reward": reward}
     options["views"] = numbered(views)
