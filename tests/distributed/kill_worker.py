@@ -100,6 +100,8 @@ def watched(monitor: SignalMonitor) -> dict[str, Any]:
 def left_by(trainer: RecordedTrainer) -> dict[str, Any]:
     """All of a run that must be equal, in types that `torch.load` reads."""
     folder = Path(trainer.args.output_dir)
+    # Written by the main process, maybe while another one reads
+    tables = sorted((folder / "completions").glob("*.parquet")) if trainer.accelerator.is_main_process else []
     return {
         "weights": dict(trainer.model.named_parameters()),
         "optimizer": trainer.optimizer.state_dict(),
@@ -108,7 +110,7 @@ def left_by(trainer: RecordedTrainer) -> dict[str, Any]:
         "random": torch.random.get_rng_state(),
         "log": untimed(trainer.state.log_history),
         "monitor": [watched(trainer.monitor), sorted(trainer.monitor.said)],
-        "table": [(path.name, path.read_bytes()) for path in sorted((folder / "completions").glob("*.parquet"))],
+        "table": [(path.name, path.read_bytes()) for path in tables],
         "checkpoints": sorted(path.name for path in folder.glob("*checkpoint*")),
     }
 

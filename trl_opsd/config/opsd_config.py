@@ -389,7 +389,8 @@ class OPSDConfig(GRPOConfig):
     )
 
     def __post_init__(self) -> None:
-        self._choose_bf16()
+        if self.bf16 is None and not self.fp16:  # TRL's default is true everywhere
+            self.bf16 = not self.use_cpu and (is_torch_bf16_gpu_available() or is_torch_xla_available())
         if self.policy_weight or self.distillation_weight == 0:
             self.resolve_num_generations(has_groups=True)
         # One divides every batch: where the reward is to decide, the trainer checks that once it knows
@@ -398,24 +399,21 @@ class OPSDConfig(GRPOConfig):
             self.num_generations = _SingleGeneration(1)
             if given and self.num_generations_eval is None:
                 self.num_generations_eval = 1
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            if "bf16/gpu" not in str(error):
+                raise
+            raise ValueError(
+                "`bf16=True` needs a device that computes in it, and this process has none. Leave `bf16` out or set "
+                "`bf16=False`. (`use_cpu=True` would allow it, and a CPU is many times slower in bf16.)"
+            ) from error
         self.num_generations = given
         check_values(self)
         check_method(self)
         check_combinations(self)
         if self.policy_weight is not None:
             check_policy_weight(self, self.policy_weight)
-
-    def _choose_bf16(self) -> None:
-        """Decide on `bf16` by the device, where TRL's default is true everywhere."""
-        possible = is_torch_bf16_gpu_available() or is_torch_xla_available()
-        if self.bf16 is None and not self.fp16:
-            self.bf16 = possible and not self.use_cpu
-        if self.bf16 and not possible and not self.use_cpu:
-            raise ValueError(
-                "`bf16=True` needs a device that computes in it, and this process has none. Leave `bf16` out or set "
-                "`bf16=False`. (`use_cpu=True` would allow it, and a CPU is many times slower in bf16.)"
-            )
 
     def resolve_num_generations(self, has_groups: bool) -> None:
         """
