@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
-    AutoModelForCausalLM,
     BertConfig,
     BertLMHeadModel,
     PreTrainedModel,
@@ -61,4 +61,6 @@ def small_model(family: str, tokenizer: PreTrainedTokenizerBase, seed: int = 0, 
     options = {"vocab_size": len(tokenizer), **ids, **SMALL, **known, **config}
     if family == "bert":  # whose causal model no Auto class names
         return BertLMHeadModel(BertConfig(**options))
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **options))
+    settings = AutoConfig.for_model(family, **options)
+    # Not `from_config`: after a run under ZeRO-3 in this process it would shard the weights as it makes them
+    return MODEL_FOR_CAUSAL_LM_MAPPING[type(settings)](settings)
