@@ -146,6 +146,12 @@ def test_the_traceback_of_a_mistake_is_shown_on_request(capsys, monkeypatch):
     assert "Traceback" in said and "\nerror: there is no method" in said
 
 
+def test_a_reader_that_leaves_early_is_no_error():
+    command = f"{sys.executable} -m trl_opsd.cli.main recipes | head -n 1"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.startswith("recipe ") and not done.stderr and done.returncode == 0
+
+
 @pytest.mark.parametrize(
     "door", [["scripts/opsd.py"], ["-m", "trl_opsd.cli.train"], ["-m", "trl_opsd.cli.main", "train"]], ids=" ".join
 )

@@ -54,7 +54,18 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command that the arguments name."""
+    """Run the command that the arguments name. A reader that leaves early, such as `head`, and Ctrl-C are no errors."""
+    try:
+        run(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes at exit
+    except (EOFError, KeyboardInterrupt):
+        sys.exit(130)
+
+
+def run(argv: Sequence[str] | None) -> None:
+    """Run a command; its errors are the caller's to tell."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if "--traceback" in argv:
         os.environ[TRACEBACK] = "1"
@@ -76,7 +87,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (EOFError, KeyboardInterrupt):
-        sys.exit(130)
+    main()
