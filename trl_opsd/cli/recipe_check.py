@@ -26,8 +26,8 @@ REQUIRED = {
     "model_name_or_path": "name a folder or a Hub id",
     "output_dir": "say where the trained model goes",
 }
-# Options that take their value from a fixed set of names, beside those whose set the parser knows
-FREE = ("env",)
+# Keys of a recipe that are no options: environment variables, which TRL sets
+EXTRA_KEYS = ("env",)
 
 
 def spelled(argv: Sequence[str]) -> list[str]:
@@ -88,7 +88,7 @@ def check_spelling(names: Iterable[str], where: str) -> None:
     if any(version(package) != made for package, made in catalog()["versions"].items()):
         return
     # argparse has `--no_X` for what is true by default
-    known = {*options, *FREE, *(f"no_{name}" for name, one in options.items() if one["default"] is True)}
+    known = {*options, *EXTRA_KEYS, *(f"no_{name}" for name, one in options.items() if one["default"] is True)}
     for name in names:
         if name not in known:
             raise UserError(
