@@ -48,6 +48,7 @@ def test_a_conversation_remembers(folder, tokenizer, capsys, monkeypatch):
 
 
 def test_the_doctor_finds_what_is_outside_its_bounds(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")  # a remedy is copied, so that no terminal may break it
     monkeypatch.setattr(
         doctor, "requires", lambda name: ["torch<1", "accelerate", 'no-such==1; extra == "vllm"', "nothere"]
     )

@@ -15,7 +15,6 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from trl_opsd import __version__
-from trl_opsd.cli.tables import print_table
 
 
 LOW_DISK = 20  # GB
@@ -112,8 +111,11 @@ def machine(output_dir: Path) -> Iterator[Finding]:
 def run(args: argparse.Namespace) -> None:
     """Print the report; exit code 1 where training cannot work."""
     found = [Finding("trl-opsd", __version__), *machine(args.output_dir), *packages(), *devices()]
-    rows = [(("!! " if one.fatal else "   ") + one.subject, one.seen, one.remedy) for one in found]
-    print_table(("   what", "found", "remedy"), rows)
+    widest = max(len(one.subject) for one in found)
+    for one in found:
+        print(f"{'!!' if one.fatal else '  '} {one.subject:<{widest}}  {one.seen}")
+        if one.remedy:  # whole on a line of its own, to be copied
+            print(f"   {'':<{widest}}  -> {one.remedy}")
     wrong = [one for one in found if one.fatal]
     print(f"\n{len(wrong)} to mend before training." if wrong else "\nReady to train.")
     if wrong:
