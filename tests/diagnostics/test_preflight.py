@@ -45,7 +45,8 @@ class Scores:
     def __init__(self, *values):
         self.values, self.calls = values, []
 
-    def __call__(self, completions, rows):
+    def __call__(self, prompts, completions, completion_ids, trainer_state, log_extra, log_metric, **columns):
+        rows = [dict(zip(("prompt", *columns), row, strict=True)) for row in zip(prompts, *columns.values(), strict=True)]
         self.calls.append(([text(completion) for completion in completions], rows))
         value = self.values[(len(self.calls) - 1) % len(self.values)]
         return value if isinstance(value, list) else [value] * len(rows)
@@ -59,7 +60,7 @@ def test_figures_of_a_real_batch(make_trainer, tokenizer, rows):
     `generate`."""
     score = Scores([0.0, 1.0, 0.0, 1.0], [1.0, 1.0, 0.5, 1.0])
     trainer = make_trainer(**GREEDY)
-    report = preflight(trainer, rows=8, score=score)
+    report = preflight(trainer, rows=8, score_func=score)
     assert (report.prompts, report.rollouts, report.length_limit) == (8, 8, 512)
     assert report.student_score == 0.5
 
@@ -156,7 +157,7 @@ def test_another_temperature_is_that_of_both(make_trainer, tokenizer, rows):
     """Greedy answers of the student to the bare prompt, of the teacher to the same with the hint."""
     score = Scores(0.0)
     trainer = make_trainer(privileged=giving(View(HINT)), temperature=3.0)
-    report = preflight(trainer, rows=4, score=score, temperature=0.0)
+    report = preflight(trainer, rows=4, score_func=score, temperature=0.0)
     assert "answers at temperature 0, all else of 3" in str(report)
     assert len(score.calls) == 2
     for (answers, given), hint in zip(score.calls, ("", f"\n\n{HINT}"), strict=True):
@@ -166,8 +167,8 @@ def test_another_temperature_is_that_of_both(make_trainer, tokenizer, rows):
             written = trainer.model.generate(ids, attention_mask=ids**0, max_new_tokens=8, do_sample=False)
             assert answer == tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
     cold, hot = Scores(0.0), Scores(0.0)
-    preflight(trainer, rows=4, score=cold, temperature=1e-6)
-    preflight(trainer, rows=4, score=hot, temperature=9.0)
+    preflight(trainer, rows=4, score_func=cold, temperature=1e-6)
+    preflight(trainer, rows=4, score_func=hot, temperature=9.0)
     assert [call[0] for call in cold.calls] == [call[0] for call in score.calls]
     assert hot.calls[1][0] != cold.calls[1][0]
 
@@ -190,7 +191,7 @@ def test_a_stream(make_trainer, rows):
     stream = Dataset.from_list(rows).to_iterable_dataset()
     trainer = make_trainer(dataset=stream)
     score = Scores(0.0)
-    report = preflight(trainer, rows=5, score=score)
+    report = preflight(trainer, rows=5, score_func=score)
     assert report.prompts == 8 and [row["prompt"] for row in score.calls[0][1]] == [row["prompt"] for row in rows[:4]]
     report = preflight(trainer, rows=40)
     assert report.prompts == 16 and "fewer than were asked for" in str(report)
@@ -266,7 +267,7 @@ def test_training_after_it_is_training_without(make_trainer, tmp_path, case):
         trainer = make_trainer(output_dir=str(tmp_path / name), **options)
         before = dict(vars(trainer)), random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
         if looks:
-            preflight(trainer, rows=8, sources={"hint": giving(View(HINT))}, score=lambda c, rows: [0.0] * len(rows))
+            preflight(trainer, rows=8, sources={"hint": giving(View(HINT))}, score_func=lambda prompts, **_: [0.0] * len(prompts))
         assert {n: id(v) for n, v in vars(trainer).items()} == {n: id(v) for n, v in before[0].items()}
         assert random.getstate() == before[1] and np.random.get_state()[1].tolist() == before[2]
         assert torch.equal(torch.get_rng_state(), before[3])
@@ -314,11 +315,11 @@ def test_an_error_leaves_no_trace_either(make_trainer):
     trainer.model.eval()
     before, state = {name: id(value) for name, value in vars(trainer).items()}, torch.get_rng_state()
 
-    def fails(completions, rows):
+    def fails(**_):
         raise RuntimeError("no verifier")
 
     with pytest.raises(RuntimeError, match="no verifier"):
-        preflight(trainer, rows=4, score=fails)
+        preflight(trainer, rows=4, score_func=fails)
     assert {name: id(value) for name, value in vars(trainer).items()} == before
     assert torch.equal(torch.get_rng_state(), state) and not trainer.model.training
 
@@ -355,7 +356,7 @@ def test_verdicts_of_real_runs(make_trainer):
     options = {"privileged": giving(View(HINT))}
 
     def verdict(*values):
-        report = preflight(make_trainer(**options), rows=8, score=Scores(*values) if values else None)
+        report = preflight(make_trainer(**options), rows=8, score_func=Scores(*values) if values else None)
         (view,) = report.views
         assert view.sentence in str(report)
         return view.verdict
@@ -381,13 +382,13 @@ def test_batches_without_the_view_make_no_further_row(make_trainer):
 
     source.calls = 0
     trainer = make_trainer(privileged=source, reward_funcs=length_reward)
-    (view,) = preflight(trainer, rows=4, score=Scores(0.0, 1.0)).views
+    (view,) = preflight(trainer, rows=4, score_func=Scores(0.0, 1.0)).views
     assert (view.view, view.share, view.scored, view.prompts, view.verdict) == ("hint", 0.5, 4, 2, "unsure")
 
 
 def test_scores_that_are_not_finite(make_trainer):
     trainer = make_trainer(privileged=giving(View(HINT)))
-    report = preflight(trainer, rows=8, score=Scores([0.0, -math.inf, 0.0, 0.0], 1.0))
+    report = preflight(trainer, rows=8, score_func=Scores([0.0, -math.inf, 0.0, 0.0], 1.0))
     assert report.views[0].scored == 6 and report.student_score == 0.0
     assert "Note: scores that are not finite are left out." in str(report)
 
@@ -395,7 +396,7 @@ def test_scores_that_are_not_finite(make_trainer):
 def test_nothing_distilled_is_no_promise(make_trainer):
     trainer = make_trainer(privileged=giving(View(HINT)))
     trainer.args.num_loss_tokens_to_skip = 8  # the config refuses it: no completion is longer
-    report = preflight(trainer, rows=8, score=Scores(0.0, 1.0))
+    report = preflight(trainer, rows=8, score_func=Scores(0.0, 1.0))
     assert report.worthy == [] and report.views[0].verdict == "no divergence"
     assert "no token of these rollouts is distilled" in str(report)
 
@@ -403,6 +404,7 @@ def test_nothing_distilled_is_no_promise(make_trainer):
 def test_no_score_no_prediction(make_trainer):
     report = preflight(make_trainer(), rows=4)
     told = str(report)
+    assert "look yourself" in told
     assert "Without a score no prediction is possible" in told and "2605.30070" not in told
     assert "nan" not in told and math.isnan(report.student_score) and report.worthy == []
 
@@ -514,7 +516,7 @@ def test_bad_input(make_trainer, monkeypatch, rows):
     with pytest.raises(ValueError, match="must not be named 'own'"):
         preflight(trainer, sources={"own": giving()})
     with pytest.raises(ValueError, match="returned 1 values for 4 completions"):
-        preflight(trainer, rows=4, score=lambda completions, rows: [1.0])
+        preflight(trainer, rows=4, score_func=lambda **_: [1.0])
     with pytest.raises(ValueError, match="has 3 rows, and one generation batch takes 4"):
         preflight(make_trainer(dataset=Dataset.from_list(rows[:3])))
     with pytest.raises(ValueError, match="has no teacher"):

@@ -499,11 +499,11 @@ def test_a_pre_flight_shows_the_teacher_its_pictures(make, kind, monkeypatch):
     trainer = make(kind, dataset, privileged=source, **LIVE, num_generations=1, max_completion_length=4)
     seen = []
 
-    def score(completions, rows):
-        seen.append([row["crop" if len(seen) else "images"] for row in rows])
-        return [0.0] * len(rows)
+    def score(images, crop, **_):
+        seen.append(crop if seen else images)
+        return [0.0] * len(crop)
 
-    assert preflight(trainer, 4, score=score, temperature=0.0).views[0].share == 1
+    assert preflight(trainer, 4, score_func=score, temperature=0.0).views[0].share == 1
     assert len(told) == len(seen) == 2
     for (prompts, answered), pictures in zip(told, seen, strict=True):
         for prompt_ids, images, answer in zip(prompts, pictures, answered, strict=True):

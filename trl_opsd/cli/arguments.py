@@ -31,6 +31,9 @@ class OPSDScriptArguments(ScriptArguments):
             Reward functions: names from `trl.rewards`, or dotted import paths such as
             `trl_opsd.examples.tasks.correct_sum`, looked up in the working directory too. Without a reward the run is
             pure distillation.
+        score_func (`str`, *optional*):
+            Score of evaluations and of the pre-flight instead of the rewards, named as these are. It is not trained
+            on.
         prompt_column (`str`, *optional*):
             Text column that becomes the user message of `prompt`, for a dataset without a `prompt` column.
         prompt_suffix (`str`, *optional*, defaults to `""`):
@@ -49,6 +52,8 @@ class OPSDScriptArguments(ScriptArguments):
             Print what a training would start from, and whether it is worth it, and stop before it.
         preflight_rows (`int`, *optional*, defaults to `32`):
             Dataset rows for that.
+        preflight_json (`bool`, *optional*, defaults to `False`):
+            Print it as JSON, with the whole texts of the examples.
         preflight_temperature (`float`, *optional*):
             Temperature of the answers that it scores, 0 for greedy ones. `None` means that of training.
         preflight_sources (`dict`, *optional*):
@@ -67,6 +72,9 @@ class OPSDScriptArguments(ScriptArguments):
             "help": "Reward functions: names of `trl.rewards`, or paths such as `trl_opsd.examples.tasks.correct_sum`."
         },
     )
+    score_func: str | None = field(
+        default=None, metadata={"help": "Score of evaluations and of the pre-flight, named as a reward function is."}
+    )
     prompt_column: str | None = field(
         default=None, metadata={"help": "Text column that becomes the user message of `prompt`."}
     )
@@ -83,6 +91,7 @@ class OPSDScriptArguments(ScriptArguments):
     )
     preflight: bool = field(default=False, metadata={"help": "Print whether training is worth it, and do not train."})
     preflight_rows: int = field(default=32, metadata={"help": "Dataset rows for that."})
+    preflight_json: bool = field(default=False, metadata={"help": "Print it as JSON."})
     preflight_temperature: float | None = field(
         default=None, metadata={"help": "Temperature of the answers that it scores; by default that of training."}
     )

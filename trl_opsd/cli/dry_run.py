@@ -18,13 +18,12 @@ from trl_opsd.privileged.asking import call
 from trl_opsd.privileged.checks import source_name
 from trl_opsd.privileged.sources.column import DatasetColumn
 from trl_opsd.privileged.sources.fixed import Fixed
-from trl_opsd.prompts.teacher_prompt import whole_prompt
-from trl_opsd.rollouts import Rollout, Turn, View
+from trl_opsd.prompts.teacher_prompt import marked, whole_prompt
+from trl_opsd.rollouts import Rollout, Turn
 from trl_opsd.trainer.setup_checks import check_datasets, check_steps, resolve_policy_weight
 from trl_opsd.trainer.view_collector import source_of
 
 
-BEGIN, END = "[[", "]]"
 # Sources whose contexts depend on the row alone
 OF_ROWS = (DatasetColumn, Fixed)
 
@@ -122,7 +121,7 @@ def print_prompts(source: Any, args: OPSDConfig, row: dict[str, Any], tokenizer:
     prompt = row["prompt"]
     print(f"\nThe student reads:\n{rendered(prompt, args.student_chat_template_kwargs, args, tokenizer)}")
     if not isinstance(source, OF_ROWS):
-        print(f"\nThe teacher reads what {source_name(source)} makes of rollouts: trl-opsd train --preflight shows it.")
+        print(f"\nThe teacher reads what {source_name(source)} makes of rollouts: trl-opsd preflight shows it.")
         return
     completion = "" if isinstance(prompt, str) else [{"role": "assistant", "content": ""}]
     unwritten = Rollout(
@@ -135,7 +134,7 @@ def print_prompts(source: Any, args: OPSDConfig, row: dict[str, Any], tokenizer:
     for view in views:
         read = whole_prompt(view, prompt)
         if read is None:
-            print(f"\nThe view {view.name!r} stands between the student's tokens: trl-opsd train --preflight shows it.")
+            print(f"\nThe view {view.name!r} stands between the student's tokens: trl-opsd preflight shows it.")
             continue
         text = rendered(read, args.teacher_chat_template_kwargs, args, tokenizer)
         print(f"\nThe teacher reads, by the view {view.name!r}:\n{marked(text, view)}")
@@ -148,14 +147,3 @@ def rendered(prompt: Any, kwargs: dict | None, args: OPSDConfig, tokenizer: PreT
     kwargs = {**(args.chat_template_kwargs or {}), **(kwargs or {})}
     return tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True, **kwargs)
 
-
-def marked(text: str, view: View) -> str:
-    """Text of a teacher's prompt with brackets around its contexts."""
-    contexts = [view.context] if isinstance(view.context, str) else [m["content"] for m in view.context or ()]
-    start = 0
-    for context in contexts:
-        if isinstance(context, str) and (place := text.find(context.strip(), start)) >= 0:
-            end = place + len(context.strip())
-            text = text[:place] + BEGIN + text[place:end] + END + text[end:]
-            start = end + len(BEGIN) + len(END)
-    return text

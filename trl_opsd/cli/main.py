@@ -16,6 +16,7 @@ from trl_opsd.cli.errors import EXIT_CODE, TRACEBACK, near, told
 
 COMMANDS = {
     "train": "train from a recipe, by name or file",
+    "preflight": "is a recipe worth training, and what does its teacher read?",
     "recipes": "list the recipes; print or copy one",
     "methods": "list the published methods; print one's page",
     "sources": "list sources of contexts, and conditions; print one's page",
@@ -24,8 +25,11 @@ COMMANDS = {
     "chat": "talk to a model, beside another one or beside itself with a context",
     "doctor": "versions, devices and disk, each with a remedy",
 }
+# Commands whose options are those of a recipe, and the module of each
+OF_RECIPES = {"train": "launch", "preflight": "preflight"}
 EPILOG = """examples:
   trl-opsd data json                              model and data of the demo
+  trl-opsd preflight --config smollm2_json        see what its teacher reads, and both answers
   trl-opsd train --config smollm2_json            train, in minutes on a CPU
   trl-opsd chat demo/output/smollm2-json --beside demo/models/smollm2-135m
 """
@@ -46,7 +50,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
         own = name == command
         module = importlib.import_module(f"trl_opsd.cli.{name}") if own else None
         about = module.__doc__.strip() if module else text
-        one = names.add_parser(name, help=text, description=about, add_help=name != "train",
+        one = names.add_parser(name, help=text, description=about, add_help=name not in OF_RECIPES,
                                formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
         if module:
             module.add_options(one)
@@ -75,8 +79,9 @@ def run(argv: Sequence[str] | None) -> None:
         print(f"error: there is no command {command!r}{near(command, COMMANDS)}: see trl-opsd --help", file=sys.stderr)
         sys.exit(EXIT_CODE)
     with told():
-        if command == "train":  # a parser of its own, with the options of TRL and transformers
-            importlib.import_module("trl_opsd.cli.launch").run(argv[argv.index(command) + 1 :])
+        if command in OF_RECIPES:  # a parser of its own, with the options of TRL and transformers
+            module = importlib.import_module(f"trl_opsd.cli.{OF_RECIPES[command]}")
+            module.run(argv[argv.index(command) + 1 :])
             return
         parser = build_parser(command)
         args = parser.parse_args(argv)

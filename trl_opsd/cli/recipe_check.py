@@ -161,12 +161,12 @@ def check_source(spec: Any, where: str = "privileged_source") -> None:
         raise UserError(f"`{where}`: there is no source {name!r}{near(name, known)}. `trl-opsd sources` lists them.")
 
 
-def check_rewards(names: Any) -> None:
+def check_rewards(names: Any, option: str = "reward_funcs") -> None:
     """Refuse unknown names of rewards; dotted paths are imported later."""
     for name in [names] if isinstance(names, str) else names or ():
         if isinstance(name, str) and "." not in name and name not in catalog()["rewards"]:
             raise UserError(
-                f"`reward_funcs`: TRL has no reward {name!r}{near(name, catalog()['rewards'])}. Name a function of "
+                f"`{option}`: TRL has no reward {name!r}{near(name, catalog()['rewards'])}. Name a function of "
                 f"your own by its dotted path, such as my_module.{name}."
             )
 
@@ -212,6 +212,7 @@ def check(args: Sequence[str]) -> dict[str, Any]:
         raise UserError("`dataset_name` is missing: name a Hub data set or a local folder.")
     check_source(given.get("privileged_source"))
     check_rewards(given.get("reward_funcs"))
+    check_rewards(given.get("score_func"), "score_func")
     for name in ("model_name_or_path", "dataset_name"):
         check_folder(name, given.get(name))
     return given

@@ -9,6 +9,7 @@ accelerate launch -m trl_opsd.cli.train --config recipes/smollm2_json.yaml
 """
 
 import inspect
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,12 +46,12 @@ def load_rewards(script_args: OPSDScriptArguments) -> list[str | Callable[..., l
     return rewards
 
 
-def import_reward(name: str) -> Callable[..., list[float | None]]:
+def import_reward(name: str, option: str = "reward_funcs") -> Callable[..., list[float | None]]:
     """Reward function by its name: `accuracy_reward` is TRL's; `tasks.correct_sum` is that of the module `tasks`."""
     if name == "get_soft_overlong_punishment":
         raise UserError(f"`{name}` makes a reward from two lengths: name a function of your own that calls it.")
     path = name if "." in name else f"trl.rewards.{name}"
-    return import_named("reward_funcs", path, lambda found: check_reward(found, path, "reward_funcs"))
+    return import_named(option, path, lambda found: check_reward(found, path, option))
 
 
 def import_environment(name: str) -> type:
@@ -157,15 +158,17 @@ def build_trainer(
         tools=[import_tool(name) for name in script_args.tools or ()] or None,
         rollout_func=script_args.rollout_func and import_rollout_func(script_args.rollout_func),
         environment_factory=environment and import_environment(environment),
+        score_func=script_args.score_func and import_reward(script_args.score_func, "score_func"),
     )
 
 
 def look_ahead(trainer: OPSDTrainer, script_args: OPSDScriptArguments) -> None:
-    """Print the pre-flight report, of the recipe's source and of `preflight_sources`."""
+    """Print the pre-flight report, of the recipe's source and of `preflight_sources`, in words or as JSON."""
     described = script_args.preflight_sources or {}
     sources = {name: build_source(spec, f"preflight_sources.{name}") for name, spec in described.items()}
     how = {"sources": sources, "temperature": script_args.preflight_temperature}
-    trainer.accelerator.print(preflight(trainer, script_args.preflight_rows, **how))
+    report = preflight(trainer, script_args.preflight_rows, **how)
+    trainer.accelerator.print(json.dumps(report.as_dict(), indent=2) if script_args.preflight_json else report)
 
 
 def save(trainer: OPSDTrainer, script_args: OPSDScriptArguments) -> None:

@@ -186,7 +186,12 @@ class OPSDConfig(GRPOConfig):
             message, or `"user_turn"`, `"prepend"` or `"prefill"`, for which see [`View`]. Chat messages always go
             before the prompt's own messages.
         success_reward_threshold (`float`, *optional*, defaults to `1.0`):
-            Total reward from which a rollout counts as a success, for sources and conditions that ask.
+            Total reward from which a rollout counts as a success, for sources and conditions that ask, and score from
+            which an answer passes in an evaluation (`pass@k`).
+        eval_teacher_prompts (`int`, *optional*, defaults to `0`):
+            Prompts of each evaluation set that the teacher answers too, with each view, `num_generations_eval` times as
+            the student does, rounded up to whole batches. Its scores are `eval_teacher/VIEW/avg@k` and `pass@k`: how
+            far the student can get. Each answer costs what one of the student's does with transformers.
         privileged_on_error (`str`, *optional*, defaults to `"error"`):
             What to do when a source raises, is late or returns what is no view: `"error"` stops on every process,
             `"skip"` trains those rollouts without views and counts them in `self_distillation/source_errors`.
@@ -364,6 +369,9 @@ class OPSDConfig(GRPOConfig):
     )
     success_reward_threshold: float = field(
         default=1.0, metadata={"help": "Total reward from which a rollout counts as a success."}
+    )
+    eval_teacher_prompts: Index = field(
+        default=0, metadata={"help": "Prompts of an evaluation set that the teacher answers too, to be scored."}
     )
     privileged_on_error: str = field(
         default="error",

@@ -151,6 +151,11 @@ def check_combinations(config: Any) -> None:
             f"`num_loss_tokens_to_skip={skipped}` leaves no token to distil: completions have at most "
             f"`max_completion_length={most}` tokens. Lower the former, or raise the latter."
         )
+    if config.distillation_weight == 0 and config.eval_teacher_prompts:
+        raise ValueError(
+            f"`eval_teacher_prompts={config.eval_teacher_prompts}` scores the teacher, which a run with "
+            "`distillation_weight=0` does not have. Leave it out."
+        )
     check_divergence(config)
     check_credit(config)
     check_teacher(config)

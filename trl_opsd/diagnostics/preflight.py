@@ -16,15 +16,16 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 
+from trl_opsd.diagnostics.preflight_examples import Example, examples_of
 from trl_opsd.diagnostics.preflight_report import PreflightReport, ViewReport, with_p_values
 from trl_opsd.diagnostics.preserve_trainer_state import preserve_trainer_state
-from trl_opsd.diagnostics.scoring import Score, Scorer
 from trl_opsd.engines import Backend
 from trl_opsd.monitoring.names import PREFIX
 from trl_opsd.privileged import as_source
 from trl_opsd.rollouts.rollout import Rollout
 from trl_opsd.rollouts.view import PrivilegedSource
 from trl_opsd.trainer.rehearsal import pop_metrics, training_rows
+from trl_opsd.trainer.scoring import Answers, ScoreFunc, Scorer
 from trl_opsd.trainer.setup_checks import check_datasets
 from trl_opsd.trainer.view_collector import CollectedViews, ViewCollector
 
@@ -40,7 +41,7 @@ def preflight(
     rows: int = 32,
     *,
     sources: Mapping[str, PrivilegedSource] | None = None,
-    score: Score | None = None,
+    score_func: ScoreFunc | None = None,
     temperature: float | None = None,
 ) -> PreflightReport:
     """
@@ -59,8 +60,9 @@ def preflight(
         rows (`int`, *optional*, defaults to `32`): Dataset rows to draw, rounded up to whole generation batches.
         sources (`Mapping[str, PrivilegedSource]`, *optional*): Further sources by name, to compare with the trainer's
             (`"own"`) on the same rollouts.
-        score (`Callable`, *optional*): From completions and their rows to floats, the higher the better. `None` means
-            the trainer's rewards by their weights; without these, nothing is scored or predicted.
+        score_func (`Callable`, *optional*): A function as TRL's reward functions are, the higher the better. `None`
+            means the trainer's `score_func`, or its rewards by their weights; without these, nothing is predicted, and
+            only the examples are answered.
         temperature (`float`, *optional*): Of the answers that are scored, on both sides: that of your evaluation, `0.0`
             for greedy answers. `None` means that of training. A small model can be good at the one and bad at the
             other.
@@ -73,7 +75,7 @@ def preflight(
     """
     _check(trainer, rows, sources or {}, temperature)
     with preserve_trainer_state(trainer):
-        return _Measurement(trainer, sources or {}, score, temperature).report(rows)
+        return _Measurement(trainer, sources or {}, score_func or trainer.score_func, temperature).report(rows)
 
 
 def _check(
@@ -110,12 +112,12 @@ class _Measurement:
         self,
         trainer: "OPSDTrainer",
         sources: Mapping[str, PrivilegedSource],
-        score: Score | None,
+        score_func: ScoreFunc | None,
         temperature: float | None,
     ):
         self.trainer, self.accelerator = trainer, trainer.accelerator
         self.notes: dict[str, None] = {}  # each once, in order
-        self.scorer = Scorer(trainer, score, temperature, self._note)
+        self.scorer = Scorer(trainer, score_func, temperature, self._note)
         if self.scorer.scores and temperature is not None:
             self._note(f"scores are of answers at temperature {temperature:g}, all else of {trainer.temperature:g}.")
         own = trainer.collector
@@ -136,6 +138,7 @@ class _Measurement:
         trainer.collector = self.collectors[OWN]
         self.tallies: dict[tuple[str, str], _Tally] = {}
         self.rollouts: list[tuple[float, int, bool]] = []  # local: the student's score, tokens, truncated
+        self.examples: list[Example] = []  # of the first batch, local
         self.seconds: list[float] = []
 
     def report(self, rows: int) -> PreflightReport:
@@ -164,6 +167,7 @@ class _Measurement:
             loss_seconds=slowest[1].item(),
             max_steps=max(args.max_steps, 0),
             views=views,
+            examples=gather_object(self.examples),
             notes=list(self.notes),
         )
 
@@ -212,18 +216,25 @@ class _Measurement:
             encoded |= {(name, view): one for view, one in collector.encode(collected, tools).items()}
         for names, one in encoded.items():
             self._compare(self.tallies.setdefault(names, _Tally()), trainer.with_views(output, {names[1]: one}))
-        bare = self.scorer.students(rollouts)  # from here on, environments are not in their final state any more
-        self.rollouts += [(s, len(r.completion_ids), r.truncated) for s, r in zip(bare, rollouts, strict=True)]
+        first, nothing = len(self.seconds) == 1, Answers.none(len(rollouts))
+        writes = self.scorer.scores or first  # without a score, only the examples
+        # From here on, environments are not in their final state any more
+        bare = self.scorer.students(rollouts) if writes else nothing
+        self.rollouts += [(s, len(r.completion_ids), r.truncated) for s, r in zip(bare.scores, rollouts, strict=True)]
         before = (len(self.seconds) - 1) * trainer.args.generation_batch_size // trainer.num_generations
         for names, one in encoded.items():
-            student, teacher = self.scorer.pairs(rollouts, one, bare)
+            student, teacher = self.scorer.pairs(rollouts, one, bare) if writes else (nothing, nothing)
+            if first and names[0] == OWN:
+                tokenizer, views = trainer._tokenizer, trainer.collected.views
+                self.examples += examples_of(tokenizer, names, rollouts, views, one, student, teacher)
             tally = self.tallies[names]
             tally.dropped += one.dropped
             tally.shortened += one.shortened
             lengths = [len(ids) for ids in one.prompt_ids]
             prompts = [before + rollout.group for rollout in rollouts]
-            tally.rows += zip([weight > 0 for weight in one.weights], lengths, prompts, student, teacher, strict=True)
-            if any(math.isinf(score) for score in (*student, *teacher)):
+            has = [weight > 0 for weight in one.weights]
+            tally.rows += zip(has, lengths, prompts, student.scores, teacher.scores, strict=True)
+            if any(math.isinf(score) for score in (*student.scores, *teacher.scores)):
                 self._note("scores that are not finite are left out.")
         return output
 

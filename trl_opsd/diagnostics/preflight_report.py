@@ -14,8 +14,10 @@ probability that any is called better without a gap is at most [`ALPHA`], and so
 
 import math
 import statistics
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
 
+from trl_opsd.diagnostics.preflight_examples import SHOWN, Example
 from trl_opsd.diagnostics.significance import ALPHA, holm, pairs_needed, sign_flip_p
 
 
@@ -110,7 +112,7 @@ class ViewReport:
             "same": f"With the context the model says nearly what it says without ({self.divergence:.2g} nats a token, "
             f"less than {SAME:g}): there is nothing to learn. Check what the teacher reads.",
             "no score": "Without a score no prediction is possible: the divergence says that there is something to "
-            "learn, not that it is any good. Give a reward or `score`; where there is one, a note says why the teacher "
+            "learn, not that it is any good. Give a reward or a `score_func`; where there is one, a note says why the teacher "
             "has none.",
             "unsure": f"{self.prompts} scored prompts are too few for a prediction, which takes "
             f"{pairs_needed(self.tests)}: raise the number of rows.",
@@ -152,6 +154,8 @@ class PreflightReport:
         loss_seconds (`float`): Its time for the teacher's forward and the student's forward and backward, as measured.
         max_steps (`int`): Optimizer steps that are planned, 0 where the config counts epochs.
         views (`list[ViewReport]`): By source and view.
+        examples (`list[Example]`): Rows of the first generation batch, with what the teacher reads of them and what
+            both sides write: by the views of the trainer's source, a row of each prompt.
         notes (`list[str]`): What was measured otherwise than in training.
     """
 
@@ -165,6 +169,7 @@ class PreflightReport:
     loss_seconds: float
     max_steps: int
     views: list[ViewReport]
+    examples: list[Example] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -182,6 +187,7 @@ class PreflightReport:
         lines = [
             f"Pre-flight: {self.rollouts} rollouts of {self.prompts} rows, no weight has changed.",
             f"Student: {score}{self.completion_length:.1f} tokens a completion, {self.truncated:.0%} of them cut off.",
+            *self._examples(),
             "",
             *self._table(),
             "",
@@ -192,6 +198,28 @@ class PreflightReport:
             *(f"Note: {note}" for note in self.notes),
         ]
         return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures, verdicts and examples as values of JSON; what is not finite is `None`."""
+        figures = {one.name: getattr(self, one.name) for one in fields(self)}
+        derived = ("gap", "prompts", "error", "verdict", "sentence")
+        views = [asdict(view) | {name: getattr(view, name) for name in derived} for view in self.views]
+        examples = [asdict(one) for one in self.examples]
+        return _finite(figures | {"step_seconds": self.step_seconds, "views": views, "examples": examples})
+
+    def _examples(self) -> list[str]:
+        """Three rows of the first view that has any, and what to look at in them."""
+        lines = []
+        shown = [one for one in self.examples if one.view == self.examples[0].view][:SHOWN]
+        for number, one in enumerate(shown, 1):
+            lines += ["", *one.lines(number)]
+        if shown and not any(view.scored for view in self.views):
+            lines += [
+                "",
+                "There is no score, so look yourself: does the teacher read the context, in the right place and whole? "
+                "Are its answers what you want, and better than the student's?",
+            ]
+        return lines
 
     def _table(self) -> list[str]:
         limit = "too long" if self.length_limit is None else f"over {self.length_limit}"
@@ -238,3 +266,12 @@ def _p_above(view: ViewReport, other: ViewReport) -> float:
 
 def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def _finite(value: Any) -> Any:
+    """A value for JSON, which knows no infinities."""
+    if isinstance(value, dict):
+        return {str(name): _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return value if not isinstance(value, float) or math.isfinite(value) else None

@@ -3,13 +3,11 @@
 """Uses a trainer and leaves it as it was."""
 
 import copy
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
+from trl_opsd.engines.random_state import keep_random_state
 
 
 if TYPE_CHECKING:
@@ -33,8 +31,6 @@ def preserve_trainer_state(trainer: "OPSDTrainer") -> Iterator[None]:
     attributes = dict(vars(trainer))
     states = {name: copy.deepcopy(part.state()) for name, part in trainer.parts.items()}
     modes = [(module, module.training) for module in trainer.model.modules()]
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = range(torch.cuda.device_count()) if trainer.accelerator.device.type == "cuda" else []
     for name in _FILLED_IN_PLACE:
         setattr(trainer, name, copy.deepcopy(attributes[name]))
     trainer.state = copy.copy(trainer.state)
@@ -42,7 +38,7 @@ def preserve_trainer_state(trainer: "OPSDTrainer") -> Iterator[None]:
     trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
     trainer.model.train()
     try:
-        with torch.random.fork_rng(devices=list(devices)):
+        with keep_random_state(trainer.accelerator.device):
             yield
     finally:
         for name in vars(trainer).keys() - attributes.keys():
@@ -51,7 +47,5 @@ def preserve_trainer_state(trainer: "OPSDTrainer") -> Iterator[None]:
         trainer.model.zero_grad()
         for module, training in modes:
             module.training = training
-        random.setstate(python)
-        np.random.set_state(numpy)
         for name, part in trainer.parts.items():
             part.restore(states[name])

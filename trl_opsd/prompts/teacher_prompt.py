@@ -9,6 +9,9 @@ from trl_opsd.rollouts.rollout import Messages, message_text, named_by_prompt
 from trl_opsd.rollouts.view import PLACEHOLDER, PROMPT_PLACES, View
 
 
+BEGIN, END = "[[", "]]"  # around a context that is shown
+
+
 def teacher_prompt(prompt: str | Messages, context: str | Messages, template: str, place: str) -> str | Messages:
     """
     Teacher prompt of a privileged context and the student's prompt.
@@ -115,3 +118,35 @@ def excerpt(value: Any) -> str:
     """Beginning of a value's `repr`, for errors."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def marked(text: str, view: View) -> str:
+    """
+    Text of a teacher's prompt with `[[` and `]]` around its contexts, where these are found.
+
+    Args:
+        text (`str`): What the teacher reads.
+        view ([`View`]): Its view.
+    """
+    if isinstance(view.context, str):
+        own = view.text.strip()
+        # The context may be a word of the question too, but hardly so with the template around it
+        search = text.find if view.place in ("system", "before_user") else text.rfind
+        place = search(own)
+        if place < 0:
+            return text
+        before = view.template.partition(PLACEHOLDER)[0].lstrip()
+        begin = place + (len(before) if own.startswith(before) else 0)
+        return _bracketed(text, begin, len(view.context.strip()))
+    start = 0
+    for message in view.context or ():
+        context = message_text(message).strip()
+        if context and (place := text.find(context, start)) >= 0:
+            text = _bracketed(text, place, len(context))
+            start = place + len(context) + len(BEGIN) + len(END)
+    return text
+
+
+def _bracketed(text: str, begin: int, length: int) -> str:
+    end = begin + length
+    return text[:begin] + BEGIN + text[begin:end] + END + text[end:]

@@ -61,17 +61,20 @@ from trl_opsd.rollouts.view import PrivilegedSource, shown_context
 from trl_opsd.teacher import TEACHER_KINDS
 from trl_opsd.teacher.teacher import Teacher, TeacherUpdateCallback
 from trl_opsd.trainer.evaluation import Evaluation, Terms
+from trl_opsd.trainer.evaluation_scores import EvaluationScores, evaluation_seed, seeded_evaluation
 from trl_opsd.trainer.model_card import PAPER, add_settings, paper_of
 from trl_opsd.trainer.objective import DistillationObjective, PolicyLoss
 from trl_opsd.trainer.prefix_sharing import PrefixSharing
 from trl_opsd.trainer.prompt_checks import check_prompts, check_sampled_prompts
 from trl_opsd.trainer.recorder import Recorder
 from trl_opsd.trainer.rollout_function import CheckedRolloutFunc
+from trl_opsd.trainer.scoring import ScoreFunc, Scorer
 from trl_opsd.trainer.setup_checks import (
     check_datasets,
     check_model,
     check_needs,
     check_rows,
+    check_scores,
     check_steps,
     check_trained,
     context_length,
@@ -118,6 +121,9 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         privileged (`Callable[[list[list[Rollout]]], list[list[View]]]`, *optional*, keyword-only):
             Source of the privileged contexts, instead of the dataset column: from groups of rollouts to 0 or more views
             of each rollout, in their order. A function, an async one, or one of [`trl_opsd.privileged`].
+        score_func (`Callable`, *optional*, keyword-only):
+            Score of evaluations and of the pre-flight, instead of the rewards: a function as TRL's reward functions
+            are. It is not trained on.
 
     The other arguments are those of [`~trl.GRPOTrainer`].
     """
@@ -144,6 +150,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
     monitor: SignalMonitor
     # Of an evaluation while it runs, and its eval set among several
     evaluation: Evaluation | None = None
+    scores: EvaluationScores
     _eval_set = ""
     # Of the last generation batch: between the hooks that sample it, and for the pre-flight
     _sampled: Sampled
@@ -172,13 +179,17 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         environment_factory: EnvironmentFactory | dict[str, EnvironmentFactory] | None = None,
         *,
         privileged: PrivilegedSource | None = None,
+        score_func: ScoreFunc | None = None,
     ):
         if args is None:
             model_name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = OPSDConfig(f"{model_name.split('/')[-1]}-OPSD")
         self.is_plain_grpo = not isinstance(args, OPSDConfig) or args.distillation_weight == 0
         self.has_reward = bool(reward_funcs)
+        self.score_func = score_func
         if self.is_plain_grpo:
+            if score_func is not None:
+                raise ValueError("`score_func` scores evaluations of runs that distil; TRL's score is a reward.")
             self._tag_names, self._name, self._paper = GRPOTrainer._tag_names, GRPOTrainer._name, GRPOTrainer._paper
         else:
             if not self.has_reward:
@@ -231,6 +242,8 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         make_teacher = TEACHER_KINDS[args.teacher_model_kind]
         self.teacher = make_teacher(args, core, self.accelerator, self._tokenizer, self._patch_teacher)
         check_model(args, self.model, self.teacher.model)
+        scored = self.has_reward or self.score_func is not None
+        check_scores(args, scored, bool(self.tools or self.environment_factories), self.teacher.backend)
         self.method = MethodRun(args.method, args.method_options)
         self.add_callback(self.method)  # before the teacher, which may ask it
         self.add_callback(TeacherUpdateCallback(self.teacher, self.method.should_sync_teacher))
@@ -330,6 +343,8 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
             self.method.record_rollouts(collected.rollouts)
         check_alignment(collected.rollouts, output["completion_ids"])
         encoded = self.collector.encode(collected, tools)
+        if self.evaluation is not None:
+            self.scores.add(collected.rollouts, encoded, rows, self.evaluation.seen)
         off = collected.without_policy(encoded)
         self._log_sums(*self.collector.metrics(collected, encoded, off, rows))
         advantages = output["advantages"].masked_fill(torch.tensor(off, device=self.accelerator.device), 0.0)
@@ -368,12 +383,18 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         dataset = getattr(dataloader, "dataset", None)
         rows = len(dataset) * self.num_generations_eval if has_length(dataset) else None
         self.evaluation = Evaluation(self.objective, self.accelerator, self.args.loss_type, rows)
+        seed = evaluation_seed(self.args, self.accelerator.process_index)
+        threshold, prompts = self.args.success_reward_threshold, self.args.eval_teacher_prompts
+        scorer = Scorer(self, self.score_func)
+        self.scores = EvaluationScores(scorer, self.num_generations_eval, threshold, prompts, seed)
         self._eval_set = metric_key_prefix.removeprefix("eval_") if metric_key_prefix.startswith("eval_") else ""
         self._metrics["eval"].clear()  # `predict` leaves its own there
         try:
-            output = super().evaluation_loop(*arguments)
+            with seeded_evaluation(self, seed):
+                output = super().evaluation_loop(*arguments)
             name = f"{metric_key_prefix}_loss"
             output.metrics[name] = self.evaluation.loss(name, self.args.metric_for_best_model)
+            output.metrics.update(self.scores.metrics(metric_key_prefix))
         finally:
             self.evaluation = None
         return output

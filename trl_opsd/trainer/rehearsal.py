@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Rehearsal: what the pre-flight asks of a GRPO trainer before training. It uses TRL's own members of the trainer."""
+"""Rehearsal: generation and rows beside a training, by TRL's own members of the trainer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +30,7 @@ def generate_from(
     write: Callable[[list[list[int]]], list[list[int]]],
 ) -> tuple[list[list[int]], list]:
     """
-    TRL's generation with tools and environments, by another writer. A collective.
+    TRL's generation with tools and environments, by another writer, which leaves no metrics. A collective.
 
     Args:
         trainer (`GRPOTrainer`): Gives generation, tools and environments.
@@ -50,6 +50,7 @@ def generate_from(
         "rollout_func": None,
     }
     before = {name: vars(trainer)[name] for name in replaced if name in vars(trainer)}
+    logged = {mode: {name: list(values) for name, values in own.items()} for mode, own in trainer._metrics.items()}
     vars(trainer).update(replaced)
     try:
         _, ids, _, completions, *_ = trainer._generate([rollout.prompt for rollout in rollouts])
@@ -57,4 +58,7 @@ def generate_from(
         for name in replaced:
             del vars(trainer)[name]
         vars(trainer).update(before)
+        for mode, values in logged.items():
+            trainer._metrics[mode].clear()
+            trainer._metrics[mode].update(values)
     return ids, completions

@@ -12,6 +12,7 @@ from trl import GRPOConfig
 
 from trl_opsd.config.opsd_config import OPSDConfig
 from trl_opsd.config.validation import check_policy_weight
+from trl_opsd.engines import Backend
 from trl_opsd.methods.registry import method_of
 from trl_opsd.privileged import DatasetColumn, Source
 from trl_opsd.privileged.rows import data_rows
@@ -124,6 +125,33 @@ def check_steps(args: GRPOConfig, train_dataset: Any) -> None:
             f"(`per_device_train_batch_size={args.per_device_train_batch_size}` on {args.world_size} process(es), "
             f"`steps_per_generation={args.steps_per_generation}`, by default `gradient_accumulation_steps`) and each "
             f"row is sampled `num_generations={args.num_generations}` times. Add rows, or lower one of the former."
+        )
+
+
+def check_scores(args: OPSDConfig, scored: bool, tools: bool, backend: Backend) -> None:
+    """
+    Check that answers of the teacher in evaluations can be written and scored.
+
+    Args:
+        args ([`OPSDConfig`]): Options.
+        scored (`bool`): Whether there is a reward or a score function.
+        tools (`bool`): Whether the model may call tools.
+        backend ([`Backend`]): Engine of the run.
+
+    Raises:
+        ValueError: If they can't.
+    """
+    if not args.eval_teacher_prompts:
+        return
+    if not scored:
+        raise ValueError(
+            "`eval_teacher_prompts` scores the teacher's answers, and there is neither a reward nor a `score_func`: "
+            "name one, or leave `eval_teacher_prompts` out."
+        )
+    if tools and backend.gathers_whole_modules:
+        raise ValueError(
+            "`eval_teacher_prompts` does not go with tools under ZeRO-3 or FSDP: processes call tools differently "
+            "often, and all must generate together. Leave it out, or use DDP or ZeRO-2."
         )
 
 
