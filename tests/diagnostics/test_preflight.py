@@ -46,7 +46,9 @@ class Scores:
         self.values, self.calls = values, []
 
     def __call__(self, prompts, completions, completion_ids, trainer_state, log_extra, log_metric, **columns):
-        rows = [dict(zip(("prompt", *columns), row, strict=True)) for row in zip(prompts, *columns.values(), strict=True)]
+        rows = [
+            dict(zip(("prompt", *columns), row, strict=True)) for row in zip(prompts, *columns.values(), strict=True)
+        ]
         self.calls.append(([text(completion) for completion in completions], rows))
         value = self.values[(len(self.calls) - 1) % len(self.values)]
         return value if isinstance(value, list) else [value] * len(rows)
@@ -267,7 +269,12 @@ def test_training_after_it_is_training_without(make_trainer, tmp_path, case):
         trainer = make_trainer(output_dir=str(tmp_path / name), **options)
         before = dict(vars(trainer)), random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
         if looks:
-            preflight(trainer, rows=8, sources={"hint": giving(View(HINT))}, score_func=lambda prompts, **_: [0.0] * len(prompts))
+            preflight(
+                trainer,
+                rows=8,
+                sources={"hint": giving(View(HINT))},
+                score_func=lambda prompts, **_: [0.0] * len(prompts),
+            )
         assert {n: id(v) for n, v in vars(trainer).items()} == {n: id(v) for n, v in before[0].items()}
         assert random.getstate() == before[1] and np.random.get_state()[1].tolist() == before[2]
         assert torch.equal(torch.get_rng_state(), before[3])

@@ -69,8 +69,10 @@ def test_two_processes_equal_one(tmp_path, case):
 @pytest.mark.parametrize("case", [{}, {"distillation_mode": "sampled_token", "distillation_alpha": 1.0}], ids=str)
 def test_an_evaluation_whose_last_batch_is_filled_up(tmp_path, case):
     """Five rows, two rollouts of each, four at once: of two processes the second gets rows of the first batch once
-    more. They count in no metric of the package, nor in the loss."""
+    more. They count in no metric of the package, nor in the loss, nor in the scores of student and teacher."""
     options = {
+        "eval_teacher_prompts": 5,
+        "generation_kwargs": {"do_sample": False},
         "rows_with_view": [0, 1, 4],
         "eval_rows": 5,
         "eval_size": 4,
@@ -80,7 +82,8 @@ def test_an_evaluation_whose_last_batch_is_filled_up(tmp_path, case):
     }
     (_, one), (_, two) = (train(tmp_path / str(number), number, **options) for number in (1, 2))
     log_one, log_two = ([entry for entry in history if "eval_loss" in entry] for history in (one, two))
-    names = [name for name in log_one[0] if PREFIX in name or name == "eval_loss"]
+    names = [name for name in log_one[0] if PREFIX in name or "@" in name or name == "eval_loss"]
+    assert {"eval_avg@2", "eval_pass@2", "eval_teacher/privileged/avg@2"} <= set(names)
     assert len(names) > 15 and log_one[0]["eval_loss"] != 0.0
     assert log_one[0][f"eval_{PREFIX}view_share"] == pytest.approx(0.6)
     for name in names:

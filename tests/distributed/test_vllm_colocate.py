@@ -46,6 +46,11 @@ def test_trls_metrics_say_the_same(seen):
     assert any("eval_loss" in log for log in seen["history"])
 
 
+def test_evaluations_draw_the_same_numbers(seen):
+    first, second = seen["evaluations"]
+    assert first == pytest.approx(second, rel=1e-6) and first > 0
+
+
 def test_privileged_contexts_do_not_count_for_vllms_length(seen):
     """vLLM's context is 80 tokens; the teacher reads more."""
     assert all(log["self_distillation/teacher_prompt_length/max"] > 80 for log in seen["history"] if "loss" in log)

@@ -159,7 +159,7 @@ def main(folder: Path) -> None:
     trainer = build(folder, optim="adamw_torch", learning_rate=5e-3, **options)
     results["full"], results["requests"] = watched(trainer), requests(trainer)
     trainer.train()
-    trainer.evaluate()
+    results["evaluations"] = [trainer.evaluate()["eval_loss"] for _ in range(2)]
     results["history"] = trainer.state.log_history
     results["unsynced"] = unsynced(trainer)
 

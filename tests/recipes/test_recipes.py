@@ -44,7 +44,6 @@ def test_a_recipe_runs(name, tmp_path, tokenizer, monkeypatch):
     options = {
         "model_name_or_path": tmp_path / "model", "output_dir": tmp_path / "out", "max_completion_length": 8,
         "dataset_name": data.prepare(TASKS[recipe["dataset_name"]], tmp_path / "data"), "max_steps": 2,
-        "preflight": "false",
     }  # fmt: skip
     line = [part for option, value in options.items() for part in (f"--{option}", str(value))]
     parsed = train.parse(["--config", str(ROOT / "recipes" / f"{name}.yaml"), *line])

@@ -134,7 +134,7 @@ def test_the_recipe_with_pictures_on_a_tiny_model(tmp_path):
 def test_preflight_sources_are_a_mapping(monkeypatch):
     options = "--config", str(ROOT / "recipes" / "smollm2_preflight.yaml"), "--preflight_sources"
     script_args, *_ = parsed(monkeypatch, *options, '{"a": {"column": "b"}}')
-    assert script_args.preflight and script_args.preflight_sources == {"a": {"column": "b"}}
+    assert script_args.preflight_sources == {"a": {"column": "b"}}
     with pytest.raises(UserError, match="`preflight_sources` must map names"):
         parsed(monkeypatch, *options, "column")
 

@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import EarlyStoppingCallback
 
 from conftest import length_reward
-from test_evaluation import by_length, dataset, question, scripted
+from evaluations import by_length, dataset, question, scripted
 from trl_opsd import View
 from trl_opsd.privileged import rollouts_of
 from trl_opsd.trainer.setup_checks import check_scores

@@ -146,4 +146,3 @@ def rendered(prompt: Any, kwargs: dict | None, args: OPSDConfig, tokenizer: PreT
         return prompt
     kwargs = {**(args.chat_template_kwargs or {}), **(kwargs or {})}
     return tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True, **kwargs)
-

@@ -112,8 +112,8 @@ class ViewReport:
             "same": f"With the context the model says nearly what it says without ({self.divergence:.2g} nats a token, "
             f"less than {SAME:g}): there is nothing to learn. Check what the teacher reads.",
             "no score": "Without a score no prediction is possible: the divergence says that there is something to "
-            "learn, not that it is any good. Give a reward or a `score_func`; where there is one, a note says why the teacher "
-            "has none.",
+            "learn, not that it is any good. Give a reward or a `score_func`; where there is one, a note says why the "
+            "teacher has none.",
             "unsure": f"{self.prompts} scored prompts are too few for a prediction, which takes "
             f"{pairs_needed(self.tests)}: raise the number of rows.",
             "no gap": f"No gap can be told from chance ({gap}), so no gain is to be expected: not worth training as it "

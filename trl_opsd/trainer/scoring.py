@@ -30,7 +30,7 @@ ScoreFunc = Callable[..., list[float | None]]
 @dataclass(frozen=True)
 class Answers:
     """
-    What one side wrote.
+    Answers of one side, student or teacher.
 
     Args:
         completions (`list[str]` or `list[list[dict]]` of length B): Decoded; empty where nothing was written.
@@ -77,7 +77,7 @@ class Scorer:
         return self._scores(rollouts, completions, [rollout.completion_ids for rollout in rollouts])
 
     def students(self, rollouts: list[Rollout]) -> Answers:
-        """What the student writes anew to the prompt of each rollout."""
+        """Answers of the student, written anew to the prompt of each rollout."""
         return self._scored(rollouts, [rollout.prompt_ids for rollout in rollouts], "live")
 
     def pairs(self, rollouts: list[Rollout], view: EncodedView, bare: Answers) -> tuple[Answers, Answers]:
@@ -101,7 +101,7 @@ class Scorer:
         return self._scored(rollouts, own, "live", begun=begun), teacher
 
     def teachers(self, rollouts: list[Rollout], view: EncodedView) -> Answers:
-        """What the teacher writes with a view, a rollout each; nothing where it can't begin as the rollout did."""
+        """Answers of the teacher with a view, one for each rollout; none where it can't begin as the rollout did."""
         if self._beyond_replay(view):
             return Answers.none(len(rollouts))
         begun = _begun(rollouts, view) if self._within(view) else None
