@@ -82,7 +82,8 @@ def numbers(logs: dict[str, Any]) -> str:
 
 
 def evaluated(logs: dict[str, Any]) -> str:
-    """Score and loss of an evaluation's log; empty for a training log."""
-    ends = ("loss", "reward", "divergence", "score")
-    shown = [name for name in logs if name.startswith("eval_") and name.endswith(ends)]
-    return "  ".join(f"{name} {logs[name]:.3g}" for name in shown if isinstance(logs[name], (int, float)))
+    """Loss, reward and scores of an evaluation's log; empty for a training log."""
+    own = [name for name in logs if name.startswith("eval_")]
+    shown = [name for name in own if "@" in name or name.endswith(("_loss", "_reward"))]
+    numbers = {name.removeprefix("eval_"): logs[name] for name in shown if isinstance(logs[name], (int, float))}
+    return "evaluation: " + "  ".join(f"{name} {value:.3g}" for name, value in numbers.items()) if numbers else ""
