@@ -187,6 +187,23 @@ def advice_on(folder: str) -> str:
     return "make it with `trl-opsd data smollm2`" if task == "smollm2-135m" else "make it or correct the path"
 
 
+def options_of(args: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """
+    Options of a command line as [`spelled`] gives it, and those of its recipe, if it names one.
+
+    Raises:
+        UserError: For a misspelt option, or a value that it cannot take.
+    """
+    line = on_command_line(args)
+    path = line.pop("config", None)
+    recipe = read_recipe(path) if path else None
+    for options, where in ((recipe or {}, str(path)), (line, "the command line")):
+        check_spelling(options, where)
+        for name, value in options.items():
+            check_value(name, value)
+    return line, recipe
+
+
 def check(args: Sequence[str]) -> dict[str, Any]:
     """
     Check a command line as [`spelled`] gives it, with its recipe.
@@ -197,17 +214,11 @@ def check(args: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: For the first mistake.
     """
-    line = on_command_line(args)
-    path = line.pop("config", None)
-    recipe = read_recipe(path) if path else {}
-    for options, where in ((recipe, str(path)), (line, "the command line")):
-        check_spelling(options, where)
-        for name, value in options.items():
-            check_value(name, value)
-    given = recipe | line
+    line, recipe = options_of(args)
+    given = (recipe or {}) | line
     for name, advice in REQUIRED.items():
         if given.get(name) is None:
-            raise UserError(f"`{name}` is missing: {advice}." + ("" if path else " A recipe is named by `--config`."))
+            raise UserError(f"`{name}` is missing: {advice}." + ("" if recipe else " A recipe is named by `--config`."))
     if not given.get("dataset_name") and not given.get("datasets"):
         raise UserError("`dataset_name` is missing: name a Hub data set or a local folder.")
     check_source(given.get("privileged_source"))
