@@ -66,8 +66,8 @@ def build_parser() -> argparse.ArgumentParser:
                         help="a launch config by name (ddp, zero1, zero2, zero3, fsdp2, multi_node) or file; default: "
                         "ddp, as trl-opsd train has it")  # fmt: skip
     parser.add_argument("--prompt_tokens", type=int, default=512, help="of a prompt; default: 512")
-    parser.add_argument("--context_tokens", type=int, default=1024,
-                        help="of the context and the words around it in the teacher's prompt; default: 1024")  # fmt: skip
+    text = "of the context, with the words around it, in the teacher's prompt; default: 1024"
+    parser.add_argument("--context_tokens", type=int, default=1024, help=text)
     return parser
 
 
@@ -78,7 +78,7 @@ def run(argv: Sequence[str]) -> None:
         value = getattr(args, name)
         if value is not None and not 0 < value < math.inf and (name, value) != ("context_tokens", 0):
             raise UserError(f"`--{name}` must be above 0, got {value:g}.")
-    line, recipe = options_of([*others, *(["--config", args.config] if args.config else [])])
+    line, recipe = options_of([*others, *(["--config", args.config] if args.config else [])], own=vars(args))
     if args.model:
         line["model_name_or_path"] = args.model
     options = Options(line, recipe)
@@ -151,8 +151,8 @@ def print_remedies(planned: Run, options: Options, command: Sequence[str]) -> No
         more = replace(planned, gpus=planned.gpus * factor, engine="zero3")
         found = [Remedy((), more, judge(more))] if judge(more).fits == YES else remedies(more)
         if found:
-            print(f"\nNo change here makes it fit {planned.gpus} GPU(s) of {planned.gpu_gb:g} GB. On {more.gpus}, where a "
-                  f"step has {factor} times the rollouts:")  # fmt: skip
+            print(f"\nNo change here makes it fit {planned.gpus} GPU(s) of {planned.gpu_gb:g} GB.")
+            print(f"On {more.gpus}, where a step has {factor} times the rollouts:")
             break
     if not found:
         print("\nNo change that is known here makes it fit: take a smaller model, shorter texts or larger GPUs.")

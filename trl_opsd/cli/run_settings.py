@@ -28,6 +28,11 @@ UNCOUNTED = {
     "reward_model_name_or_path": "the reward model",
 }
 ENGINES = {"NO": "none", "MULTI_GPU": "ddp"}
+# Options of which there is one at least
+COUNTS = (
+    "per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation", "generation_batch_size",
+    "num_iterations", "max_completion_length", "vllm_tensor_parallel_size", "lora_r",
+)  # fmt: skip
 
 
 class Options:
@@ -82,13 +87,11 @@ def engine_of(accelerate_config: str | None, gpus: int | None) -> tuple[str, int
     path = find_launch_config(accelerate_config)
     config = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     kind = str(config.get("distributed_type", "NO"))
-    gpus = gpus or int(config.get("num_processes", 1))
+    gpus = gpus or (1 if kind == "NO" else int(config.get("num_processes", 1)))
     deepspeed, fsdp = config.get("deepspeed_config") or {}, config.get("fsdp_config") or {}
     places = [deepspeed.get("offload_optimizer_device"), deepspeed.get("offload_param_device")]
     if fsdp.get("fsdp_offload_params") or any(place not in (None, "none") for place in places):
-        raise UserError(
-            f"`--accelerate_config` is {accelerate_config}, which offloads; the formulas do not cover that."
-        )
+        raise UserError(f"`--accelerate_config` is {accelerate_config}, which offloads, and no formula covers that.")
     if kind == "DEEPSPEED" and deepspeed.get("zero_stage") in (1, 2, 3):
         return f"zero{deepspeed['zero_stage']}", gpus
     if kind == "FSDP" and fsdp.get("fsdp_version") == 2:
@@ -98,7 +101,7 @@ def engine_of(accelerate_config: str | None, gpus: int | None) -> tuple[str, int
             f"`--accelerate_config` is {accelerate_config}: the formulas cover DDP, ZeRO-1 to 3 and FSDP2, and this is "
             f"another engine ({kind})."
         )
-    return ("none", 1) if kind == "NO" else (ENGINES[kind], gpus)
+    return ENGINES[kind], gpus
 
 
 def count_views(spec: Any) -> int:
@@ -140,6 +143,13 @@ def run_of(
     Raises:
         UserError: If the formulas do not cover it.
     """
+    for name in COUNTS:
+        if options[name] is not None and options[name] < 1:
+            raise UserError(f"`{name}` must be at least 1, got {options[name]}.")
+    if not 0 <= options["vllm_gpu_memory_utilization"] <= 1:
+        raise UserError(
+            f"`vllm_gpu_memory_utilization` must be from 0 to 1, got {options['vllm_gpu_memory_utilization']}."
+        )
     model, teacher = options["model_name_or_path"], options["teacher_model_kind"]
     if teacher == "checkpoint":
         raise UserError(

@@ -245,7 +245,7 @@ def kernel(run: Run) -> list[Part]:
 
 
 def generation(run: Run) -> list[Part]:
-    """Generation by transformers: all rollouts of a generation batch at once, and the cache of their keys and values."""
+    """Generation by transformers: all rollouts of a generation batch at once, and their keys and values."""
     rollouts = run.rows * run.accumulation
     cache = rollouts * run.shape.kv_bytes * run.length * run.entry / 2
     prefill = rollouts * run.prompt * inference_per_token(run, run.prompt)

@@ -86,9 +86,7 @@ def remedies(run: Run) -> list[Remedy]:
 def _combinations(run: Run) -> Iterator[tuple[Change, ...]]:
     """Combinations of changes, the cheapest first."""
     combined = [tuple(filter(None, one)) for one in product(*([None, *changes] for changes in _subjects(run)))]
-    return iter(
-        sorted((one for one in combined if one), key=lambda one: (sum(change.cost for change in one), len(one)))
-    )
+    yield from sorted(filter(None, combined), key=lambda one: (sum(change.cost for change in one), len(one)))
 
 
 def _subjects(run: Run) -> list[list[Change]]:
@@ -96,9 +94,10 @@ def _subjects(run: Run) -> list[list[Change]]:
     found = []
     if run.vllm and not run.sleep:
         found.append([Change("sleep", 1, {"sleep": True})])
-    if run.vllm and run.utilization:
+    if run.vllm:
         shares = [share for share in _SHARES if share != run.utilization]
-        found.append([Change("utilization", 2 + abs(s - run.utilization), {"utilization": s}) for s in shares])
+        near = run.utilization or max(_SHARES)  # the more, the more rollouts at once
+        found.append([Change("utilization", 2 + abs(share - near), {"utilization": share}) for share in shares])
     if not run.checkpointing:
         found.append([Change("checkpointing", 3, {"checkpointing": True})])
     rows = []
