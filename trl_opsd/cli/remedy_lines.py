@@ -28,7 +28,7 @@ REASONS = {
 
 
 def reason(change: Change) -> str:
-    """What a change does, in plain words."""
+    """Effect of a change in plain words."""
     if change.fields.get("engine") == "zero2":
         return "gradients and optimizer are spread over the GPUs: zero2"
     return REASONS[change.subject].format(**change.fields)

@@ -98,7 +98,7 @@ class Run:
         self.autocast = self.entry < loaded and self.engine in ("none", "ddp")
         self.stream = 4 if self.autocast else self.entry
         # With a new adapter the `base` teacher is the model without it
-        self.copied_teacher = self.teacher in ("ema", "snapshot") or (self.teacher == "base" and not self.lora)
+        self.copied_teacher = self.teacher != "live" and not (self.teacher == "base" and self.lora)
         self.copied_head = self.copied_teacher and not self.lora
         # Casts of the layers' matrices, kept for the length of a forward
         self.casts = 2 * self.shape.layers * self.shape.matrices if self.autocast else 0
