@@ -158,9 +158,7 @@ def test_a_recipe_is_read_whole(recipe):
 
 
 def test_generation_elsewhere_and_the_size_of_its_batch(recipe):
-    run, _ = run_of(
-        "--config", recipe(use_vllm=True, vllm_mode="server", generation_batch_size=64), "--gpus", 2
-    )
+    run, _ = run_of("--config", recipe(use_vllm=True, vllm_mode="server", generation_batch_size=64), "--gpus", 2)
     assert (run.vllm, run.server, run.accumulation) == (False, True, 4)
     run, _ = run_of("--config", recipe(gradient_accumulation_steps=3), "--accelerate_config", "multi_node")
     assert (run.vllm, run.server, run.accumulation, run.engine, run.gpus) == (False, False, 3, "zero3", 32)

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from trl_opsd.cli.recipe_text import yaml_line
 from trl_opsd.cli.run_settings import Options
 from trl_opsd.memory import Change, Run, parts
 
@@ -22,7 +23,7 @@ REASONS = {
     "vllm": "transformers generates instead of vLLM: much slower",
     "gather": "the weights are gathered layer by layer while generating: much slower",
     "iterations": "one pass over each generation batch: less is kept of the teacher's",
-    "lora": "an adapter is trained, with a frozen teacher that is free; it learns at about ten times the learning rate",
+    "lora": "an adapter is trained, with a frozen teacher that is free; it often takes a higher learning rate",
     "teacher": "no copy of the weights as teacher, but another objective, which can collapse: docs/defaults.md",
 }
 
@@ -50,7 +51,7 @@ def recipe_lines(changes: Sequence[Change], run: Run, options: Options) -> list[
         found = parts(run)
         used = sum(part.bytes for part in found if part.name in ("vLLM weights", "KV cache"))
         lines["vllm_gpu_memory_utilization"] = math.ceil(used / (run.gpu_gb * 1e9) * 20) / 20
-    return [f"{name}: {str(value).lower() if isinstance(value, bool) else value}" for name, value in lines.items()]
+    return [yaml_line(name, value) for name, value in lines.items()]
 
 
 def of_change(change: Change, options: Options) -> dict[str, Any]:
@@ -65,7 +66,7 @@ def of_change(change: Change, options: Options) -> dict[str, Any]:
         return changed
     if change.subject == "lora":
         rank = fields["lora"]
-        targets = {"lora_r": rank, "lora_alpha": 2 * rank, "lora_target_modules": "[all-linear]"}
+        targets = {"lora_r": rank, "lora_alpha": 2 * rank, "lora_target_modules": ["all-linear"]}
         return {"use_peft": True, **targets, "dtype": fields["dtype"]}
     names = {
         "sleep": "vllm_enable_sleep_mode",
