@@ -15,10 +15,11 @@ import sys
 from pathlib import Path
 
 from trl_opsd.cli.errors import UserError
-from trl_opsd.cli.own_data import check_place, context_of, prompt_of, read
+from trl_opsd.cli.own_columns import context_of, prompt_of
+from trl_opsd.cli.own_data import check_place, read
 from trl_opsd.cli.recipe_check import check_folder, check_rewards
 from trl_opsd.cli.tables import print_text
-from trl_opsd.memory import NO, gb
+from trl_opsd.memory import MODELS, NO, gb
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context", metavar="COLUMN", help="what only the teacher reads, if it is not found so")
     parser.add_argument("--reward", metavar="PATH", help="a reward function, by its dotted path: my_module.my_reward")
     parser.add_argument("--gpus", type=int, help="GPUs to train on, 0 for the CPU; default: those of this machine")
+    parser.add_argument("--gpu_gb", type=float, default=80.0, help="memory of a GPU, GB; default: 80")
     parser.add_argument("--dataset_config", metavar="NAME", help="config of a data set on the Hub")
     parser.add_argument("--output", metavar="FILE", type=Path, help="the recipe; default: named after the data")
 
@@ -70,7 +72,11 @@ def run(args: argparse.Namespace) -> None:
     if args.gpus is not None and args.gpus < 0:
         raise UserError(f"`--gpus` must be 0 or more, got {args.gpus}.")
     check_place(args.data)
+    if not args.gpu_gb > 0:
+        raise UserError(f"`--gpu_gb` must be above 0, got {args.gpu_gb:g}.")
     check_folder("model_name_or_path", args.model)
+    if args.model.lower() in MODELS and not Path(args.model).is_dir():
+        raise UserError(f"`--model` is {args.model}: name a folder or a Hub id, such as Qwen/{args.model.title()}.")
     if args.reward:
         check_reward_path(args.reward)
     gpus = gpus_here() if args.gpus is None else args.gpus
@@ -82,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
     from trl_opsd.cli.recipe_text import text_of
     from trl_opsd.cli.remedy_lines import launch_line
 
-    planned = plan(data, prompt, context, args.model, args.reward, gpus, name)
+    planned = plan(data, prompt, context, args.model, args.reward, gpus, args.gpu_gb, name)
     command = ["--config", str(output)]
     launch = launch_line(planned.run, command) if planned.run else f"trl-opsd train {shlex.join(command)}"
     name = shlex.join(command)
@@ -99,10 +105,13 @@ def run(args: argparse.Namespace) -> None:
 
     print(f"The recipe is in {output}: the student reads `{prompt.name}`, the teacher `{context.name}` too.")
     if planned.verdict:
+        estimate = f"trl-opsd estimate {name} --gpus {gpus} --gpu_gb {args.gpu_gb:g}"
+        if planned.run.engine != "none":
+            estimate += f" --accelerate_config {planned.run.engine}"
         size, fits = planned.run.gpu_gb, "does not fit" if planned.verdict.fits == NO else "fits"
         print_text(
-            f"Computed, not measured: {gb(planned.verdict.peak)} GB at the peak on each of {gpus} GPU(s) of {size:g} GB, "
-            f"so it {fits}. `trl-opsd estimate --config {output} --gpus {gpus}` has the parts."
+            f"Computed: {gb(planned.verdict.peak)} GB at the peak on each of {gpus} GPU(s) of {size:g} GB: "
+            f"it {fits}. The parts: {estimate}"
         )
     if planned.note:
         print_text(planned.note)

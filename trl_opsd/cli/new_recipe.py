@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from trl_opsd.cli.errors import UserError
 from trl_opsd.cli.model_files import config_of, local_file, shape_of
-from trl_opsd.cli.own_data import Column, OwnData
+from trl_opsd.cli.own_columns import Column
+from trl_opsd.cli.own_data import OwnData
 from trl_opsd.cli.recipe_text import Recipe
 from trl_opsd.cli.remedy_lines import of_change, reason
 from trl_opsd.cli.run_settings import Options, run_of
@@ -38,7 +39,6 @@ MOST_ROWS = 8  # completions of a micro-batch
 STEPS, EPOCHS = 100, 10
 LONGEST, SHORTEST, SHORTEST_ON_CPU = 2048, 256, 64  # tokens of a completion
 SMALL = 1e9  # parameters
-GPU_GB = 80.0
 
 
 class Planned(NamedTuple):
@@ -115,14 +115,21 @@ def template_of(context: Column) -> tuple[str, str] | None:
     if context.is_bare:
         return (
             BARE,
-            "The column holds bare answers, which teach little by themselves: so the teacher is asked for the way.",
+            "The column holds bare answers, which teach little by themselves: the teacher is asked for a way.",
         )
     kind = SOLUTION if context.name in SOLUTIONS else OTHER
     return kind, "A teacher that shows how teaches more than one that knows the answer alone (docs/defaults.md)."
 
 
 def plan(
-    data: OwnData, prompt: Column, context: Column, model: str, reward: str | None, gpus: int, name: str
+    data: OwnData,
+    prompt: Column,
+    context: Column,
+    model: str,
+    reward: str | None,
+    gpus: int,
+    gpu_gb: float,
+    name: str,
 ) -> Planned:
     """
     Recipe for data and a model.
@@ -133,31 +140,34 @@ def plan(
         model (`str`): Folder or Hub id.
         reward (`str`, *optional*): Dotted path of a reward function.
         gpus (`int`): GPUs, 0 for the CPU.
+        gpu_gb (`float`): Memory of a GPU, GB.
         name (`str`): Name of the run, for its folder.
     """
     made = Recipe()
     add_model_and_data(made, data, prompt, model, name)
     add_context(made, context)
     if reward:
-        made.add("Each answer is scored too: its GRPO loss and the distillation add up. Lower the weight of the latter "
-                 "if rewards stay behind.", reward_funcs=[reward], policy_weight=1.0, distillation_weight=1.0)  # fmt: skip
+        scored = {"reward_funcs": [reward], "policy_weight": 1.0, "distillation_weight": 1.0}
+        made.add("Answers are scored too: the GRPO loss of the scores is added to the distillation. Lower the latter's "
+                 "weight if the scores stay behind.", **scored)  # fmt: skip
     group = GROUP if reward else 1
     micro, accumulation = batch(gpus, len(data.rows), group)
     completions = micro * accumulation * max(gpus, 1)
     of_groups = f", {GROUP} to each prompt, as the reward compares them" if reward else ""
-    where = f"{micro} at once on each of {max(gpus, 1)} process(es), {accumulation} time(s)"
+    where = f"{micro} at once" + (f" on each of {gpus} GPUs" if gpus > 1 else "")
+    where += f", {accumulation} times over" if accumulation > 1 else ""
     made.add(f"A step trains on {completions} completions{of_groups}: {where}.", per_device_train_batch_size=micro,
              gradient_accumulation_steps=accumulation, num_generations=group)  # fmt: skip
     tokens = add_lengths(made, prompt, context, model, gpus)
     add_steps(made, len(data.rows), completions // group)
-    add_engine(made, gpus)
+    shape, note = None, ""
     try:
         shape = shape_of(model, config_of(model))
     except UserError as error:
-        add_learning_rate(made, 0)
-        return Planned(made, note=f"Memory was not estimated: {error}" if gpus else "")
-    add_learning_rate(made, shape.parameters)
-    return fit(made, gpus, *tokens) if gpus else Planned(made)
+        note = f"Memory was not estimated: {error}" if gpus else ""
+    add_learning_rate(made, shape.parameters if shape else 0)
+    add_engine(made, gpus)
+    return fit(made, gpus, gpu_gb, *tokens) if gpus and shape else Planned(made, note=note)
 
 
 def add_model_and_data(made: Recipe, data: OwnData, prompt: Column, model: str, name: str) -> None:
@@ -173,7 +183,7 @@ def add_model_and_data(made: Recipe, data: OwnData, prompt: Column, model: str, 
             )
         if prompt.name != "prompt":
             raise UserError(
-                f"`--prompt` is {prompt.name}, which holds chat messages: the trainer reads them from a column `prompt`; "
+                f"`--prompt` is {prompt.name}, which holds chat messages: the trainer reads them in a column `prompt`; "
                 f"{data.converted('{' + repr('prompt') + ': row[' + repr(prompt.name) + ']}')}"
             )
     elif template == "":
@@ -244,19 +254,19 @@ def add_engine(made: Recipe, gpus: int) -> None:
                  use_vllm=True, vllm_mode="colocate", vllm_enable_sleep_mode=True,
                  vllm_gpu_memory_utilization=0.3)  # fmt: skip
     else:
-        made.add("With vLLM completions take a fraction of the time: pip install 'trl-opsd[vllm]', then switch these on.",
+        made.add("vLLM writes in a fraction of the time: pip install 'trl-opsd[vllm]', then switch these on.",
                  "use_vllm: true", "vllm_enable_sleep_mode: true", "vllm_gpu_memory_utilization: 0.3")  # fmt: skip
     made.add("A checkpoint every 50 steps, to go on from after a crash.", save_strategy="steps", save_steps=50,
              save_total_limit=2, report_to="none")  # fmt: skip
 
 
-def fit(made: Recipe, gpus: int, prompt_tokens: int, context_tokens: int) -> Planned:
+def fit(made: Recipe, gpus: int, gpu_gb: float, prompt_tokens: int, context_tokens: int) -> Planned:
     """Estimate the memory on GPUs, and take the cheapest remedy if it does not fit."""
     options = Options({}, made.options)
-    run, _ = run_of(options, "ddp" if gpus > 1 else "none", gpus, GPU_GB, prompt_tokens, context_tokens)
+    run, _ = run_of(options, "ddp" if gpus > 1 else "none", gpus, gpu_gb, prompt_tokens, context_tokens)
     verdict = judge(run)
     for remedy in [] if verdict.fits == YES else remedies(run)[:1]:
         run, verdict = remedy.run, remedy.verdict
         for change in remedy.changes:
-            made.change(of_change(change, options), f"To fit into GPUs of {GPU_GB:g} GB: {reason(change)}.")
+            made.change(of_change(change, options), f"To fit into GPUs of {gpu_gb:g} GB: {reason(change)}.")
     return Planned(made, run, verdict)
