@@ -190,7 +190,7 @@ def run_of(
 
 
 def left_out(options: Options) -> list[str]:
-    """What a recipe asks for and the formulas do not count, or count otherwise."""
+    """Options of a recipe that the formulas do not count, or count otherwise."""
     found = [text for name, text in UNCOUNTED.items() if options[name]]
     if options["load_in_4bit"] or options["load_in_8bit"]:
         found.append("weights in 4 or 8 bits, which are counted whole")
