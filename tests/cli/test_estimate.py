@@ -226,7 +226,7 @@ def test_more_gpus_where_no_change_helps(told):
 
 def test_several_nodes(told):
     text = told("--model", "qwen3-32b", "--accelerate_config", "multi_node", "--vllm_tensor_parallel_size", 4)
-    assert "--num_processes 32 --num_machines 4 --machine_rank RANK" in text and "on each of the 4 nodes" in text
+    assert "--num_processes 32 --num_machines 4 --machine_rank RANK" in text and "  # on each of 4 nodes" in text
 
 
 # Models

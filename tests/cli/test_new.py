@@ -166,14 +166,14 @@ def test_columns_of_the_trainer_win_and_the_users_win_over_them(here):
 
 
 def test_the_words_around_a_context_fit_it():
-    """Bare answers ask for the way, solutions are followed, and advice is no solution."""
+    """A bare answer asks for the way to it, a text is followed, and messages stand for themselves."""
     texts = {
         "answer": ["42", "A cat"],
         "solution": ["Add the tens, then the ones."],
         "hint": ["Mind the sign, please."],
     }
     found = {name: new_recipe.template_of(Column(name, values, False))[0] for name, values in texts.items()}
-    assert found == {"answer": new_recipe.BARE, "solution": new_recipe.SOLUTION, "hint": new_recipe.OTHER}
+    assert found == {"answer": new_recipe.BARE, "solution": new_recipe.SHOWN, "hint": new_recipe.SHOWN}
     assert all(text.count("{privileged_context}") == 1 for text in found.values())
     assert new_recipe.template_of(Column("solution", [CHAT], True)) is None
 
@@ -216,7 +216,8 @@ def on_gpus(capsys, model, gpus, *argv):
     recipe = made("--gpus", str(gpus), *argv, model=model)
     told = capsys.readouterr().out
     os.remove("recipe.yaml")
-    return recipe, [line.split("  #")[0].strip() for line in told.splitlines() if line.startswith("trl-opsd ")], told
+    _, _, following = told.partition("Read it, then:")
+    return recipe, [line.split("  #")[0].strip() for line in following.splitlines() if line], told
 
 
 def test_a_large_model_gets_an_engine_or_an_adapter_that_fits(here, capsys):
@@ -240,10 +241,11 @@ def test_a_large_model_gets_an_engine_or_an_adapter_that_fits(here, capsys):
 def test_what_it_says_of_the_memory_is_what_estimate_says(here, capsys):
     write("rows.jsonl", ROWS * 10)
     made("--gpus", "8", model="Qwen/Qwen3-8B")
-    told = " ".join(capsys.readouterr().out.split())
-    command = re.search(r"The parts: trl-opsd (estimate .*?) Read it", told)[1]
+    told = capsys.readouterr().out
+    command = re.search(r"^trl-opsd (estimate .*)$", told, flags=re.M)[1]
     cli.main(shlex.split(command))
-    assert "It fits." in " ".join(capsys.readouterr().out.split())
+    again = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"Computed: ([\d.]+ GB at the peak)", told)[1] in again and "It fits." in again
 
 
 def test_a_model_that_the_formulas_do_not_cover(here, capsys):

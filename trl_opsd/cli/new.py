@@ -8,6 +8,7 @@ It finds the columns, chooses words around the context, lengths and a batch, and
 
 import argparse
 import importlib.util
+import math
 import shlex
 import shutil
 import subprocess
@@ -15,11 +16,14 @@ import sys
 from pathlib import Path
 
 from trl_opsd.cli.errors import UserError
+from trl_opsd.cli.new_recipe import plan
 from trl_opsd.cli.own_columns import context_of, prompt_of
 from trl_opsd.cli.own_data import check_place, read
 from trl_opsd.cli.recipe_check import check_folder, check_rewards
+from trl_opsd.cli.recipe_text import text_of
+from trl_opsd.cli.remedy_lines import launch_line
 from trl_opsd.cli.tables import print_text
-from trl_opsd.memory import MODELS, NO, gb
+from trl_opsd.memory import MODELS, NO, Run, Verdict, gb
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -63,56 +67,63 @@ def check_reward_path(path: str) -> None:
         raise UserError(f"`--reward` is {path}, and there is no module {module} to import from here.")
 
 
-def run(args: argparse.Namespace) -> None:
-    """Write a recipe, and say what comes next."""
-    name = Path(args.data).expanduser().resolve().stem
-    output = args.output or Path(f"{name}.yaml")
+def check(args: argparse.Namespace, output: Path) -> None:
+    """
+    Refuse what cannot work, before anything heavy is imported.
+
+    Raises:
+        UserError: For the first mistake.
+    """
     if output.exists():
         raise UserError(f"`--output` is {output}, which exists already: name another file by `--output FILE`.")
     if args.gpus is not None and args.gpus < 0:
         raise UserError(f"`--gpus` must be 0 or more, got {args.gpus}.")
-    check_place(args.data)
-    if not args.gpu_gb > 0:
+    if not 0 < args.gpu_gb < math.inf:
         raise UserError(f"`--gpu_gb` must be above 0, got {args.gpu_gb:g}.")
+    check_place(args.data)
     check_folder("model_name_or_path", args.model)
     if args.model.lower() in MODELS and not Path(args.model).is_dir():
         raise UserError(f"`--model` is {args.model}: name a folder or a Hub id, such as Qwen/{args.model.title()}.")
     if args.reward:
         check_reward_path(args.reward)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write a recipe, and say what comes next."""
+    name = Path(args.data).expanduser().resolve().stem
+    output = args.output or Path(f"{name}.yaml")
+    check(args, output)
     gpus = gpus_here() if args.gpus is None else args.gpus
     data = read(args.data, args.dataset_config)
     prompt = prompt_of(data, args.prompt)
     context = context_of(data, args.context, prompt.name)
-
-    from trl_opsd.cli.new_recipe import plan
-    from trl_opsd.cli.recipe_text import text_of
-    from trl_opsd.cli.remedy_lines import launch_line
-
     planned = plan(data, prompt, context, args.model, args.reward, gpus, args.gpu_gb, name)
-    command = ["--config", str(output)]
-    launch = launch_line(planned.run, command) if planned.run else f"trl-opsd train {shlex.join(command)}"
-    name = shlex.join(command)
+    config = ["--config", str(output)]
     following = {
-        f"trl-opsd train {name} --dry_run": "what it would train, and both prompts",
-        f"trl-opsd preflight {name}": "is it worth training?",
-        launch: "train",
+        f"trl-opsd train {shlex.join(config)} --dry_run": "what it would train, and both prompts",
+        f"trl-opsd preflight {shlex.join(config)}": "is it worth training?",
+        launch_line(planned.run, config): "train",
     }
-    widest = max(map(len, following))
-    lines = [f"{line:<{widest}}  # {what}" for line, what in following.items()]
     head = f"Recipe for {args.data}, written by `trl-opsd new`: every line is yours to change."
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text_of(planned.recipe, head, list(following)), encoding="utf-8")
 
     print(f"The recipe is in {output}: the student reads `{prompt.name}`, the teacher `{context.name}` too.")
-    if planned.verdict:
-        estimate = f"trl-opsd estimate {name} --gpus {gpus} --gpu_gb {args.gpu_gb:g}"
-        if planned.run.engine != "none":
-            estimate += f" --accelerate_config {planned.run.engine}"
-        size, fits = planned.run.gpu_gb, "does not fit" if planned.verdict.fits == NO else "fits"
-        print_text(
-            f"Computed: {gb(planned.verdict.peak)} GB at the peak on each of {gpus} GPU(s) of {size:g} GB: "
-            f"it {fits}. The parts: {estimate}"
-        )
+    if planned.run and planned.verdict:
+        print_memory(planned.run, planned.verdict, config)
     if planned.note:
         print_text(planned.note)
-    print("\nRead it, then:\n\n" + "\n".join(lines))
+    widest = max(map(len, following))
+    print("\nRead it, then:\n\n" + "\n".join(f"{line:<{widest}}  # {what}" for line, what in following.items()))
+
+
+def print_memory(planned: Run, verdict: Verdict, config: list[str]) -> None:
+    """Print the computed peak, and the command that shows its parts."""
+    fits = "does not fit" if verdict.fits == NO else "fits"
+    print(f"Computed: {gb(verdict.peak)} GB at the peak, of {planned.gpu_gb:g} GB on each GPU; it {fits}. The parts:\n")
+    command = ["trl-opsd", "estimate", *config, "--gpus", str(planned.gpus), "--gpu_gb", f"{planned.gpu_gb:g}"]
+    command += ["--prompt_tokens", str(planned.prompt)]
+    command += ["--context_tokens", str(planned.teacher_prompt - planned.prompt)]
+    if planned.engine != "none":
+        command += ["--accelerate_config", planned.engine]
+    print(shlex.join(command))

@@ -18,21 +18,13 @@ from trl_opsd.cli.run_settings import Options, run_of
 from trl_opsd.memory import YES, Run, Verdict, judge, remedies
 
 
-SOLUTION = """A correct solution, for you alone:
-
-<solution>
-{privileged_context}
-</solution>
-
-Do the task step by step in the way of this solution, in your own words, and do not mention that you have read it."""
-BARE = """The final answer is {privileged_context}. Show the steps that lead to it one by one, then write it."""
-OTHER = """For you alone, beside the task:
+# Of the wordings that were tried on sums with SmolLM2-135M, those after which the teacher showed the way most often
+SHOWN = """Keep this in mind:
 
 {privileged_context}
 
-Do the task in the way that this shows, in your own words, and do not mention that you have read it."""
-SOLUTIONS = ("solution", "reference_solution", "answer", "reference_answer", "reference", "rationale", "explanation",
-             "reasoning", "demonstration", "ground_truth", "target", "completion", "response", "output")  # fmt: skip
+Answer in the way that it shows."""
+BARE = "The correct answer is {privileged_context}. Show how to get it, then state it."
 GROUP = 8  # completions of a prompt, with a reward
 STEP, STEP_OF_GROUPS, STEP_ON_CPU = 32, 64, 16  # completions
 MOST_ROWS = 8  # completions of a micro-batch
@@ -117,8 +109,7 @@ def template_of(context: Column) -> tuple[str, str] | None:
             BARE,
             "The column holds bare answers, which teach little by themselves: the teacher is asked for a way.",
         )
-    kind = SOLUTION if context.name in SOLUTIONS else OTHER
-    return kind, "A teacher that shows how teaches more than one that knows the answer alone (docs/defaults.md)."
+    return SHOWN, "A teacher that shows how teaches more than one that knows the answer alone (docs/defaults.md)."
 
 
 def plan(

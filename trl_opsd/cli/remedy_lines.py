@@ -81,20 +81,22 @@ def of_change(change: Change, options: Options) -> dict[str, Any]:
     return {names[change.subject]: fields[change.subject]} if change.subject in names else {}
 
 
-def launch_line(run: Run, command: Sequence[str], accelerate_config: str | None = None) -> str:
+def launch_line(run: Run | None, command: Sequence[str], accelerate_config: str | None = None) -> str:
     """
     Command that trains so.
 
     Args:
-        run ([`Run`]): The run.
+        run ([`Run`], *optional*): The run; without it the launch is left to the machine.
         command (`Sequence[str]`): Options of `trl-opsd train`, with the recipe.
         accelerate_config (`str`, *optional*): Launch config that the user named, if it stays.
     """
     words = ["trl-opsd", "train", *map(shlex.quote, command)]
+    if run is None:
+        return " ".join(words)
     if run.engine != "none":
         words += ["--accelerate_config", accelerate_config or run.engine, "--num_processes", str(run.gpus)]
     if run.gpus > NODE:
         machines = math.ceil(run.gpus / NODE)
         words += ["--num_machines", str(machines), "--machine_rank", "RANK", "--main_process_ip", "FIRST_NODE"]
     line = " ".join(words)
-    return f"{line}\n(on each of the {machines} nodes, with its own RANK)" if run.gpus > NODE else line
+    return f"{line}  # on each of {machines} nodes, with its own RANK" if run.gpus > NODE else line
