@@ -127,6 +127,7 @@ def test_messages_as_context_have_no_template(here, capsys):
     shown = [{"role": "user", "content": "What is 2?"}, {"role": "assistant", "content": "Two."}]
     write("rows.jsonl", [{"question": "What is 1?", "demonstration": shown}] * 16)
     assert "privileged_template" not in made()
+    assert "# What only the teacher reads is `demonstration`: messages" in Path("recipe.yaml").read_text()
     assert "What is 2?" in dry_run(capsys).partition("The teacher reads")[2]
 
 
@@ -442,8 +443,8 @@ def test_the_three_commands_on_a_real_model(tmp_path):
     told = command("new", "--data", "sums.jsonl", "--model", str(SMOLLM2), "--gpus", "0")
     dry, _, last = (line.split("  #")[0].split() for line in told.splitlines() if line.startswith("trl-opsd "))
     assert "The recipe is sound." in command(*dry[1:])
-    command(*last[1:], "--max_steps", "6", "--max_completion_length", "24")
+    command(*last[1:], "--max_steps", "5", "--max_completion_length", "24", "--per_device_train_batch_size", "8")
     lines = (tmp_path / "output" / "sums" / "metrics.jsonl").read_text().splitlines()
     found = [json.loads(line) for line in lines]
     found = [log["self_distillation/divergence"] for log in found if "self_distillation/divergence" in log]
-    assert len(found) == 6 and found[-1] < found[0]
+    assert len(found) == 5 and found[-1] < found[0]

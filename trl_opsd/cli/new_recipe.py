@@ -194,8 +194,9 @@ def add_context(made: Recipe, context: Column) -> None:
     """Add the column that the teacher reads, and the words around it."""
     column = {} if context.name == "privileged_context" else {"privileged_column": context.name}
     what = "messages, before the prompt's own" if context.messages else "text"
-    if column:
-        made.add(f"What only the teacher reads: {what}. A row with null there has no teacher.", **column)
+    made.add(
+        f"What only the teacher reads is `{context.name}`: {what}. A row with null there has no teacher.", **column
+    )
     found = template_of(context)
     if found:
         text, why = found
