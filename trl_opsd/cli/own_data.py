@@ -36,7 +36,7 @@ class OwnData:
 
     def values(self, column: str) -> list[Any]:
         """Values of a column in the first rows."""
-        return self.rows[: min(LOOKED_AT, len(self.rows))][column]
+        return self.rows.select_columns(column)[:LOOKED_AT][column]
 
     def converted(self, expression: str) -> str:
         """Advice with a command that writes the data anew, with columns that an expression makes of a `row`."""
