@@ -26,8 +26,8 @@ COMMANDS = {
     "chat": "talk to a model, beside another one or beside itself with a context",
     "doctor": "versions, devices and disk, each with a remedy",
 }
-# Commands with parsers of their own, as they take every option of a recipe: their modules
-OWN_PARSERS = {"train": "launch", "estimate": "estimate"}
+# Commands whose options are those of a recipe, and the module of each
+OF_RECIPES = {"train": "launch", "estimate": "estimate"}
 EPILOG = """examples:
   trl-opsd data json                              model and data of the demo
   trl-opsd train --config smollm2_json            train, in minutes on a CPU
@@ -47,10 +47,10 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
     names = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, text in COMMANDS.items():
-        own = name == command and name not in OWN_PARSERS
+        own = name == command and name not in OF_RECIPES
         module = importlib.import_module(f"trl_opsd.cli.{name}") if own else None
         about = module.__doc__.strip() if module else text
-        one = names.add_parser(name, help=text, description=about, add_help=name not in OWN_PARSERS,
+        one = names.add_parser(name, help=text, description=about, add_help=name not in OF_RECIPES,
                                formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
         if module:
             module.add_options(one)
@@ -79,8 +79,9 @@ def run(argv: Sequence[str] | None) -> None:
         print(f"error: there is no command {command!r}{near(command, COMMANDS)}: see trl-opsd --help", file=sys.stderr)
         sys.exit(EXIT_CODE)
     with told():
-        if command in OWN_PARSERS:
-            importlib.import_module(f"trl_opsd.cli.{OWN_PARSERS[command]}").run(argv[argv.index(command) + 1 :])
+        if command in OF_RECIPES:  # a parser of its own, with the options of TRL and transformers
+            module = importlib.import_module(f"trl_opsd.cli.{OF_RECIPES[command]}")
+            module.run(argv[argv.index(command) + 1 :])
             return
         parser = build_parser(command)
         args = parser.parse_args(argv)
