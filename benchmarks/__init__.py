@@ -1,3 +1,3 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Benchmarks, comparison of methods, memory calculator, trace of a step: `python -m benchmarks --help`."""
+"""Benchmarks, comparison of methods, trace of a step: `python -m benchmarks --help`."""

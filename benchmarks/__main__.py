@@ -9,7 +9,6 @@ python -m benchmarks step --methods
 python -m benchmarks scaling
 python -m benchmarks compare opsd rlsd opsd+no_pi opsd+wrong_pi grpo --task addition --seeds 1 2
 python -m benchmarks tokens --seed 1
-python -m benchmarks memory --model qwen3-8b --gpus 8 --engine zero3 --teacher base
 python -m benchmarks error_rates
 python -m benchmarks trace_step
 """
@@ -19,7 +18,7 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import environment, memory
+from benchmarks import environment
 from benchmarks.environment import ROOT
 
 
@@ -71,11 +70,6 @@ def tokens_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--table", action="store_true", help="print the runs so far and do none")
 
 
-def memory_options(parser: argparse.ArgumentParser) -> None:
-    memory.add_options(parser)
-    parser.add_argument("--write-docs", action="store_true", help="put the tables into docs/scaling.md")
-
-
 def trace_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pairs", type=int, default=15, help="pairs of files to print, the most frequent first")
 
@@ -90,7 +84,6 @@ BENCHMARKS = {
     "scaling": (scaling_options, "growth with tokens, context, views, vocabulary and processes"),
     "compare": (compare_options, "scores of methods on one task with one budget, with controls"),
     "tokens": (tokens_options, "sampled tokens to a score, by self-distillation and by GRPO"),
-    "memory": (memory_options, "bytes on each GPU by formulas: does a run fit, and on what"),
     "error_rates": (error_options, "verdicts of the pre-flight on simulated scores, without a gap and with one"),
     "trace_step": (trace_options, "files of the package that one training step enters, and moves between them"),
 }

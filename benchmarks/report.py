@@ -106,17 +106,16 @@ def publish(args: argparse.Namespace, name: str, rows: list[Row], text: list[str
     put(args.output, {"machine": machine(args.device), f"bench_{name}": "\n\n".join(text)})
 
 
-def put(output: Path, blocks: dict[str, str], name: str = "performance.md") -> None:
+def put(output: Path, blocks: dict[str, str]) -> None:
     """
-    Show blocks of Markdown, and put each between its markers in a page beside the output folder; markers that are not
-    there yet come at the end.
+    Show blocks of Markdown, and put each between its markers in performance.md beside the output folder; markers that
+    are not there yet come at the end.
 
     Args:
         output (`Path`): Folder of the CSV files.
         blocks (`dict[str, str]`): Text by the name of its markers.
-        name (`str`): Of the page.
     """
-    page = output.parent / name
+    page = output.parent / "performance.md"
     text = page.read_text() if page.exists() else ""
     for marker, block in blocks.items():
         print(f"\n{block}\n")

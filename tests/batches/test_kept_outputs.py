@@ -8,10 +8,10 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 import tiny
-from benchmarks.sizes import Run, Shape, parts
 from conftest import length_reward
 from runs import SAMPLED, assert_same_run, interrupted
 from scripted import long_answers
+from trl_opsd.memory import Run, Shape, parts
 from trl_opsd.model import forward
 
 

@@ -39,7 +39,7 @@ def test_the_command_is_installed_with_the_package():
 QUICK = [
     ["--help"], ["train", "--help"], ["recipes"], ["recipes", "smollm2_json"], ["methods"], ["methods", "rlsd"],
     ["methods", "--needs", "nothing"], ["sources"], ["sources", "sibling"], ["options"], ["options", "warmup"],
-    ["options", "teacher_model_kind"],
+    ["options", "teacher_model_kind"], ["new", "--help"], ["estimate", "--help"], ["estimate", "--model", "qwen3-8b"],
 ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from trl import GRPOTrainer
 PACKAGE = Path(__file__).parents[2] / "trl_opsd"
 FLOORS = [
     {"deprecated", "options"},
-    {"rollouts", "losses", "engines"},
+    {"rollouts", "losses", "engines", "memory"},
     {"kernels", "batches"},
     {"prompts", "model"},
     {"privileged", "monitoring"},
@@ -87,6 +87,13 @@ def test_pure_maths_knows_torch_alone():
     for path in files:
         others = {name.split(".")[0] for name in imported(path, when_run=False)} - sys.stdlib_module_names
         assert others <= {"torch", "trl_opsd"}, path
+
+
+def test_the_memory_calculator_needs_no_package():
+    for path in FILES:
+        if path.parts[0] == "memory":
+            others = {name.split(".")[0] for name in imported(path, when_run=False)} - sys.stdlib_module_names
+            assert others <= {"trl_opsd"}, path
 
 
 def test_no_import_of_what_may_vanish():

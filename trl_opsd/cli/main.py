@@ -15,18 +15,20 @@ from trl_opsd.cli.errors import EXIT_CODE, TRACEBACK, near, told
 
 
 COMMANDS = {
-    "train": "train from a recipe, by name or file",
+    "new": "write a recipe for data of your own",
+    "estimate": "memory of a recipe or model on your GPUs, and what makes it fit",
     "preflight": "is a recipe worth training, and what does its teacher read?",
+    "train": "train from a recipe, by name or file",
+    "chat": "talk to a model, beside another one or beside itself with a context",
     "recipes": "list the recipes; print or copy one",
     "methods": "list the published methods; print one's page",
     "sources": "list sources of contexts, and conditions; print one's page",
     "options": "search the options of a recipe",
     "data": "make model and data of the example recipes",
-    "chat": "talk to a model, beside another one or beside itself with a context",
     "doctor": "versions, devices and disk, each with a remedy",
 }
 # Commands whose options are those of a recipe, and the module of each
-OF_RECIPES = {"train": "launch", "preflight": "preflight"}
+OF_RECIPES = {"train": "launch", "preflight": "preflight", "estimate": "estimate"}
 EPILOG = """examples:
   trl-opsd data json                              model and data of the demo
   trl-opsd preflight --config smollm2_json        see what its teacher reads, and both answers
@@ -47,7 +49,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
     names = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, text in COMMANDS.items():
-        own = name == command
+        own = name == command and name not in OF_RECIPES
         module = importlib.import_module(f"trl_opsd.cli.{name}") if own else None
         about = module.__doc__.strip() if module else text
         one = names.add_parser(name, help=text, description=about, add_help=name not in OF_RECIPES,

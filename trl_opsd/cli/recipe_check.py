@@ -82,8 +82,15 @@ def on_command_line(args: Sequence[str]) -> dict[str, Any]:
     return {name: texts[0] if len(texts) == 1 else texts or True for name, texts in given.items()}
 
 
-def check_spelling(names: Iterable[str], where: str) -> None:
-    """Refuse options that nobody reads; only where the catalog was made with the installed versions."""
+def check_spelling(names: Iterable[str], where: str, own: Iterable[str] = ()) -> None:
+    """
+    Refuse options that nobody reads; only where the catalog was made with the installed versions.
+
+    Args:
+        names (`Iterable[str]`): Options that are given.
+        where (`str`): Where, for the error.
+        own (`Iterable[str]`): Options of the command itself, which may be meant.
+    """
     options = catalog()["options"]
     if any(version(package) != made for package, made in catalog()["versions"].items()):
         return
@@ -92,7 +99,7 @@ def check_spelling(names: Iterable[str], where: str) -> None:
     for name in names:
         if name not in known:
             raise UserError(
-                f"unknown option in {where}: `{name}`{near(name, known)}. `trl-opsd options WORD` searches."
+                f"unknown option in {where}: `{name}`{near(name, known.union(own))}. `trl-opsd options WORD` searches."
             )
 
 
@@ -187,6 +194,27 @@ def advice_on(folder: str) -> str:
     return "make it with `trl-opsd data smollm2`" if task == "smollm2-135m" else "make it or correct the path"
 
 
+def options_of(args: Sequence[str], own: Iterable[str] = ()) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """
+    Options of a command line as [`spelled`] gives it, and those of its recipe, if it names one.
+
+    Args:
+        args (`Sequence[str]`): The command line.
+        own (`Iterable[str]`): Options of the command itself, which it has read already.
+
+    Raises:
+        UserError: For a misspelt option, or a value that it cannot take.
+    """
+    line = on_command_line(args)
+    path = line.pop("config", None)
+    recipe = read_recipe(path) if path else None
+    for options, where, meant in ((recipe or {}, str(path), ()), (line, "the command line", own)):
+        check_spelling(options, where, meant)
+        for name, value in options.items():
+            check_value(name, value)
+    return line, recipe
+
+
 def check(args: Sequence[str]) -> dict[str, Any]:
     """
     Check a command line as [`spelled`] gives it, with its recipe.
@@ -197,17 +225,11 @@ def check(args: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: For the first mistake.
     """
-    line = on_command_line(args)
-    path = line.pop("config", None)
-    recipe = read_recipe(path) if path else {}
-    for options, where in ((recipe, str(path)), (line, "the command line")):
-        check_spelling(options, where)
-        for name, value in options.items():
-            check_value(name, value)
-    given = recipe | line
+    line, recipe = options_of(args)
+    given = (recipe or {}) | line
     for name, advice in REQUIRED.items():
         if given.get(name) is None:
-            raise UserError(f"`{name}` is missing: {advice}." + ("" if path else " A recipe is named by `--config`."))
+            raise UserError(f"`{name}` is missing: {advice}." + ("" if recipe else " A recipe is named by `--config`."))
     if not given.get("dataset_name") and not given.get("datasets"):
         raise UserError("`dataset_name` is missing: name a Hub data set or a local folder.")
     check_source(given.get("privileged_source"))

@@ -23,7 +23,8 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     room = max(width() - start, 30)
     for row in rows:
         first, *others = textwrap.wrap(row[-1], room, break_on_hyphens=False) or [""]
-        print("".join(f"{cell:<{size + 2}}" for cell, size in zip(row[:-1], widths, strict=True)) + first)
+        cells = (f"{cell:<{size + 2}}" for cell, size in zip(row[:-1], widths, strict=True))
+        print(("".join(cells) + first).rstrip())
         for line in others:
             print(" " * start + line)
 

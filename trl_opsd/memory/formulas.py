@@ -1,12 +1,15 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Formulas of the memory calculator: bytes on one GPU by part, and the phases of a step that have each part."""
+"""Memory formulas: bytes on one GPU by part, and the phases of a step that have each part. They need no torch."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from trl_opsd.memory.shapes import Shape
 
 
+ENGINES = ("none", "ddp", "zero1", "zero2", "zero3", "fsdp2")
 PHASES = ("generate", "teacher", "forward", "head", "backward", "step")
 GENERATE, TEACHER, FORWARD, HEAD, BACKWARD, STEP = PHASES
 # Of trl_opsd's kernels: bytes of a chunk's logits, most tokens of it, entries of a tile; and views of a teacher's pass
@@ -16,63 +19,65 @@ REDUCE_BUCKET, LIVE_PARAMETERS, SUB_GROUP = 5e8, 1e9, 1e9  # DeepSpeed's default
 VLLM_OVERHEAD = 3e9  # assumed: CUDA graphs and activations of vLLM
 
 
-class Shape:
-    """Sizes of a dense decoder, from its transformers config."""
-
-    def __init__(self, config: dict[str, Any]):
-        family, h, i = config["model_type"], config["hidden_size"], config["intermediate_size"]
-        if family not in ("qwen3", "qwen2", "llama") or config.get("mlp_bias"):
-            raise ValueError(f"`--model`: the formulas cover qwen3, qwen2 and llama without biases, not a {family!r}.")
-        self.layers, self.hidden, self.intermediate = config["num_hidden_layers"], h, i
-        self.vocabulary, self.heads = config["vocab_size"], config["num_attention_heads"]
-        self.kv_heads = config.get("num_key_value_heads") or self.heads
-        self.head_dim = config.get("head_dim") or h // self.heads
-        q, k = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        self.query, self.key, self.head = q, k, self.vocabulary * h
-        self.matrices = h * (2 * q + 2 * k + 3 * i)  # of a layer: q, k, v, o, gate, up, down
-        self.qk_norm = family == "qwen3"  # norms of queries and keys; Qwen2 has biases there
-        extra = {"qwen3": 2 * self.head_dim, "qwen2": q + 2 * k, "llama": 0}[family]
-        self.layer = self.matrices + 2 * h + extra
-        self.heads_held = self.head * (1 if config.get("tie_word_embeddings") else 2)  # head and embedding
-        self.parameters = self.layers * self.layer + h + self.heads_held
-        self.adapter = self.layers * (7 * h + 2 * q + 2 * k + 3 * i)  # of LoRA on all matrices, for each rank
-        self.kv_bytes = 4 * self.layers * k  # of a token's keys and values in bfloat16
-
-
-def option(default: Any, text: str, *choices: str) -> Any:
-    return field(default=default, metadata={"help": text, "choices": choices or None})
-
-
 @dataclass
 class Run:
-    """Settings of a training run, and the types and shares that follow from them."""
+    """
+    Settings of a training run, and the types and shares that follow from them.
+
+    Args:
+        shape ([`Shape`]): Sizes of the model.
+        engine (`str`): One of `ENGINES`; `"none"` is one process.
+        gpus (`int`): GPUs that train.
+        gpu_gb (`float`): Memory of a GPU, GB.
+        dtype (`str`): Type of the loaded model, `"float32"` or a half precision.
+        bf16 (`bool`): Whether products are in half precision (`bf16`, `fp16`).
+        lora (`int`): Rank of an adapter on all matrices of the layers, 0 for none.
+        teacher (`str`): `teacher_model_kind`.
+        views (`int`): Views of a rollout.
+        rows (`int`): `per_device_train_batch_size`.
+        accumulation (`int`): Micro-batches of a generation batch: `steps_per_generation`.
+        iterations (`int`): `num_iterations`.
+        prompt, completion (`int`): Tokens of a prompt and of a completion.
+        teacher_prompt (`int`): Tokens of the teacher's prompt, with the context.
+        checkpointing (`bool`): `gradient_checkpointing`.
+        vllm (`bool`): Whether vLLM is on the same GPUs; otherwise transformers generates, or a server.
+        server (`bool`): Whether a vLLM server on other GPUs generates.
+        tensor_parallel (`int`): `vllm_tensor_parallel_size`.
+        sleep (`bool`): `vllm_enable_sleep_mode`.
+        utilization (`float`): `vllm_gpu_memory_utilization`; 0 for what the rollouts of a generation batch need.
+        gather (`bool`): `ds3_gather_for_generation`.
+        device (`str`): `"cpu"` or `"cuda"`, for the chunk sizes of the kernel.
+    """
 
     shape: Shape
-    engine: str = option("zero3", "`none` is one process", "none", "ddp", "zero1", "zero2", "zero3", "fsdp2")
-    gpus: int = option(8, "GPUs that train")
-    gpu_gb: float = option(80.0, "memory of a GPU, GB")
-    dtype: str = option("float32", "type of the loaded model", "float32", "bfloat16")
-    bf16: bool = option(True, "`bf16`")
-    lora: int = option(0, "rank of an adapter on all matrices of the layers, 0 for none")
-    teacher: str = option("base", "`teacher_model_kind`", "live", "base", "ema", "snapshot")
-    views: int = option(1, "views of a rollout")
-    rows: int = option(4, "`per_device_train_batch_size`")
-    accumulation: int = option(8, "`gradient_accumulation_steps`")
-    iterations: int = option(1, "`num_iterations`")
-    prompt: int = option(512, "tokens of a prompt")
-    completion: int = option(2048, "tokens of a completion")
-    teacher_prompt: int = option(1536, "tokens of the teacher's prompt, with the context")
-    checkpointing: bool = option(True, "`gradient_checkpointing`")
-    vllm: bool = option(True, "vLLM on the same GPUs")
-    tensor_parallel: int = option(1, "`vllm_tensor_parallel_size`")
-    sleep: bool = option(True, "`vllm_enable_sleep_mode`")
-    device: str = option("cuda", "chunk sizes of the kernel", "cpu", "cuda")
+    engine: str = "zero3"
+    gpus: int = 8
+    gpu_gb: float = 80.0
+    dtype: str = "float32"
+    bf16: bool = True
+    lora: int = 0
+    teacher: str = "base"
+    views: int = 1
+    rows: int = 4
+    accumulation: int = 8
+    iterations: int = 1
+    prompt: int = 512
+    completion: int = 2048
+    teacher_prompt: int = 1536
+    checkpointing: bool = True
+    vllm: bool = True
+    server: bool = False
+    tensor_parallel: int = 1
+    sleep: bool = True
+    utilization: float = 0.0
+    gather: bool = True
+    device: str = "cuda"
 
     def __post_init__(self) -> None:
         if self.engine == "none" and self.gpus != 1:
-            raise ValueError("`--engine none` is one process on one GPU: set `--gpus 1`, or choose another engine.")
+            raise ValueError(f"one process without an engine trains on one GPU, not on {self.gpus}.")
         if self.gpus % self.tensor_parallel:
-            raise ValueError(f"`--tensor-parallel {self.tensor_parallel}` must divide the {self.gpus} GPUs.")
+            raise ValueError(f"`vllm_tensor_parallel_size={self.tensor_parallel}` must divide the {self.gpus} GPUs.")
         self.length = self.prompt + self.completion
         self.trained = self.lora * self.shape.adapter if self.lora else self.shape.parameters
         self.frozen = self.shape.parameters if self.lora else 0
@@ -93,7 +98,7 @@ class Run:
         self.autocast = self.entry < loaded and self.engine in ("none", "ddp")
         self.stream = 4 if self.autocast else self.entry
         # With a new adapter the `base` teacher is the model without it
-        self.copied_teacher = self.teacher in ("ema", "snapshot") or (self.teacher == "base" and not self.lora)
+        self.copied_teacher = self.teacher != "live" and not (self.teacher == "base" and self.lora)
         self.copied_head = self.copied_teacher and not self.lora
         # Casts of the layers' matrices, kept for the length of a forward
         self.casts = 2 * self.shape.layers * self.shape.matrices if self.autocast else 0
@@ -108,8 +113,11 @@ class Part(NamedTuple):
 
 
 def parts(run: Run) -> list[Part]:
+    """Parts of a run. Those of vLLM come last, as they may take what the others leave."""
     training = [*states(run), *teacher(run), *engine(run), *activations(run), *kernel(run)]
-    return training + (vllm(run, training) if run.vllm else [])
+    if run.vllm:
+        return training + vllm(run, training)
+    return training if run.server else training + generation(run)
 
 
 def at(found: list[Part], phase: str) -> float:
@@ -236,10 +244,25 @@ def kernel(run: Run) -> list[Part]:
     ]
 
 
+def generation(run: Run) -> list[Part]:
+    """Generation by transformers: all rollouts of a generation batch at once, and their keys and values."""
+    rollouts = run.rows * run.accumulation
+    cache = rollouts * run.shape.kv_bytes * run.length * run.entry / 2
+    prefill = rollouts * run.prompt * inference_per_token(run, run.prompt)
+    # By default TRL gathers the whole model under ZeRO-3; otherwise a layer at a time is there
+    whole = run.shape.parameters if run.gather else min(run.shape.parameters, LIVE_PARAMETERS)
+    gathered = {"zero3": whole, "fsdp2": 2 * run.shape.layer + run.shape.heads_held}.get(run.engine, 0)
+    return [
+        Part("KV cache", cache, (GENERATE,)),
+        Part("activations: prompts at once", prefill, (GENERATE,)),
+        Part("engine: gathered for generation", gathered * run.entry, (GENERATE,)),
+    ]
+
+
 def vllm(run: Run, training: list[Part]) -> list[Part]:
-    """vLLM on the GPUs that train, with room for all rollouts of a step or with what is free."""
+    """vLLM on the GPUs that train, with its share, with room for all rollouts of a step, or with what is free."""
     phases, weights = (GENERATE,) if run.sleep else PHASES, run.shape.parameters * 2 / run.tensor_parallel
     needed = weights + VLLM_OVERHEAD + run.rows * run.accumulation * run.shape.kv_bytes * run.length
     free = run.gpu_gb * 1e9 - max(at(training, phase) for phase in phases)
-    cache = max(min(needed, free) - weights, 0)
-    return [Part("vLLM weights", weights, phases), Part("KV cache", cache, phases)]
+    taken = run.utilization * run.gpu_gb * 1e9 if run.utilization else min(needed, free)
+    return [Part("vLLM weights", weights, phases), Part("KV cache", max(taken - weights, 0), phases)]

@@ -2,29 +2,28 @@
 
 """The memory calculator beside small models, in bytes of live tensors, and beside the sizes that the package has."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, GenerationConfig
 
-from benchmarks import __main__, memory, sizes
-from benchmarks.sizes import Run, Shape
 from pairwise import pairwise
 from trl_opsd.batches import teacher_plan
 from trl_opsd.engines.shards import Unsharded
 from trl_opsd.kernels import chunks, fused_linear_divergence
+from trl_opsd.memory import formulas as sizes
+from trl_opsd.memory.formulas import Run
+from trl_opsd.memory.shapes import KEYS, MODELS, Shape, known_config
 from trl_opsd.teacher.weights import CopiedWeights
 
 
 # Three families: with normalised queries, with biases, with a head of its own; hidden and MLP in different ratios
 SIZES = [("qwen3", 6, 192, 512, 8, 2, 32, 4096, True), ("qwen2", 4, 256, 1280, 8, 4, 32, 2000, True),
          ("llama", 5, 320, 640, 5, 5, 64, 3000, False)]  # fmt: skip
-SMALL = [dict(zip(memory.KEYS, one, strict=True)) for one in SIZES]
+SMALL = [dict(zip(KEYS, one, strict=True)) for one in SIZES]
 SETTING = {"engine": "none", "gpus": 1, "vllm": False, "device": "cpu", "rows": 3, "prompt": 40, "completion": 88}
 
 
@@ -50,12 +49,40 @@ def build(config, dtype="float32", device="cpu"):
         return AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=getattr(torch, dtype)).train()
 
 
-@pytest.mark.parametrize("config", [*SMALL, *memory.MODELS.values()])
+@pytest.mark.parametrize("config", [*SMALL, *MODELS.values()])
 def test_parameters_are_exact(config):
     model, shape = build(config, device="meta"), Shape(config)
     assert shape.parameters == sum(p.numel() for p in model.parameters())
     adapted = get_peft_model(model, LoraConfig(r=6, target_modules="all-linear"))
     assert 6 * shape.adapter == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [("qwen3-0.6b", 0.60), ("qwen3-4b", 4.0), ("qwen3-14b", 14.8), ("qwen2.5-1.5b", 1.54), ("qwen2.5-7b", 7.62)],
+)
+def test_parameters_are_those_of_the_model_card(name, billions):
+    assert Shape(MODELS[name]).parameters / 1e9 == pytest.approx(billions, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["qwen3-4b", "Qwen3-4B", "Qwen/Qwen3-4B", "Qwen/Qwen3-4B-Instruct-2507"])
+def test_a_model_is_known_by_its_hub_id(name):
+    assert known_config(name) is MODELS["qwen3-4b"]
+    assert known_config(f"someone/{name}") is None
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"model_type": "gpt2"}, "the formulas cover qwen3, qwen2, llama without biases in the MLP, not a 'gpt2'"),
+        ({}, "not a None"),
+        ({**SMALL[2], "mlp_bias": True}, "without biases"),
+        ({"model_type": "llama", "hidden_size": 8}, "no num_hidden_layers, intermediate_size"),
+    ],
+)
+def test_a_model_that_the_formulas_do_not_cover(config, words):
+    with pytest.raises(ValueError, match=words):
+        Shape(config)
 
 
 @pytest.mark.parametrize("config", SMALL)
@@ -117,6 +144,44 @@ def test_activations(config, types, checkpointing):
     assert sizes.teacher(run)[2].bytes + run.casts == pytest.approx(live.peak, rel=0.044)
 
 
+@pytest.mark.parametrize("config", SMALL)
+def test_generation_by_transformers(config):
+    """Peak within 5 %."""
+    setting = {**SETTING, "completion": 24, "prompt": 200, "accumulation": 2, "bf16": False}
+    run, model = Run(Shape(config), **setting), build(config).eval()
+    rollouts = run.rows * run.accumulation
+    how = GenerationConfig(max_new_tokens=24, min_new_tokens=24, do_sample=False, pad_token_id=0)
+    with LiveBytes(list(model.parameters())) as live, torch.no_grad():
+        model.generate(input_ids=torch.ones(rollouts, 200, dtype=torch.long), generation_config=how)
+    assert sum(one.bytes for one in sizes.generation(run)) == pytest.approx(live.peak, rel=0.05)
+
+
+def test_generation_gathers_the_weights_that_are_spread():
+    """The whole model under ZeRO-3, unless TRL is told otherwise; a server takes nothing, and neither does vLLM."""
+    shape, whole = Shape(MODELS["qwen3-8b"]), "engine: gathered for generation"
+    for engine, gather, expected in [
+        ("zero3", True, 2 * shape.parameters),
+        ("zero3", False, 2e9),
+        ("fsdp2", True, 2 * (2 * shape.layer + 2 * shape.head)),
+        ("zero2", True, 0),
+    ]:
+        run = Run(shape, engine, vllm=False, gather=gather)
+        assert [one.bytes for one in sizes.parts(run) if one.name == whole] == [expected], (engine, gather)
+    for run in (Run(shape, vllm=False, server=True), Run(shape)):
+        assert whole not in [one.name for one in sizes.parts(run)]
+    assert not [one for one in sizes.parts(Run(shape, vllm=False, server=True)) if one.name == "KV cache"]
+
+
+def test_vllm_takes_its_share_throughout_unless_it_sleeps():
+    shape = Shape(MODELS["qwen3-8b"])
+    for sleep in (True, False):
+        awake, without = Run(shape, utilization=0.4, sleep=sleep), Run(shape, vllm=False, server=True)
+        taken = [sizes.at(sizes.parts(awake), p) - sizes.at(sizes.parts(without), p) for p in sizes.PHASES]
+        sync = next(one.bytes for one in sizes.parts(awake) if one.name == "engine: weight sync")
+        taken[0] -= sync
+        assert taken == pytest.approx([32e9, *([0] if sleep else [32e9]) * 5])
+
+
 @pytest.mark.parametrize("views", [1, 2])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_kernel(views, dtype):
@@ -144,20 +209,9 @@ def test_states_of_engines():
         ("zero3", "float32"): (2 / 8, 2 / 8, 12 / 8, 2 / 8, 4 / 8),
         ("fsdp2", "bfloat16"): (4 / 8, 4 / 8, 8 / 8, 4 / 8, 4 / 8),
     }
-    shape = memory.find("qwen3-8b")
+    shape = Shape(MODELS["qwen3-8b"])
     for (engine, dtype), expected in by_hand.items():
         held = {one.name: one.bytes for one in sizes.parts(Run(shape, engine, dtype=dtype))}
         held |= {"ema": sizes.parts(Run(shape, engine, dtype=dtype, teacher="ema"))[3].bytes}
         found = [held[name] for name in ("weights", "gradients", "optimizer", "teacher", "ema")]
         assert [size / shape.parameters for size in found] == pytest.approx(expected), engine
-
-
-def test_the_page_and_the_command(capsys):
-    page = (Path(memory.__file__).parents[1] / "docs" / "scaling.md").read_text()
-    for name, block in memory.blocks().items():
-        assert f"<!-- {name} -->\n{block}\n<!-- /{name} -->" in page, "run python -m benchmarks memory --write-docs"
-    __main__.main(["memory", "--model", "qwen3-32b", "--gpus", "8", "--engine", "ddp"])
-    assert "It fits: **no**" in capsys.readouterr().out
-    for options, text in [(["--model", "x"], "neither one of"), (["--engine", "none"], "set `--gpus 1`")]:
-        with pytest.raises(SystemExit, match=text):
-            __main__.main(["memory", *options])
