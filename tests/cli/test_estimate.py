@@ -17,8 +17,9 @@ import yaml
 
 import processes
 from scripts import scaling_docs
-from trl_opsd.cli import estimate, launch, run_settings
+from trl_opsd.cli import estimate, launch
 from trl_opsd.cli import main as cli
+from trl_opsd.cli.planned_run import settings as planned
 from trl_opsd.memory import MODELS
 
 
@@ -129,8 +130,8 @@ def run_of(*argv):
     """Run that a command line describes."""
     args, others = estimate.build_parser().parse_known_args([str(text) for text in argv])
     line, given = estimate.options_of([*others, *(["--config", args.config] if args.config else [])])
-    engine, gpus = run_settings.engine_of(args.accelerate_config, args.gpus)
-    return run_settings.run_of(run_settings.Options(line, given), engine, gpus, args.gpu_gb, 512, 1024)
+    engine, gpus = planned.engine_of(args.accelerate_config, args.gpus)
+    return planned.run_of(planned.Options(line, given), engine, gpus, args.gpu_gb, 512, 1024)
 
 
 def test_a_recipe_is_read_whole(recipe):
@@ -173,7 +174,7 @@ def test_generation_elsewhere_and_the_size_of_its_batch(recipe):
     ],
 )  # fmt: skip
 def test_views_are_counted_as_far_as_a_source_tells(spec, views):
-    assert run_settings.count_views(spec) == views
+    assert planned.count_views(spec) == views
 
 
 # Ways to make it fit

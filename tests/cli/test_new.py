@@ -20,9 +20,10 @@ from datasets import Dataset
 import processes
 import tiny
 from trl_opsd.cli import main as cli
-from trl_opsd.cli import new, new_recipe, train
+from trl_opsd.cli import new, train
 from trl_opsd.cli.errors import UserError
-from trl_opsd.cli.own_columns import CONTEXTS, PROMPTS, Column
+from trl_opsd.cli.own_data import plan
+from trl_opsd.cli.own_data.columns import CONTEXTS, PROMPTS, Column
 from trl_opsd.memory import MODELS
 
 
@@ -173,10 +174,10 @@ def test_the_words_around_a_context_fit_it():
         "solution": ["Add the tens, then the ones."],
         "hint": ["Mind the sign, please."],
     }
-    found = {name: new_recipe.template_of(Column(name, values, False))[0] for name, values in texts.items()}
-    assert found == {"answer": new_recipe.BARE, "solution": new_recipe.SHOWN, "hint": new_recipe.SHOWN}
+    found = {name: plan.template_of(Column(name, values, False))[0] for name, values in texts.items()}
+    assert found == {"answer": plan.BARE, "solution": plan.SHOWN, "hint": plan.SHOWN}
     assert all(text.count("{privileged_context}") == 1 for text in found.values())
-    assert new_recipe.template_of(Column("solution", [CHAT], True)) is None
+    assert plan.template_of(Column("solution", [CHAT], True)) is None
 
 
 # Batch, lengths, engine
@@ -186,7 +187,7 @@ def test_the_words_around_a_context_fit_it():
 @pytest.mark.parametrize("group", [1, 8])
 @pytest.mark.parametrize("rows", [16, 50, 10_000])
 def test_the_batch_has_whole_groups_on_any_number_of_processes(gpus, group, rows):
-    micro, accumulation = new_recipe.batch(gpus, rows, group)
+    micro, accumulation = plan.batch(gpus, rows, group)
     of_process = micro * accumulation
     assert of_process % group == 0, "so that a dry run in one process finds whole groups too"
     assert max(gpus, 1) * of_process // group <= rows
@@ -196,9 +197,9 @@ def test_the_batch_has_whole_groups_on_any_number_of_processes(gpus, group, rows
 
 
 def test_few_rows():
-    assert new_recipe.batch(0, 3, 1) == (3, 1) and new_recipe.batch(4, 5, 1) == (1, 1)
+    assert plan.batch(0, 3, 1) == (3, 1) and plan.batch(4, 5, 1) == (1, 1)
     with pytest.raises(UserError, match="has 5 rows, and a step on 8 GPUs takes one for each: lower `--gpus`"):
-        new_recipe.batch(8, 5, 1)
+        plan.batch(8, 5, 1)
 
 
 def test_steps_and_lengths_follow_the_data(here):

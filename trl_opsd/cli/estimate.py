@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from trl_opsd.cli.errors import UserError
+from trl_opsd.cli.planned_run.remedy_lines import launch_line, reason, recipe_lines
+from trl_opsd.cli.planned_run.settings import Options, engine_of, run_of
 from trl_opsd.cli.recipe_check import options_of, spelled
-from trl_opsd.cli.remedy_lines import launch_line, reason, recipe_lines
-from trl_opsd.cli.run_settings import Options, engine_of, run_of
 from trl_opsd.cli.tables import print_table, print_text
 from trl_opsd.memory import (
     MODELS,

@@ -16,12 +16,12 @@ import sys
 from pathlib import Path
 
 from trl_opsd.cli.errors import UserError
-from trl_opsd.cli.new_recipe import plan
-from trl_opsd.cli.own_columns import context_of, prompt_of
-from trl_opsd.cli.own_data import check_place, read
+from trl_opsd.cli.own_data.columns import context_of, prompt_of
+from trl_opsd.cli.own_data.plan import plan
+from trl_opsd.cli.own_data.reading import check_place, read
+from trl_opsd.cli.own_data.recipe_text import text_of
+from trl_opsd.cli.planned_run.remedy_lines import launch_line
 from trl_opsd.cli.recipe_check import check_folder, check_rewards
-from trl_opsd.cli.recipe_text import text_of
-from trl_opsd.cli.remedy_lines import launch_line
 from trl_opsd.cli.tables import print_text
 from trl_opsd.memory import MODELS, NO, Run, Verdict, gb
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Scores of what the student writes, and of what the teacher writes with its context in view."""
+"""Answers of student and teacher beside a training, and their scores."""
 
 import asyncio
 import inspect
@@ -82,8 +82,8 @@ class Scorer:
 
     def pairs(self, rollouts: list[Rollout], view: EncodedView, bare: Answers) -> tuple[Answers, Answers]:
         """
-        What student and teacher write for each rollout, the one without and the other with its view. Where a context
-        stands within the completion, both go on from the tokens before it.
+        Answers of student and teacher for each rollout, of the one without and of the other with its view. Where a
+        context stands within the completion, both go on from the tokens before it.
 
         Args:
             rollouts (`list[Rollout]`): The local rollouts.

@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from trl_opsd.cli.recipe_text import yaml_line
-from trl_opsd.cli.run_settings import Options
+from trl_opsd.cli.own_data.recipe_text import yaml_line
+from trl_opsd.cli.planned_run.settings import Options
 from trl_opsd.memory import Change, Run, parts
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trl_opsd.cli.errors import UserError, near
-from trl_opsd.cli.own_data import OwnData
+from trl_opsd.cli.own_data.reading import OwnData
 
 
 PROMPTS = ("prompt", "question", "problem", "instruction", "query", "input", "task")

@@ -9,7 +9,7 @@ import yaml
 
 from trl_opsd.cli.catalog import catalog
 from trl_opsd.cli.errors import UserError
-from trl_opsd.cli.model_files import config_of, shape_of
+from trl_opsd.cli.planned_run.model_files import config_of, shape_of
 from trl_opsd.cli.recipes import find_launch_config
 from trl_opsd.memory import Run
 

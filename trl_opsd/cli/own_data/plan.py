@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from trl_opsd.cli.errors import UserError
-from trl_opsd.cli.model_files import config_of, local_file, shape_of
-from trl_opsd.cli.own_columns import Column
-from trl_opsd.cli.own_data import OwnData
-from trl_opsd.cli.recipe_text import Recipe
-from trl_opsd.cli.remedy_lines import of_change, reason
-from trl_opsd.cli.run_settings import Options, run_of
+from trl_opsd.cli.own_data.columns import Column
+from trl_opsd.cli.own_data.reading import OwnData
+from trl_opsd.cli.own_data.recipe_text import Recipe
+from trl_opsd.cli.planned_run.model_files import config_of, local_file, shape_of
+from trl_opsd.cli.planned_run.remedy_lines import of_change, reason
+from trl_opsd.cli.planned_run.settings import Options, run_of
 from trl_opsd.memory import YES, Run, Verdict, judge, remedies
 
 
