@@ -139,7 +139,9 @@ def test_each_log_is_a_plain_line_in_a_pipe(make_trainer, capsys, monkeypatch):
     trainer.train()
     out, err = capsys.readouterr()
     told = [line for line in out.splitlines() if line.startswith("step ")]
-    assert len(told) == 3 and told[0].startswith("step 1/2  loss ") and told[2].startswith("step 2/2  evaluation: loss ")
+    assert (
+        len(told) == 3 and told[0].startswith("step 1/2  loss ") and told[2].startswith("step 2/2  evaluation: loss ")
+    )
     assert "divergence" in told[0] and "views 100%" in told[0] and "{" not in out and "it/s" not in err
 
 

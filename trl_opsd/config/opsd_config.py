@@ -200,6 +200,9 @@ class OPSDConfig(GRPOConfig):
         log_privileged_context (`bool`, *optional*, defaults to `False`):
             Whether to write down what the teacher reads: in the completions table (`log_completions`), and in
             `_privileged/*.jsonl` under `output_dir`, a folder that is not pushed to the Hub.
+        log_tokens (`int`, *optional*, defaults to `0`):
+            Rollouts of each logged step whose single tokens are recorded, in `_tokens/*.jsonl.gz` under `output_dir`,
+            a folder that is not pushed to the Hub, as it holds contexts. `trl-opsd report` shows them.
         leak_ngram_size (`int`, *optional*, defaults to `8`):
             Words in a row of the context that make a completion's quote of it (`self_distillation/leak/quotes`), where
             the student has not read them. A Chinese character, a kana or a Thai letter counts as a word. `0` looks for
@@ -382,6 +385,9 @@ class OPSDConfig(GRPOConfig):
     )
     log_privileged_context: bool = field(
         default=False, metadata={"help": "Write down what the teacher reads, in the table and in JSONL files."}
+    )
+    log_tokens: Index = field(
+        default=0, metadata={"help": "Rollouts of each logged step whose single tokens are recorded."}
     )
     leak_ngram_size: Index = field(
         default=8, metadata={"help": "Words in a row of the context that make a quote. 0 looks for none."}
