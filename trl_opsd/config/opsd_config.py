@@ -154,6 +154,9 @@ class OPSDConfig(GRPOConfig):
             Model of the `"checkpoint"` teacher.
         teacher_model_init_kwargs (`dict[str, Any]`, *optional*):
             Keyword arguments for loading the `"checkpoint"` teacher.
+        teacher_self_test (`bool`, *optional*, defaults to `True`):
+            Whether to check, before the first step, that the teacher has weights: those of the student, unless it is
+            another checkpoint, and that its answers end in tokens that end the student's.
         teacher_max_length (`int`, *optional*):
             Most tokens of the teacher's prompt and the completion together. `None` means the model's context length.
         teacher_overlong (`str`, *optional*, defaults to `"error"`):
@@ -332,6 +335,9 @@ class OPSDConfig(GRPOConfig):
     )
     teacher_model_init_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Keyword arguments for loading the `checkpoint` teacher."}
+    )
+    teacher_self_test: bool = field(
+        default=True, metadata={"help": "Whether to check the teacher's weights before the first step."}
     )
     teacher_max_length: Count | None = field(
         default=None,

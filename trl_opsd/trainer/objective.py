@@ -23,7 +23,7 @@ from trl_opsd.kernels import TOKEN_STATS
 from trl_opsd.methods.base import TokenSignals
 from trl_opsd.methods.runtime import MethodRun
 from trl_opsd.model.forward import StudentRequest, TeacherRequest, TopTokensRequest
-from trl_opsd.model.head_check import HeadCheckRequest
+from trl_opsd.model.head_check import HeadCheckRequest, check_answers
 from trl_opsd.teacher.teacher import Teacher, live_forward
 from trl_opsd.trainer.prefix_sharing import PrefixSharing
 
@@ -61,6 +61,7 @@ class DistillationObjective:
         self.spec = args.divergence_spec
         self.kept = KeptOutputs()
         self.sampled_token = args.distillation_mode == "sampled_token"
+        self.resumed = False  # from a checkpoint, so that the teacher's weights are not the student's any more
         self._heads_checked = False
 
     @property
@@ -99,7 +100,8 @@ class DistillationObjective:
 
     def check_heads(self, model: nn.Module) -> None:
         """
-        Compare the fused heads of student and teacher with their own logits, once. A collective.
+        Compare the fused heads of student and teacher with their own logits, and their logits with each other's, once.
+        A collective.
 
         Args:
             model (`nn.Module`): The student, wrapped where an engine shards its parameters.
@@ -111,9 +113,12 @@ class DistillationObjective:
             return
         self._heads_checked = True
         request = HeadCheckRequest(self.accelerator.device, self.args.cast_lm_head_to_fp32)
+        answers = []
         for reader in (live_forward, self.teacher.teacher_forward):
-            with reader(model) as read, self.accelerator.autocast():
-                read(**request.model_inputs(), distillation=request)
+            with reader(model) as read, self.accelerator.autocast(), torch.no_grad():
+                answers.append(read(**request.model_inputs(), distillation=request))
+        if self.args.teacher_self_test:
+            check_answers(*answers, equal=self.teacher.starts_as_student and not self.resumed)
 
     def vocabulary_request(
         self,
@@ -237,7 +242,9 @@ class DistillationObjective:
 
     # The teacher
 
-    def _scores(self, model: nn.Module, batch: DistillationBatch, with_hidden: bool) -> tuple[torch.Tensor, ...]:
+    def _scores(
+        self, model: nn.Module, batch: DistillationBatch, with_hidden: bool = False
+    ) -> tuple[torch.Tensor, ...]:
         """Log-probabilities of the completion's tokens and entropies under each view's teacher, `(K, B, C)`, at the
         sampling temperature; 0 where a token is not distilled. With hidden states, `(K, M, H)`, if they are wanted."""
         index, mask = batch.token_index, batch.mask

@@ -83,6 +83,7 @@ from trl_opsd.trainer.setup_checks import (
     no_reward,
     resolve_policy_weight,
     unique_names,
+    warn_of_stop_tokens,
 )
 from trl_opsd.trainer.text_generator import TextGenerator
 from trl_opsd.trainer.view_collector import CollectedViews, ViewCollector, check_alignment, source_of
@@ -245,6 +246,8 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         make_teacher = TEACHER_KINDS[args.teacher_model_kind]
         self.teacher = make_teacher(args, core, self.accelerator, self._tokenizer, self._patch_teacher)
         check_model(args, self.model, self.teacher.model)
+        if args.teacher_self_test:
+            warn_of_stop_tokens(self.eos_token_ids, self.teacher.model, self._tokenizer)
         scored = self.has_reward or self.score_func is not None
         check_scores(args, scored, bool(self.tools or self.environment_factories), self.teacher.backend)
         self.method = MethodRun(args.method, args.method_options)
@@ -470,6 +473,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
 
     def load_own_state(self, folder: Path) -> None:
         self.teacher.load(folder)
+        self.objective.resumed = True
         self.monitor.recall(self.state.log_history)
         if self._buffered_inputs is not None:
             count = self.args.steps_per_generation
