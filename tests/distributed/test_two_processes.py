@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from launch import launch
+from trl_opsd.token_report.record import path_of, read
 
 
 WORKER = Path(__file__).parent / "worker.py"
@@ -93,3 +94,21 @@ def test_an_evaluation_whose_last_batch_is_filled_up(tmp_path, case):
 def test_no_view_on_any_rank(tmp_path):
     _, history = train(tmp_path / "two", 2, rows_with_view=[])
     assert history[0]["loss"] == 0.0 and history[0][f"{PREFIX}view_share"] == 0.0
+
+
+@pytest.mark.parametrize("case", [{}, {"distillation_mode": "sampled_token", "distillation_alpha": 1.0}], ids=str)
+def test_tokens_are_recorded_by_all_processes(tmp_path, case):
+    """Five rollouts, three of which one process records and two the other; all of them at eight."""
+    options = {"rows_with_view": [*range(8)], "reward": True, "num_generations": 2, **case}
+    for number, count in ((1, 8), (2, 8), (2, 5)):
+        train(tmp_path / f"{number}-{count}", number, log_tokens=count, **options)
+    one, two, some = (read(path_of(tmp_path / name, 1))[1] for name in ("1-8", "2-8", "2-5"))
+    assert len(one) == len(two) == 8 and len(some) == 5
+    assert len({line["index"] for line in some}) == 5
+    for mine, other in zip(one, two, strict=True):
+        for name in ("index", "group", "ids", "texts", "rewards", "success", "student_prompt"):
+            assert mine[name] == other[name], name
+        assert mine["p"] == pytest.approx(other["p"], rel=1e-2) and mine["entropy"] == pytest.approx(other["entropy"])
+        (view,), (reference,) = mine["views"].values(), other["views"].values()
+        assert view["prompt"] == reference["prompt"] and view["top"]["ids"] == reference["top"]["ids"]
+        assert view["q"] == pytest.approx(reference["q"], rel=1e-2)

@@ -154,6 +154,9 @@ class OPSDConfig(GRPOConfig):
             Model of the `"checkpoint"` teacher.
         teacher_model_init_kwargs (`dict[str, Any]`, *optional*):
             Keyword arguments for loading the `"checkpoint"` teacher.
+        teacher_self_test (`bool`, *optional*, defaults to `True`):
+            Whether to check, before the first step, that the teacher has weights: those of the student, unless it is
+            another checkpoint, and that its answers end in tokens that end the student's.
         teacher_max_length (`int`, *optional*):
             Most tokens of the teacher's prompt and the completion together. `None` means the model's context length.
         teacher_overlong (`str`, *optional*, defaults to `"error"`):
@@ -200,6 +203,9 @@ class OPSDConfig(GRPOConfig):
         log_privileged_context (`bool`, *optional*, defaults to `False`):
             Whether to write down what the teacher reads: in the completions table (`log_completions`), and in
             `_privileged/*.jsonl` under `output_dir`, a folder that is not pushed to the Hub.
+        log_tokens (`int`, *optional*, defaults to `0`):
+            Rollouts of each logged step whose single tokens are recorded, in `_tokens/*.jsonl.gz` under `output_dir`,
+            a folder that is not pushed to the Hub, as it holds contexts. `trl-opsd report` shows them.
         leak_ngram_size (`int`, *optional*, defaults to `8`):
             Words in a row of the context that make a completion's quote of it (`self_distillation/leak/quotes`), where
             the student has not read them. A Chinese character, a kana or a Thai letter counts as a word. `0` looks for
@@ -330,6 +336,9 @@ class OPSDConfig(GRPOConfig):
     teacher_model_init_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Keyword arguments for loading the `checkpoint` teacher."}
     )
+    teacher_self_test: bool = field(
+        default=True, metadata={"help": "Whether to check the teacher's weights before the first step."}
+    )
     teacher_max_length: Count | None = field(
         default=None,
         metadata={"help": "Most tokens of teacher prompt and completion. `None`: the model's context length."},
@@ -382,6 +391,9 @@ class OPSDConfig(GRPOConfig):
     )
     log_privileged_context: bool = field(
         default=False, metadata={"help": "Write down what the teacher reads, in the table and in JSONL files."}
+    )
+    log_tokens: Index = field(
+        default=0, metadata={"help": "Rollouts of each logged step whose single tokens are recorded."}
     )
     leak_ngram_size: Index = field(
         default=8, metadata={"help": "Words in a row of the context that make a quote. 0 looks for none."}

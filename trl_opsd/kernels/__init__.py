@@ -8,10 +8,12 @@ from trl_opsd.kernels.head import Head
 from trl_opsd.kernels.inputs import LinearDivergenceInputs
 from trl_opsd.kernels.linear_divergence import linear_divergence
 from trl_opsd.kernels.policy import PolicyTerm, label_scores
+from trl_opsd.kernels.top_tokens import TOP, top_tokens
 
 
 __all__ = [
     "TOKEN_STATS",
+    "TOP",
     "DivergenceStats",
     "Head",
     "LinearDivergenceInputs",
@@ -19,4 +21,5 @@ __all__ = [
     "fused_linear_divergence",
     "label_scores",
     "linear_divergence",
+    "top_tokens",
 ]

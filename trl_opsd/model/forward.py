@@ -36,7 +36,7 @@ from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput, maybe_gather_lm_head_ctx
 
 from trl_opsd.batches.teacher_batch import Outputs, TeacherBatch
-from trl_opsd.kernels import Head, LinearDivergenceInputs, PolicyTerm, label_scores, linear_divergence
+from trl_opsd.kernels import Head, LinearDivergenceInputs, PolicyTerm, label_scores, linear_divergence, top_tokens
 from trl_opsd.losses import DivergenceSpec
 from trl_opsd.losses.method_types import HiddenStateLoss
 from trl_opsd.model.head import gathered_head, head_parameters, model_head
@@ -73,6 +73,7 @@ class TeacherRequest:
         score_temperature (`float`, *optional*): Ask for log-probabilities of the completion's tokens, and entropies, at
             this temperature.
         float32_head (`bool`): Whether the head runs in float32 (`cast_lm_head_to_fp32`).
+        with_hidden (`bool`): Whether the hidden states are wanted beside those scores.
         for_head_alone (`bool`): Whether only a head reads the hidden states. They are then in the type of its products
             where that is the narrower one, as under autocast.
         chunk_size (`int`, *optional*): Tokens that pass the head at once.
@@ -80,6 +81,7 @@ class TeacherRequest:
 
     batch: TeacherBatch
     score_temperature: float | None = None
+    with_hidden: bool = False
     float32_head: bool = False
     for_head_alone: bool = False
     chunk_size: int | None = None
@@ -110,7 +112,34 @@ class TeacherRequest:
             hidden, labels = hidden.to(device), batch.completion_ids.flatten()[batch.tokens].to(device)
             prepared = gathered_head(head).prepared(hidden)
             scores = label_scores(prepared, hidden, labels, self.score_temperature, self.chunk_size)
-        return lambda: scores
+        return lambda: (*scores, hidden) if self.with_hidden else scores
+
+
+@dataclass
+class TopTokensRequest:
+    """
+    Ask for the likeliest tokens of both sides, beside a loss.
+
+    Args:
+        index (`torch.Tensor` of shape `(R,)`): Tokens, counted along the rows of the completions, `(B, C)`.
+        teacher_hidden (`torch.Tensor` of shape `(K, R, H')`): Hidden states of each view there.
+        live (`Sequence[bool]` of length K): Views that the student's own weights read.
+        count (`int`): Tokens of a list.
+        temperature (`float`): Of both distributions.
+    """
+
+    index: torch.Tensor
+    teacher_hidden: torch.Tensor
+    live: Sequence[bool]
+    count: int
+    temperature: float
+
+    def run(self, hidden: torch.Tensor, own: Head, other: Head) -> dict[str, torch.Tensor]:
+        """What [`~trl_opsd.kernels.top_tokens`] gives, from the student's hidden states `(B * C, H)` and both heads."""
+        device = hidden.device
+        heads = [own if live else other for live in self.live]
+        chosen = hidden.detach()[self.index.to(device)]
+        return top_tokens(chosen, own, self.teacher_hidden.to(device), heads, self.count, self.temperature)
 
 
 @dataclass
@@ -138,6 +167,7 @@ class StudentRequest:
         float32_head (`bool`): Whether the head runs in float32 (`cast_lm_head_to_fp32`).
         chunk_size (`int`, *optional*): Tokens that pass the head at once.
         stats (`dict[str, torch.Tensor]`): Statistics that do not come from this pass.
+        top ([`TopTokensRequest`], *optional*): Likeliest tokens to tell beside the statistics.
     """
 
     spec: DivergenceSpec
@@ -155,13 +185,13 @@ class StudentRequest:
     float32_head: bool = False
     chunk_size: int | None = None
     stats: dict[str, torch.Tensor] = field(default_factory=dict)
+    top: TopTokensRequest | None = None
 
     def run(self, model: PreTrainedModel, inner: Any, args: tuple, kwargs: dict[str, Any]) -> DistilledOutput:
         hidden, aux_loss = self._backbone(model, inner, args, kwargs)
         length = self.completion_length
-        loss, stats = self._loss(model, hidden[:, -length - 1 : -1], kwargs["labels"][:, -length:], aux_loss)
-        if not len(self.weights):
-            stats = {}  # of no view
+        loss, stats, top = self._loss(model, hidden[:, -length - 1 : -1], kwargs["labels"][:, -length:], aux_loss)
+        stats = (stats if len(self.weights) else {}) | top  # of a view, if there is one
         # TRL asks for log-probabilities; it has had them where it needs them, in the policy loss
         logps = loss.new_zeros(len(hidden), length)
         return DistilledOutput(loss=loss, log_probs=logps, aux_loss=aux_loss, distillation_stats=stats)
@@ -181,8 +211,9 @@ class StudentRequest:
 
     def _loss(
         self, model: PreTrainedModel, hidden: torch.Tensor, labels: torch.Tensor, aux_loss: torch.Tensor | None
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Loss and statistics from hidden states `(B, C, H)`. Tokens that nobody trains cost no head."""
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Loss, statistics and likeliest tokens from hidden states `(B, C, H)`. Tokens that nobody trains cost no
+        head."""
         teacher = self.teacher_head()
         student = model_head(model, self.float32_head)
         teacher = teacher or student
@@ -209,11 +240,13 @@ class StudentRequest:
                 policy=None if self.policy is None else self._policy_term(index, shape, aux_loss),
                 chunk_size=self.chunk_size,
             )
-            chosen = hidden.to(device).flatten(0, 1)[index]
+            flat = hidden.to(device).flatten(0, 1)
+            chosen = flat[index]
             loss, stats = linear_divergence(chosen, task)
+            top = self.top.run(flat, own.cut(vocabulary), other.cut(vocabulary)) if self.top else {}
         if self.hidden_state_loss is not None:
             loss = loss + self.hidden_state_loss(chosen[: len(first)], task.teacher_hidden, task.weights)
-        return loss, {name: _scatter(value, first, shape) for name, value in stats.items()}
+        return loss, {name: _scatter(value, first, shape) for name, value in stats.items()}, top
 
     def _heads(self, own: Head, other: Head) -> list[Head]:
         return [own if live else other for live in self.live or [False] * len(self.weights)]

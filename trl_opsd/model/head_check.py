@@ -50,7 +50,7 @@ class HeadCheckRequest:
 
     def run(self, model: PreTrainedModel, inner: Any, args: tuple, kwargs: dict[str, Any]) -> ModelOutput:
         """
-        Compare.
+        Compare, and return the model's own logits of the first tokens of the vocabulary, for [`check_answers`].
 
         Raises:
             ValueError: If the logits differ by more than rounding explains.
@@ -72,7 +72,35 @@ class HeadCheckRequest:
                 "does not know, so that other distributions than the model's would be trained. Use a model of another "
                 "family."
             )
-        return ModelOutput()
+        return ModelOutput(logits=logits, steps=torch.tensor(rounding_step(model, hidden), device=logits.device))
+
+
+def check_answers(student: ModelOutput, teacher: ModelOutput, equal: bool) -> None:
+    """
+    Check that a teacher has weights, and those that it should have, by what both sides' [`HeadCheckRequest`] gave.
+
+    Args:
+        student, teacher (`ModelOutput`): Their logits `(T, V)` on the same tokens, and the rounding of their type.
+        equal (`bool`): Whether the teacher has the student's weights.
+
+    Raises:
+        ValueError: If it finds all tokens equally likely, or differs from a student with the same weights.
+    """
+    own, other = student.logits.float(), teacher.logits.float().to(student.logits.device)
+    largest = own.nan_to_num(0.0, 0.0, 0.0).abs().max().item()
+    if (other.amax(-1) - other.amin(-1)).max().item() <= 1e-6:
+        raise ValueError(
+            "The teacher finds every token equally likely, whatever it reads: its weights were not loaded. Check "
+            "`teacher_model_name_or_path`, or the model where the teacher is a copy of it."
+        )
+    tolerance = max(_STEPS * float(student.steps), _STEPS * float(teacher.steps), _LEAST)
+    if equal and not torch.allclose(own, other, rtol=0.0, atol=tolerance * largest, equal_nan=True):
+        by = (own - other).abs().max().item() / max(largest, torch.finfo(torch.float32).tiny)
+        raise ValueError(
+            f"The teacher has the student's weights, and yet its logits on the same tokens differ by {by:.0%} of the "
+            "largest: a divergence would not be that of the contexts. A forward of the model that is not the same "
+            "twice, such as dropout in evaluation mode, does that. `teacher_self_test=False` trains all the same."
+        )
 
 
 @contextmanager
@@ -82,7 +110,7 @@ def _enlarged_hidden_states(backbone: nn.Module):
 
     def enlarge(module: nn.Module, args: tuple, output: Any) -> None:
         hidden = output.last_hidden_state
-        norm = hidden.float().square().mean().sqrt().clamp(min=torch.finfo(torch.float32).tiny)
+        norm = hidden.float().square().mean().sqrt().clamp(min=1e-30)  # whose inverse is finite
         output.last_hidden_state = (hidden.float() * (_SCALE / norm)).to(hidden.dtype)
         caught.append(output.last_hidden_state)
 

@@ -120,9 +120,9 @@ def excerpt(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def marked(text: str, view: View) -> str:
+def context_spans(text: str, view: View) -> list[tuple[int, int]]:
     """
-    Text of a teacher's prompt with `[[` and `]]` around its contexts, where these are found.
+    Places of a view's contexts in what the teacher reads, as first and last character; none where they are not found.
 
     Args:
         text (`str`): What the teacher reads.
@@ -131,22 +131,24 @@ def marked(text: str, view: View) -> str:
     if isinstance(view.context, str):
         own = view.text.strip()
         # The context may be a word of the question too, but hardly so with the template around it
-        search = text.find if view.place in ("system", "before_user") else text.rfind
-        place = search(own)
+        place = (text.find if view.place in ("system", "before_user") else text.rfind)(own)
         if place < 0:
-            return text
+            return []
         before = view.template.partition(PLACEHOLDER)[0].lstrip()
         begin = place + (len(before) if own.startswith(before) else 0)
-        return _bracketed(text, begin, len(view.context.strip()))
-    start = 0
+        return [(begin, begin + len(view.context.strip()))]
+    spans, start = [], 0
     for message in view.context or ():
         context = message_text(message).strip()
         if context and (place := text.find(context, start)) >= 0:
-            text = _bracketed(text, place, len(context))
-            start = place + len(context) + len(BEGIN) + len(END)
+            start = place + len(context)
+            spans.append((place, start))
+    return spans
+
+
+def marked(text: str, view: View) -> str:
+    """Text of a teacher's prompt with `[[` and `]]` around its contexts; the arguments are those of
+    [`context_spans`]."""
+    for begin, end in reversed(context_spans(text, view)):
+        text = text[:begin] + BEGIN + text[begin:end] + END + text[end:]
     return text
-
-
-def _bracketed(text: str, begin: int, length: int) -> str:
-    end = begin + length
-    return text[:begin] + BEGIN + text[begin:end] + END + text[end:]

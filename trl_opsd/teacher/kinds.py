@@ -144,6 +144,7 @@ class Checkpoint(Teacher):
     name = "checkpoint"
     description = "other weights with the same vocabulary"
     options = {"teacher_model_name_or_path": None, "teacher_model_init_kwargs": None}
+    starts_as_student = False
     teaches_bare_rows = True
 
     @classmethod

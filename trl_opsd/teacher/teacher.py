@@ -50,6 +50,7 @@ class Teacher:
         name (`str`): Value of `teacher_model_kind`.
         description (`str`): Its weights in a few words, for the model card.
         options (`Mapping[str, Any]`): Config options that no other setting reads, with their defaults.
+        starts_as_student (`bool`): Whether it has the student's weights before the first step.
         teaches_bare_rows (`bool`): Whether it teaches rows without privileged context, from the student's own prompt.
         num_updates (`int` or `None`): Number of weight updates; cached teacher outputs are valid while it is unchanged.
             `None` for a live teacher (never cacheable).
@@ -61,6 +62,7 @@ class Teacher:
     name: ClassVar[str]
     description: ClassVar[str]
     options: ClassVar[Mapping[str, Any]] = {}
+    starts_as_student: ClassVar[bool] = True
     teaches_bare_rows: ClassVar[bool] = False
     num_updates: int | None = 0
 

@@ -22,11 +22,13 @@ from trl_opsd.config.opsd_config import OPSDConfig
 from trl_opsd.kernels import TOKEN_STATS
 from trl_opsd.methods.base import TokenSignals
 from trl_opsd.methods.runtime import MethodRun
-from trl_opsd.model.forward import StudentRequest, TeacherRequest
-from trl_opsd.model.head_check import HeadCheckRequest
+from trl_opsd.model.forward import StudentRequest, TeacherRequest, TopTokensRequest
+from trl_opsd.model.head_check import HeadCheckRequest, check_answers
 from trl_opsd.teacher.teacher import Teacher, live_forward
 from trl_opsd.trainer.prefix_sharing import PrefixSharing
 
+
+TOP_TOKENS = 5  # in the record of single tokens
 
 # From TRL's output, and advantages of shape (B, C) in place of those of the batch, to the policy loss
 PolicyLoss = Callable[..., torch.Tensor]
@@ -59,6 +61,7 @@ class DistillationObjective:
         self.spec = args.divergence_spec
         self.kept = KeptOutputs()
         self.sampled_token = args.distillation_mode == "sampled_token"
+        self.resumed = False  # from a checkpoint, so that the teacher's weights are not the student's any more
         self._heads_checked = False
 
     @property
@@ -71,7 +74,14 @@ class DistillationObjective:
         """Whether TRL's policy loss is part of the objective."""
         return self.counted_policy_weight != 0
 
-    def request(self, model: nn.Module, batch: DistillationBatch, windows: float, policy: PolicyLoss) -> StudentRequest:
+    def request(
+        self,
+        model: nn.Module,
+        batch: DistillationBatch,
+        windows: float,
+        policy: PolicyLoss,
+        recorded: torch.Tensor | None = None,
+    ) -> StudentRequest:
         """
         Run the teacher and say what the student's forward has to compute.
 
@@ -80,15 +90,18 @@ class DistillationObjective:
             batch ([`DistillationBatch`]): The micro-batch.
             windows (`float`): Accumulation windows in the generation batch that `batch.counts` span.
             policy (`Callable`): Gives TRL's policy loss from the student's output and, optionally, other advantages.
+            recorded (`torch.Tensor` of shape `(R,)`, *optional*): Distilled tokens of which the likeliest tokens of
+                both sides are wanted, counted along the rows; given to all processes or to none.
         """
         self.check_heads(model)
         if self.sampled_token:
-            return self.sampled_token_request(model, batch, policy)
-        return self.vocabulary_request(model, batch, windows, policy)
+            return self.sampled_token_request(model, batch, policy, recorded)
+        return self.vocabulary_request(model, batch, windows, policy, recorded)
 
     def check_heads(self, model: nn.Module) -> None:
         """
-        Compare the fused heads of student and teacher with their own logits, once. A collective.
+        Compare the fused heads of student and teacher with their own logits, and their logits with each other's, once.
+        A collective.
 
         Args:
             model (`nn.Module`): The student, wrapped where an engine shards its parameters.
@@ -100,20 +113,29 @@ class DistillationObjective:
             return
         self._heads_checked = True
         request = HeadCheckRequest(self.accelerator.device, self.args.cast_lm_head_to_fp32)
+        answers = []
         for reader in (live_forward, self.teacher.teacher_forward):
-            with reader(model) as read, self.accelerator.autocast():
-                read(**request.model_inputs(), distillation=request)
+            with reader(model) as read, self.accelerator.autocast(), torch.no_grad():
+                answers.append(read(**request.model_inputs(), distillation=request))
+        if self.args.teacher_self_test:
+            check_answers(*answers, equal=self.teacher.starts_as_student and not self.resumed)
 
     def vocabulary_request(
-        self, model: nn.Module, batch: DistillationBatch, windows: float, policy: PolicyLoss
+        self,
+        model: nn.Module,
+        batch: DistillationBatch,
+        windows: float,
+        policy: PolicyLoss,
+        recorded: torch.Tensor | None = None,
     ) -> StudentRequest:
         """[`request`] for a divergence over the vocabulary or a top-k set."""
         index, views, old_logps = batch.token_index, list(batch.views), batch.sampler_logps
+        teacher_hidden = self._teacher_outputs(model, batch, index)[0]
         spec, hidden_state_loss = self.method.spec(self.spec, views), self.method.hidden_state_loss(views)
         return StudentRequest(
             spec=spec,
             index=index,
-            teacher_hidden=self._teacher_outputs(model, batch, index)[0],
+            teacher_hidden=teacher_hidden,
             teacher_head=self.teacher.head,
             weights=self.weights(batch, windows).flatten(1)[:, index],
             live=[bool(view.live) for view in batch.views.values()],
@@ -121,17 +143,20 @@ class DistillationObjective:
             old_logps=None if old_logps is None else old_logps.flatten()[index],
             hidden_state_loss=hidden_state_loss,
             policy=(lambda output: self.policy_weight * policy(output)) if self.policy_runs else None,
+            top=self._top_tokens(batch, teacher_hidden, spec.temperature, recorded),
             **self._shared_arguments(batch),
         )
 
-    def sampled_token_request(self, model: nn.Module, batch: DistillationBatch, policy: PolicyLoss) -> StudentRequest:
+    def sampled_token_request(
+        self, model: nn.Module, batch: DistillationBatch, policy: PolicyLoss, recorded: torch.Tensor | None = None
+    ) -> StudentRequest:
         """
         [`request`] for `distillation_mode="sampled_token"`: TRL's loss, with advantages of shape `(B, C)` that hold the
         teacher's gap. They are made once the student's log-probabilities are there, so that the gap is that of the
         current student. Statistics for the record are in `stats` of the request. TRL's loss applies its ratio of
         trainer to vLLM to all of its advantages, so it is not applied here.
         """
-        logps, entropy = self._scores(model, batch)  # (K, B, C)
+        logps, entropy, *hidden = self._scores(model, batch, recorded is not None)  # (K, B, C)
         stats = {"teacher_logps": logps, "teacher_entropy": entropy, "clipped": torch.zeros_like(logps)}
 
         def loss(output: FusedCausalLMOutput) -> torch.Tensor:
@@ -147,8 +172,19 @@ class DistillationObjective:
             weights=logps.new_zeros(0, 0),
             policy=loss,
             stats=stats,
+            top=self._top_tokens(batch, *hidden, self.args.temperature, recorded) if hidden else None,
             **self._shared_arguments(batch),
         )
+
+    def _top_tokens(
+        self, batch: DistillationBatch, hidden: torch.Tensor, temperature: float, recorded: torch.Tensor | None
+    ) -> TopTokensRequest | None:
+        """Request of the likeliest tokens at some of the M distilled tokens, whose teacher's states are `(K, M, H)`."""
+        if recorded is None:
+            return None
+        at = torch.searchsorted(batch.token_index, recorded).to(hidden.device)
+        live = [bool(view.live) for view in batch.views.values()]
+        return TopTokensRequest(recorded, hidden[:, at], live, TOP_TOKENS, temperature)
 
     def _shared_arguments(self, batch: DistillationBatch) -> dict[str, Any]:
         return {
@@ -206,17 +242,25 @@ class DistillationObjective:
 
     # The teacher
 
-    def _scores(self, model: nn.Module, batch: DistillationBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    def _scores(
+        self, model: nn.Module, batch: DistillationBatch, with_hidden: bool = False
+    ) -> tuple[torch.Tensor, ...]:
         """Log-probabilities of the completion's tokens and entropies under each view's teacher, `(K, B, C)`, at the
-        sampling temperature; 0 where a token is not distilled."""
+        sampling temperature; 0 where a token is not distilled. With hidden states, `(K, M, H)`, if they are wanted."""
         index, mask = batch.token_index, batch.mask
-        scores = torch.stack(self._teacher_outputs(model, batch, index, self.args.temperature))  # (2, K, M)
+        logps, entropies, *hidden = self._teacher_outputs(model, batch, index, self.args.temperature, with_hidden)
+        scores = torch.stack([logps, entropies])  # (2, K, M)
         scattered = scores.new_zeros(*scores.shape[:2], mask.numel())
         scattered[:, :, index] = scores
-        return tuple(scattered.unflatten(-1, mask.shape))
+        return *scattered.unflatten(-1, mask.shape), *(hidden if with_hidden else [])
 
     def _teacher_outputs(
-        self, model: nn.Module, batch: DistillationBatch, index: torch.Tensor, score_temperature: float | None = None
+        self,
+        model: nn.Module,
+        batch: DistillationBatch,
+        index: torch.Tensor,
+        score_temperature: float | None = None,
+        with_hidden: bool = False,
     ) -> list[torch.Tensor]:
         """
         Outputs of the teacher at the M tokens `index` of a micro-batch.
@@ -226,20 +270,24 @@ class DistillationObjective:
             batch ([`DistillationBatch`]): The micro-batch.
             index (`torch.Tensor` of shape `(M,)`): Tokens, counted along the rows.
             score_temperature (`float`, *optional*): See [`TeacherRequest`].
+            with_hidden (`bool`): See [`TeacherRequest`].
 
         Returns:
-            Hidden states of shape `(K, M, H)`, or log-probabilities and entropies of shape `(K, M)`.
+            Hidden states of shape `(K, M, H)`, or log-probabilities and entropies of shape `(K, M)`, with or without
+            these states.
         """
         by_view = {}
         for part in batch.teacher_batches:
-            outputs = self._teacher_forward(model, part, score_temperature)
+            outputs = self._teacher_forward(model, part, score_temperature, with_hidden)
             by_view |= {view: [part.values_at(values, view, index) for values in outputs] for view in part.views}
         return [torch.stack(values) for values in zip(*(by_view[name] for name in batch.views), strict=True)]
 
-    def _teacher_forward(self, model: nn.Module, batch: TeacherBatch, score_temperature: float | None) -> Outputs:
+    def _teacher_forward(
+        self, model: nn.Module, batch: TeacherBatch, score_temperature: float | None, with_hidden: bool
+    ) -> Outputs:
         """One teacher forward, or its earlier outputs if the teacher's weights have not changed since."""
         kept = None if batch.live else self.kept.take(batch, self.teacher.num_updates)
-        if kept is not None:
+        if kept is not None and (len(kept) == 3 or not with_hidden):
             return kept
         reader = live_forward(model) if batch.live else self.teacher.teacher_forward(model)
         with reader as teacher, self.accelerator.autocast():
@@ -247,6 +295,7 @@ class DistillationObjective:
             request = TeacherRequest(
                 batch,
                 score_temperature,
+                with_hidden,
                 float32_head=self.args.cast_lm_head_to_fp32,
                 for_head_alone=self.method.method.hidden_state_loss is None,
                 chunk_size=self.args.distillation_chunk_size,

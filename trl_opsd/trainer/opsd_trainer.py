@@ -45,6 +45,7 @@ from trl_opsd.checkpoints.trainer import CrashSafeGRPOTrainer
 from trl_opsd.config.opsd_config import OPSDConfig
 from trl_opsd.config.validation import check_contexts_stay
 from trl_opsd.engines.distributed import raise_on_all_ranks
+from trl_opsd.kernels import TOP
 from trl_opsd.methods.runtime import MethodRun
 from trl_opsd.model.forward import ObservedForward
 from trl_opsd.model.patch import add_distillation_forward
@@ -60,6 +61,7 @@ from trl_opsd.rollouts.rollout import Rollout
 from trl_opsd.rollouts.view import PrivilegedSource, shown_context
 from trl_opsd.teacher import TEACHER_KINDS
 from trl_opsd.teacher.teacher import Teacher, TeacherUpdateCallback
+from trl_opsd.token_report.token_log import TokenLog
 from trl_opsd.trainer.evaluation import Evaluation, Terms
 from trl_opsd.trainer.evaluation_scores import EvaluationScores, evaluation_seed, seeded_evaluation
 from trl_opsd.trainer.model_card import PAPER, add_settings, paper_of
@@ -81,6 +83,7 @@ from trl_opsd.trainer.setup_checks import (
     no_reward,
     resolve_policy_weight,
     unique_names,
+    warn_of_stop_tokens,
 )
 from trl_opsd.trainer.text_generator import TextGenerator
 from trl_opsd.trainer.view_collector import CollectedViews, ViewCollector, check_alignment, source_of
@@ -146,6 +149,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
     sharing: PrefixSharing
     objective: DistillationObjective
     recorder: Recorder
+    token_log: TokenLog
     text_generator: TextGenerator
     monitor: SignalMonitor
     # Of an evaluation while it runs, and its eval set among several
@@ -242,6 +246,8 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         make_teacher = TEACHER_KINDS[args.teacher_model_kind]
         self.teacher = make_teacher(args, core, self.accelerator, self._tokenizer, self._patch_teacher)
         check_model(args, self.model, self.teacher.model)
+        if args.teacher_self_test:
+            warn_of_stop_tokens(self.eos_token_ids, self.teacher.model, self._tokenizer)
         scored = self.has_reward or self.score_func is not None
         check_scores(args, scored, bool(self.tools or self.environment_factories), self.teacher.backend)
         self.method = MethodRun(args.method, args.method_options)
@@ -254,6 +260,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         if not self.teacher.backend.prepares_model_in_train:  # else before the first loss
             self.objective.check_heads(self.model)
         self.recorder = Recorder(self.accelerator, logs_entropy=not self.objective.policy_runs)
+        self.token_log = TokenLog(args, self.accelerator, self._tokenizer)
         self.monitor = SignalMonitor()
         # That of transformers, which prints each log as a dict; one of the user's own stays
         if any(type(one) is ProgressCallback for one in self.callback_handler.callbacks):
@@ -359,14 +366,23 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         windows = 1.0
         if self.model.training:
             windows = self.args.steps_per_generation / self.current_gradient_accumulation_steps
-        asks = self.objective if self.evaluation is None else self.evaluation
-        request = asks.request(model, batch, windows, self._policy_loss(inputs))
+        records = self.model.training and self.token_log.wants(self.state)
+        if self.evaluation is not None:
+            request = self.evaluation.request(model, batch, windows, self._policy_loss(inputs))
+        else:
+            rows = self.token_log.rows_of(batch) if records else []
+            recorded = self.token_log.tokens_of(batch, rows) if records else None
+            request = self.objective.request(model, batch, windows, self._policy_loss(inputs), recorded)
         output = self._student_forward(ObservedForward(model, request), inputs)
         # On GPUs split by `device_map` the head may sit on another device than the loss
         loss = output.loss.to(inputs["completion_ids"].device)
         balancing = None if output.aux_loss is None else self._balancing_loss(output.aux_loss)
         terms = None if self.evaluation is None else self.evaluation.terms(batch, request, loss, balancing)
-        self._record(batch, request.stats | output.distillation_stats, terms)
+        stats = request.stats | output.distillation_stats
+        top = {name: stats.pop(name) for name in list(stats) if name.startswith(TOP)}
+        if records:
+            self._record_tokens(rows, inputs, batch, stats, top)
+        self._record(batch, stats, terms)
         return loss if balancing is None else loss + balancing
 
     def evaluation_loop(
@@ -419,6 +435,8 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
             self._metrics["eval"].update(named)
         super().log(logs, start_time)
         if not self.is_plain_grpo and training:
+            if self.args.log_tokens:
+                self.token_log.flush(self.state.global_step)
             for text in self.monitor.observe(logs, self.state.global_step):
                 self.run_folder.warn(text, self.state.global_step)
 
@@ -455,6 +473,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
 
     def load_own_state(self, folder: Path) -> None:
         self.teacher.load(folder)
+        self.objective.resumed = True
         self.monitor.recall(self.state.log_history)
         if self._buffered_inputs is not None:
             count = self.args.steps_per_generation
@@ -624,6 +643,24 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
             self.method.record_metrics(sums)
         if self.log_completions and batch.generation == self._generation:  # no evaluation has come between
             self.recorder.fill_mean_gap(batch, stats, self._logs["extra"]["mean_gap"])
+
+    def _record_tokens(
+        self,
+        rows: list[int],
+        inputs: dict[str, Any],
+        batch: DistillationBatch,
+        stats: dict[str, torch.Tensor],
+        top: dict[str, torch.Tensor],
+    ) -> None:
+        """Record single tokens of some rows of a micro-batch."""
+        known = {}
+        if batch.generation == self._generation:  # and not resumed within it, nor evaluated since
+            collected = self.collected
+            of_rows = zip(collected.rollouts, collected.views, collected.leaks, strict=True)
+            known = {rollout.index: (rollout, views, leak.shown) for rollout, views, leak in of_rows}
+        if self.objective.sampled_token:
+            stats = stats | {"advantage": self.objective.sampled_advantages(batch, stats)}
+        self.token_log.add(rows, inputs, batch, stats, top, known)
 
     def _balancing_loss(self, aux_loss: torch.Tensor) -> torch.Tensor:
         """The MoE balancing loss, whole: its gradient, and what TRL's weighted loss has not counted of its value."""

@@ -5,9 +5,11 @@
 from collections.abc import Callable
 from typing import Any
 
+from accelerate.logging import get_logger
 from datasets import Dataset, IterableDataset
 from peft import PeftModel
 from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOConfig
 
 from trl_opsd.config.opsd_config import OPSDConfig
@@ -18,6 +20,9 @@ from trl_opsd.privileged import DatasetColumn, Source
 from trl_opsd.privileged.rows import data_rows
 from trl_opsd.prompts.tokenizer import PromptTokenizer
 from trl_opsd.prompts.view_encoder import ViewEncoder
+
+
+logger = get_logger(__name__)
 
 
 def no_reward(prompts: list, **kwargs: Any) -> list[float]:
@@ -152,6 +157,28 @@ def check_scores(args: OPSDConfig, scored: bool, tools: bool, backend: Backend) 
         raise ValueError(
             "`eval_teacher_prompts` does not go with tools under ZeRO-3 or FSDP: processes call tools differently "
             "often, and all must generate together. Leave it out, or use DDP or ZeRO-2."
+        )
+
+
+def warn_of_stop_tokens(own: list[int], teacher: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase) -> None:
+    """
+    Warn if a separate teacher ends its answers in tokens that do not end the student's: what it teaches at the end of
+    an answer is then out of the student's reach ([2609.20511](https://huggingface.co/papers/2609.20511)).
+
+    Args:
+        own (`list[int]`): Tokens that end the student's completions.
+        teacher (`PreTrainedModel`, *optional*): The teacher's model.
+        tokenizer (`PreTrainedTokenizerBase`): The student's.
+    """
+    config = getattr(teacher, "generation_config", None)
+    ends = config.eos_token_id if config is not None else None
+    ends = [ends] if isinstance(ends, int) else ends or []
+    missing = [token for token in ends if token not in own]
+    if missing:
+        names = ", ".join(tokenizer.convert_ids_to_tokens(missing))
+        logger.warning(
+            f"The teacher ends answers in {names}, which ends none of the student's: it would teach the student to go "
+            f"on after it. Set `eos_token_id` of the student's generation config to {[*own, *missing]}."
         )
 
 
