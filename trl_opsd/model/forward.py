@@ -135,7 +135,7 @@ class TopTokensRequest:
     temperature: float
 
     def run(self, hidden: torch.Tensor, own: Head, other: Head) -> dict[str, torch.Tensor]:
-        """What [`~trl_opsd.kernels.top_tokens`] gives, from the student's hidden states `(B * C, H)` and both heads."""
+        """Result of [`~trl_opsd.kernels.top_tokens`], from the student's hidden states `(B * C, H)` and both heads."""
         device = hidden.device
         heads = [own if live else other for live in self.live]
         chosen = hidden.detach()[self.index.to(device)]
