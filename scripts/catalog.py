@@ -84,7 +84,18 @@ def methods() -> dict[str, Any]:
     for name in method_names():
         method = method_of(name)
         text = inspect.cleandoc(importlib.import_module(f"trl_opsd.methods.papers.{name}").__doc__)
-        fields = ("title", "paper", "label", "authors", "needs", "needs_reward", "on_arxiv", "defaults", "options")
+        fields = (
+            "title",
+            "paper",
+            "label",
+            "authors",
+            "needs",
+            "needs_reward",
+            "reads_reward",
+            "on_arxiv",
+            "defaults",
+            "options",
+        )
         found[name] = {field: plain(getattr(method, field)) for field in fields}
         found[name] |= {"summary": first_sentence(text), "text": text}
     return found
@@ -98,6 +109,7 @@ def named(known: dict[str, Any]) -> dict[str, Any]:
         parameters = inspect.signature(maker).parameters.values()
         defaults = {one.name: "" if one.default is one.empty else repr(one.default) for one in parameters}
         found[name] = {"summary": first_sentence(text), "text": text, "options": defaults}
+        found[name] |= {"needs_reward": getattr(maker, "needs_reward", False)}
     return found
 
 

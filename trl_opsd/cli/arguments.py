@@ -11,9 +11,10 @@ from typing import Any
 
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
 
-from trl_opsd.cli.errors import UserError, near
+from trl_opsd.cli.errors import UserError
 from trl_opsd.cli.recipe_check import check, spelled
 from trl_opsd.config import OPSDConfig, OPSDParser
+from trl_opsd.options import near
 
 
 Parsed = tuple["OPSDScriptArguments", OPSDConfig, ModelConfig, DatasetMixtureConfig]

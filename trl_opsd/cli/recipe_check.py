@@ -16,9 +16,10 @@ from typing import Any
 import yaml
 
 from trl_opsd.cli.catalog import catalog
-from trl_opsd.cli.errors import UserError, near
+from trl_opsd.cli.errors import UserError
 from trl_opsd.cli.recipes import find_recipe
 from trl_opsd.examples.data import NAMES
+from trl_opsd.options import near
 
 
 TRUTHS = ("yes", "true", "t", "y", "1", "no", "false", "f", "n", "0")
