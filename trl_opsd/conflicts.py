@@ -19,6 +19,15 @@ COLUMN_OPTIONS = (
     ("privileged_place", "after_user"),
 )
 
+NO_BF16 = (
+    "`bf16=True` needs a device that computes in it, and this process has none. Leave `bf16` out or set `bf16=False`. "
+    "(`use_cpu=True` would allow it, and a CPU is many times slower in bf16.)"
+)
+NO_REWARD = (
+    "{} looks at rewards, and this run has none. Give a reward function (at `policy_weight: 0` it trains nothing), or "
+    "choose what needs no reward."
+)
+
 
 def check_template(name: str, template: str) -> None:
     """

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
@@ -118,9 +117,6 @@ def parse(args: Sequence[str] | None = None) -> Parsed:
     Raises:
         UserError: For a mistake in them, in one sentence.
     """
-    # Dotted paths, such as a recipe's rewards, are looked up in the working directory, however a training is started
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
     args = spelled(sys.argv[1:] if args is None else args)
     check(args)
     parser = make_parser()

@@ -1,0 +1,24 @@
+# Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
+
+"""Noise of other packages that the command keeps from the terminal. A script of one's own decides that for itself."""
+
+import os
+import sys
+import warnings
+
+import datasets
+import huggingface_hub.utils
+import torch
+from transformers.utils import logging
+
+
+def keep_quiet() -> None:
+    """Silence what a user can do nothing about, and progress bars where nobody watches them."""
+    # TRL and PEFT read the old name
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    if not torch.accelerator.is_available():  # else DeepSpeed looks for a device, and prints that there is none
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+        huggingface_hub.utils.disable_progress_bars()
+        logging.disable_progress_bar()
