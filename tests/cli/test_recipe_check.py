@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from trl_opsd.cli import launch, recipe_check
+from trl_opsd.cli.arguments import parse
 from trl_opsd.cli.errors import UserError
 from trl_opsd.cli.recipes import FOLDER, find_launch_config, find_recipe, recipe_names
 
@@ -113,3 +114,10 @@ def test_options_of_accelerate_go_there():
     own, config = ["--config", "r", "--debug", "x", "--max_steps", "3"], str(Path(FOLDER, "accelerate", "zero2.yaml"))
     assert launch.launch_options(line) == (["--num_processes", "4", "--config_file", config], own)
     assert launch.launch_options(["--multi_gpu", "--max_steps", "3"]) == (["--multi_gpu"], ["--max_steps", "3"])
+
+
+def test_a_value_too_many_is_not_dropped(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(GOOD)
+    line = ["--config", str(tmp_path / "recipe.yaml"), "--report_to", "trackio", "tensorboard"]
+    with pytest.raises(UserError, match=r"'tensorboard' belongs to no option: .* a list in a recipe only"):
+        parse(line)

@@ -130,4 +130,8 @@ def parse(args: Sequence[str] | None = None) -> Parsed:
         if text.startswith("--"):
             name = text[2:].partition("=")[0]
             raise UserError(f"unknown option: `{name}`{near(name, known)}.")
+    if unknown:
+        raise UserError(
+            f"{unknown[0]!r} belongs to no option: the one before it takes one value here, and a list in a recipe only."
+        )
     return tuple(parsed)

@@ -12,10 +12,13 @@ import torch
 from transformers.utils import logging
 
 
+# Names of transformers' that TRL and PEFT still use
+OLD_NAMES = "`(is_gradient_checkpointing|gradient_checkpointing_(enable|disable))` is deprecated"
+
+
 def keep_quiet() -> None:
     """Silence what a user can do nothing about, and progress bars where nobody watches them."""
-    # TRL and PEFT read the old name
-    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=OLD_NAMES, category=FutureWarning)
     if not torch.accelerator.is_available():  # else DeepSpeed looks for a device, and prints that there is none
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if not sys.stderr.isatty():

@@ -52,6 +52,7 @@ from trl_opsd.monitoring.alerts import SignalMonitor
 from trl_opsd.monitoring.metrics import Sums
 from trl_opsd.monitoring.progress import Progress
 from trl_opsd.monitoring.run_folder import RunFolder
+from trl_opsd.monitoring.trackers import send_alert
 from trl_opsd.privileged.base import Run, Source
 from trl_opsd.prompts.tokenizer import PromptTokenizer
 from trl_opsd.prompts.view_encoder import ViewEncoder
@@ -241,7 +242,8 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         if not self.teacher.backend.prepares_model_in_train:  # else before the first loss
             self.objective.check_heads(self.model)
         self.recorder = Recorder(self.accelerator, logs_entropy=not self.objective.policy_runs)
-        self.monitor = SignalMonitor()
+        entry_clip = args.distillation_entry_clip is not None and args.distillation_entry_clip_mode == "signed"
+        self.monitor = SignalMonitor(entry_clip and args.distillation_token_clip is None)
         # That of transformers, which prints each log as a dict; one of the user's own stays
         if any(type(one) is ProgressCallback for one in self.callback_handler.callbacks):
             self.remove_callback(ProgressCallback)
@@ -398,8 +400,9 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
             self._metrics["eval"].update(named)
         super().log(logs, start_time)
         if not self.is_plain_grpo and training:
-            for text in self.monitor.observe(logs, self.state.global_step):
+            for kind, text in self.monitor.observe(logs, self.state.global_step).items():
                 self.run_folder.warn(text, self.state.global_step)
+                send_alert(self.args.report_to, kind, text)
 
     def create_scheduler(self, num_training_steps: int, *args: Any, **kwargs: Any) -> Any:
         # The one hook between the engine's taking the model and the loading of a checkpoint into it
