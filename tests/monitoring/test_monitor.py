@@ -131,13 +131,13 @@ def test_several_signs_are_all_told(observe):
 
 
 def test_reversed_entries_are_told_where_the_one_clip_is_the_signed_one(observe, caplog):
-    ((step, kind, text),) = observe(logs(clipped_share=[0.2] * LENGTH), signed_entry_clip=True)
+    ((step, kind, text),) = observe(logs(clipped_share=[0.2] * LENGTH), clip_reverses_signs=True)
     assert (step, kind) == (3, "reversed_entries") and "is 0.80 (1 - `self_distillation/clipped_share`)" in text
     assert "its sign is reversed" in text and "`distillation_entry_clip: null`" in text
     caplog.clear()
     assert observe(logs(clipped_share=[0.2] * LENGTH)) == []
     for shares in ([0.1] * LENGTH, [0.2, 0.2, 0.05] * (LENGTH // 3), [0.2, 0.2] + [None] * 10):
-        assert observe(logs(clipped_share=shares), signed_entry_clip=True) == []
+        assert observe(logs(clipped_share=shares), clip_reverses_signs=True) == []
 
 
 def test_logs_without_a_generation_do_not_count(observe):
@@ -216,6 +216,7 @@ SIGNED = {"distillation_entry_clip": 1e-3}
     [
         (SIGNED, {"reversed_entries"}),
         (SIGNED | {"distillation_entry_clip_mode": "non_negative"}, set()),
+        (SIGNED | {"distillation_alpha": 1.0}, set()),  # whose gradient is another one
         (SIGNED | {"distillation_token_clip": 100.0}, set()),  # its tokens count as clipped too
         ({"distillation_token_clip": 0.5}, set()),
     ],

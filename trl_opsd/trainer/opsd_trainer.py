@@ -242,8 +242,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         if not self.teacher.backend.prepares_model_in_train:  # else before the first loss
             self.objective.check_heads(self.model)
         self.recorder = Recorder(self.accelerator, logs_entropy=not self.objective.policy_runs)
-        entry_clip = args.distillation_entry_clip is not None and args.distillation_entry_clip_mode == "signed"
-        self.monitor = SignalMonitor(entry_clip and args.distillation_token_clip is None)
+        self.monitor = SignalMonitor(args.divergence_spec.clip_reverses_signs)
         # That of transformers, which prints each log as a dict; one of the user's own stays
         if any(type(one) is ProgressCallback for one in self.callback_handler.callbacks):
             self.remove_callback(ProgressCallback)
