@@ -121,3 +121,13 @@ def test_a_value_too_many_is_not_dropped(tmp_path):
     line = ["--config", str(tmp_path / "recipe.yaml"), "--report_to", "trackio", "tensorboard"]
     with pytest.raises(UserError, match=r"'tensorboard' belongs to no option: .* a list in a recipe only"):
         parse(line)
+
+
+def test_groups_are_those_of_all_processes(tmp_path):
+    (tmp_path / "mine.yaml").write_text("num_processes: 3\n")
+    given = {"num_generations": "6", "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    launch.check_devices(given, ["--num_processes", "3"])
+    launch.check_devices(given, ["--config_file", str(tmp_path / "mine.yaml")])
+    launch.check_devices(given | {"steps_per_generation": "3"}, ["--num_processes", "1"])
+    with pytest.raises(UserError, match=r"the 8 completions .* set it to 2, 4, 8, or the batch size to a multiple"):
+        launch.check_devices(given, ["--num_processes", "1"])

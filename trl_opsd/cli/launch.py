@@ -84,10 +84,12 @@ def processes(launch: Sequence[str]) -> int:
     """Number of processes that `accelerate launch` would start."""
     if "--num_processes" in launch:
         return int(launch[launch.index("--num_processes") + 1])
-    if "--config_file" in launch:
-        config = yaml.safe_load(Path(launch[launch.index("--config_file") + 1]).read_text(encoding="utf-8"))
-        return int(config.get("num_processes", 1))
+    from accelerate.commands.config.config_args import default_config_file
     from torch import accelerator
+
+    named = launch[launch.index("--config_file") + 1] if "--config_file" in launch else default_config_file
+    if Path(named).is_file():
+        return int(yaml.safe_load(Path(named).read_text(encoding="utf-8")).get("num_processes", 1))
 
     return max(accelerator.device_count(), 1) if accelerator.is_available() else 1
 
@@ -103,8 +105,9 @@ def check_devices(given: Mapping[str, Any], launch: Sequence[str]) -> None:
             raise UserError(NO_BF16)
     if values["num_generations"] is None or values["generation_batch_size"] is not None:
         return
-    of_device, group = int(values["per_device_train_batch_size"]), int(values["num_generations"])
-    steps, count = int(values["steps_per_generation"] or values["gradient_accumulation_steps"]), processes(launch)
+    names = "per_device_train_batch_size", "num_generations", "gradient_accumulation_steps"
+    of_device, group, steps = (int(float(values[name])) for name in names)
+    steps, count = int(float(values["steps_per_generation"] or steps)), processes(launch)
     if group > 0 and (size := of_device * count * steps) % group:
         fitting = [number for number in range(2, size + 1) if size % number == 0]
         raise UserError(
