@@ -24,6 +24,11 @@ from trl_opsd.privileged.conditions import CONDITIONS
 from trl_opsd.privileged.named import COMPOUND, SOURCES
 
 
+METHOD_FIELDS = (
+    "title", "paper", "label", "authors", "needs", "needs_reward", "reads_reward", "on_arxiv", "defaults", "options",
+)  # fmt: skip
+
+
 def origin_of(name: str, kinds: list[type]) -> str:
     """Package that first defines an option."""
     kind = next(kind for kind in kinds if name in kind.__dataclass_fields__)
@@ -84,8 +89,7 @@ def methods() -> dict[str, Any]:
     for name in method_names():
         method = method_of(name)
         text = inspect.cleandoc(importlib.import_module(f"trl_opsd.methods.papers.{name}").__doc__)
-        fields = ("title", "paper", "label", "authors", "needs", "needs_reward", "on_arxiv", "defaults", "options")
-        found[name] = {field: plain(getattr(method, field)) for field in fields}
+        found[name] = {field: plain(getattr(method, field)) for field in METHOD_FIELDS}
         found[name] |= {"summary": first_sentence(text), "text": text}
     return found
 
@@ -98,6 +102,7 @@ def named(known: dict[str, Any]) -> dict[str, Any]:
         parameters = inspect.signature(maker).parameters.values()
         defaults = {one.name: "" if one.default is one.empty else repr(one.default) for one in parameters}
         found[name] = {"summary": first_sentence(text), "text": text, "options": defaults}
+        found[name] |= {"needs_reward": getattr(maker, "needs_reward", False) is True}
     return found
 
 

@@ -11,12 +11,13 @@ Options of the config, of methods, of sources and of conditions are all checked 
 class or left unchecked, and an option at its default is taken as it is.
 """
 
+import difflib
 import functools
 import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -85,6 +86,12 @@ _PLURALS = {int: "whole numbers", float: "finite numbers", str: "texts", dict: "
 _UNIONS = (Union, types.UnionType)
 
 Made = TypeVar("Made", bound=Callable[..., Any])
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """Advice on a misspelt name: ` (did you mean ...?)`, or nothing where none is near."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean `{close[0]}`?)" if close else ""
 
 
 def check_option(name: str, value: Any, kind: Any, shows_text: bool = True) -> None:

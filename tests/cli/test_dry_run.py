@@ -9,6 +9,9 @@ from trl_opsd.cli import main as cli
 from trl_opsd.examples import data
 
 
+GROUPS = {"reward_funcs": ["trl_opsd.examples.tasks.correct_sum"], "num_generations": 4}
+
+
 @pytest.fixture
 def dry_run(tmp_path, tokenizer, capsys):
     """Output of a dry run with these options. The model's folder holds a tokenizer alone."""
@@ -51,22 +54,20 @@ def test_with_a_reward_there_are_groups(dry_run):
 
 
 def test_a_source_of_rollouts_is_named(dry_run):
-    told = dry_run(privileged_source="sibling", reward_funcs=["trl_opsd.examples.tasks.correct_sum"], num_generations=4)
+    told = dry_run(privileged_source="sibling", **GROUPS)
     assert "The teacher reads what SiblingSuccess makes of rollouts: trl-opsd preflight shows it." in told
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"privileged_column": "hint"}, ["`privileged_column`", "hint"]),
-        ({"method": "rlsd"}, ["'rlsd' learns from rewards"]),
         ({"per_device_train_batch_size": 2048}, ["1024 rows", "2048"]),
-        ({"reward_funcs": ["nowhere.reward"]}, ["`reward_funcs`", "nowhere"]),
-        ({"privileged_template": "no place for it"}, ["`privileged_template` must contain the placeholder"]),
         ({"dataset_train_split": "training"}, ["`dataset_train_split` is training, and the data has train, test"]),
         ({"bf16": True, "fp16": True}, ["bf16"]),
-        ({"privileged_source": {"sibling": {"choise": "first"}}}, ["choise"]),
-        ({"privileged_source": {"sibling": {"choice": "frist"}}}, ["choice", "'frist'"]),
+        (
+            GROUPS | {"privileged_source": {"sibling": {"choice": "frist"}}},
+            ["choice", "'frist'"],
+        ),
     ],
 )
 def test_a_mistake_is_one_paragraph_without_a_traceback(dry_run, capsys, options, words):

@@ -119,8 +119,6 @@ def test_recipes_are_listed_printed_and_copied(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["trian"], "there is no command 'trian' (did you mean `train`?)"),
-        (["methods", "rldsd"], "there is no method 'rldsd' (did you mean `rlsd`?)"),
         (["sources", "sibbling"], "there is no source or condition 'sibbling' (did you mean `sibling`?)"),
         (["options", "no_such_thing"], "no option has 'no_such_thing'"),
         (["recipes", "smolm2_json"], "smolm2_json: neither a file nor a recipe (did you mean `smollm2_json`?)"),

@@ -487,7 +487,7 @@ TEMPLATES = [
     ("{privileged_context}", "{privileged_context}"),
     (PLANTED + ": {privileged_context}", "[...]{privileged_context}"),
     ("{privileged_context}" + PLANTED, "{privileged_context}[...]"),
-    ("{privileged_context}" + PLANTED + "{privileged_context}", "{privileged_context}[...]{privileged_context}"),
+    (PLANTED + "{privileged_context}" + PLANTED, "[...]{privileged_context}[...]"),
 ]
 
 

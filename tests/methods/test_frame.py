@@ -124,10 +124,13 @@ MINE = Method(title="Mine", options={"x": 1.0})
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"method": "rlds"}, r"`method` is 'rlds': it must be one of \['"),
+        ({"method": "rlds"}, r"`method` is 'rlds' \(did you mean `rlsd`\?\): it must be one of \['"),
         ({"method": "tiny.CHAT_TEMPLATE"}, "which is no `trl_opsd.methods.Method`"),
         ({"method_options": {"share": 1.0}}, "`method_options` belong to a `method`"),
-        ({"method": "rlsd", "method_options": {"lambda": 1.0}}, r"has no such option; it has \['clip', 'share', 'st"),
+        (
+            {"method": "rlsd", "method_options": {"lambda": 1.0}},
+            r"has no option 'lambda'; it has \['clip', 'share', 'st",
+        ),
         (
             {"method": "rlsd", "method_options": {"share": "much"}},
             r"`method_options\.share` must be .* between 0 and 1, got 'much'",

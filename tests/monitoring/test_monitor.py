@@ -42,15 +42,15 @@ def logs(**changes):
 def observe(caplog):
     PartialState()  # accelerate's loggers want it
 
-    def run(run_logs):
+    def run(run_logs, **how):
         """The step and the kind of each warning, which are also what is logged."""
-        monitor, given = SignalMonitor(), []
+        monitor, given = SignalMonitor(**how), []
         for step, log in enumerate(run_logs, start=1):
             said = set(monitor.said)
-            texts = monitor.observe(log, step)
-            assert len(texts) == len(monitor.said - said)
-            assert all(text.startswith(f"Step {step}: ") for text in texts)
-            given += [(step, kind, text) for kind, text in zip(sorted(monitor.said - said), texts, strict=True)]
+            told = monitor.observe(log, step)
+            assert told.keys() == monitor.said - said
+            assert all(text.startswith(f"Step {step}: ") for text in told.values())
+            given += [(step, kind, text) for kind, text in told.items()]
         assert warnings(caplog) == [text for *_, text in given]
         return given
 
@@ -130,6 +130,16 @@ def test_several_signs_are_all_told(observe):
     assert "repetition rose" in collapse[2] and "truncated completions rose" in collapse[2]
 
 
+def test_reversed_entries_are_told_where_the_one_clip_is_the_signed_one(observe, caplog):
+    ((step, kind, text),) = observe(logs(clipped_share=[0.2] * LENGTH), clip_reverses_signs=True)
+    assert (step, kind) == (3, "reversed_entries") and "is 0.80 (1 - `self_distillation/clipped_share`)" in text
+    assert "its sign is reversed" in text and "`distillation_entry_clip: null`" in text
+    caplog.clear()
+    assert observe(logs(clipped_share=[0.2] * LENGTH)) == []
+    for shares in ([0.1] * LENGTH, [0.2, 0.2, 0.05] * (LENGTH // 3), [0.2, 0.2] + [None] * 10):
+        assert observe(logs(clipped_share=shares), clip_reverses_signs=True) == []
+
+
 def test_logs_without_a_generation_do_not_count(observe):
     """Summaries, and logs between two generations, hold none of the metrics."""
     silent = [log for healthy in logs(divergence=[0.0] * 12)[:2] for log in (healthy, {"loss": 1.0}, {"train_loss": 1})]
@@ -147,7 +157,7 @@ def test_a_log_costs_the_same_in_a_long_run():
         sizes.append({name: len(window.first) + len(window.last) for name, window in monitor.windows.items()})
     assert sizes[0] == sizes[1] and set(sizes[0].values()) == {8}
     loop = {f"{PREFIX}divergence": 0.1, f"{PREFIX}repetition": 0.9}
-    told = [text for step in range(4001, 4009) for text in monitor.observe({**log, **loop}, step)]
+    told = [text for step in range(4001, 4009) for text in monitor.observe({**log, **loop}, step).values()]
     assert len(told) == 1 and "repetition rose from 0.05 to 0.47" in told[0] and told[0].startswith("Step 4002")
 
 
@@ -196,6 +206,27 @@ def test_a_run_with_identical_contexts(make_trainer, caplog):
 def test_a_run_with_a_clip_that_takes_everything(make_trainer, caplog):
     (text,) = run_for(make_trainer(max_steps=4, learning_rate=1e-6, distillation_token_clip=1e-9), caplog)
     assert text.startswith("Step 3: a clip takes away")
+
+
+SIGNED = {"distillation_entry_clip": 1e-3}
+
+
+@pytest.mark.parametrize(
+    ("options", "kinds"),
+    [
+        (SIGNED, {"reversed_entries"}),
+        (SIGNED | {"distillation_entry_clip_mode": "non_negative"}, set()),
+        (SIGNED | {"distillation_alpha": 1.0}, set()),  # whose gradient is another one
+        (SIGNED | {"distillation_token_clip": 100.0}, set()),  # its tokens count as clipped too
+        ({"distillation_token_clip": 0.5}, set()),
+    ],
+)
+def test_a_run_with_an_entry_clip(make_trainer, caplog, options, kinds):
+    trainer = make_trainer(max_steps=4, learning_rate=1e-6, **options)
+    run_for(trainer, caplog)
+    assert trainer.monitor.said == kinds
+    shares = [log[f"{PREFIX}clipped_share"] for log in trainer.state.log_history[:-1]]
+    assert min(shares) > 0.1, shares
 
 
 def test_a_sound_run(make_trainer, rows, caplog):

@@ -292,7 +292,7 @@ BAD = [
     ({"author": "no_such_module.author"}, "no_such_module.author can't be imported"),
     ({"author": "scripted.SUMS"}, "`author`: .*, and no function"),
     ({"threshold": 1.5}, "`threshold` must be a finite number between 0 and 1"),
-    ({"treshold": 0.5}, "unexpected keyword argument 'treshold'"),
+    ({"treshold": 0.5}, "no option 'treshold' \\(did you mean `threshold`"),
 ]
 
 

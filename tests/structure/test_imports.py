@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[2] / "trl_opsd"
 FLOORS = [
     {"deprecated", "options"},
     {"rollouts", "losses", "engines", "memory"},
-    {"kernels", "batches"},
+    {"kernels", "batches", "conflicts"},
     {"prompts", "model"},
     {"privileged", "monitoring"},
     {"methods", "teacher", "rewards", "guided", "examples"},

@@ -6,14 +6,14 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
 
-from trl_opsd.cli.errors import UserError, near
+from trl_opsd.cli.errors import UserError
 from trl_opsd.cli.recipe_check import check, spelled
 from trl_opsd.config import OPSDConfig, OPSDParser
+from trl_opsd.options import near
 
 
 Parsed = tuple["OPSDScriptArguments", OPSDConfig, ModelConfig, DatasetMixtureConfig]
@@ -126,9 +126,6 @@ def parse(args: Sequence[str] | None = None) -> Parsed:
     Raises:
         UserError: For a mistake in them, in one sentence.
     """
-    # Dotted paths, such as a recipe's rewards, are looked up in the working directory, however a training is started
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
     args = spelled(sys.argv[1:] if args is None else args)
     check(args)
     parser = make_parser()
@@ -142,4 +139,8 @@ def parse(args: Sequence[str] | None = None) -> Parsed:
         if text.startswith("--"):
             name = text[2:].partition("=")[0]
             raise UserError(f"unknown option: `{name}`{near(name, known)}.")
+    if unknown:
+        raise UserError(
+            f"{unknown[0]!r} belongs to no option: the one before it takes one value here, and a list in a recipe only."
+        )
     return tuple(parsed)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_opsd.cli.errors import UserError
+from trl_opsd.cli.hub_check import beside, check_model
 
 
 if TYPE_CHECKING:
@@ -77,7 +78,9 @@ def run(args: argparse.Namespace) -> None:
     """Answer one question, or hold a conversation."""
     for option, name in (("model", args.model), ("--beside", args.beside)):
         if name and name.count("/") > 1 and not Path(name).is_dir():
-            raise UserError(f"`{option}` is {name}, and there is no such folder.")
+            raise UserError(f"`{option}` is {name}, and there is no such folder{beside(name)}.")
+        if name:
+            check_model(option, name)
     from transformers.utils import logging
 
     from trl_opsd.rollouts import View

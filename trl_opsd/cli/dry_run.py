@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from trl_opsd.cli.arguments import Parsed, parse
 from trl_opsd.cli.errors import UserError, told
+from trl_opsd.cli.quiet import keep_quiet
 from trl_opsd.cli.tables import print_table
 from trl_opsd.cli.train import MISTAKES, load_data, load_rewards, load_tokenizer
 from trl_opsd.config import OPSDConfig
@@ -37,6 +38,7 @@ def run(args: Sequence[str], launch: Sequence[str], processes: int) -> None:
         launch (`list[str]`): Options of `accelerate launch`.
         processes (`int`): Processes that it would start.
     """
+    keep_quiet()
     with told(expected=MISTAKES):
         parsed = parse(args)
         script_args, training_args, model_args, dataset_args = parsed

@@ -3,11 +3,10 @@
 """Mistakes of a user: one sentence on stderr and exit code 2, without a traceback."""
 
 import contextlib
-import difflib
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 
 EXIT_CODE = 2
@@ -17,12 +16,6 @@ TRACEBACK = "TRL_OPSD_TRACEBACK"
 
 class UserError(ValueError):
     """Mistake in a command line, recipe or data set, in one sentence that says what to do."""
-
-
-def near(name: str, known: Iterable[str]) -> str:
-    """Advice on a misspelt name: ` (did you mean ...?)`, or nothing where none is near."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean `{close[0]}`?)" if close else ""
 
 
 @contextlib.contextmanager

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 
 from trl_opsd import __version__
-from trl_opsd.cli.errors import EXIT_CODE, TRACEBACK, near, told
+from trl_opsd.cli.errors import EXIT_CODE, TRACEBACK, told
+from trl_opsd.options import near
 
 
 COMMANDS = {

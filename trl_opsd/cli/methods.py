@@ -7,9 +7,10 @@ import json
 from typing import Any
 
 from trl_opsd.cli.catalog import catalog
-from trl_opsd.cli.errors import UserError, near
+from trl_opsd.cli.errors import UserError
 from trl_opsd.cli.recipes import recipe_names
 from trl_opsd.cli.tables import print_table, print_text
+from trl_opsd.options import near
 
 
 NEEDS = ("reward", "column", "nothing")

@@ -6,8 +6,9 @@ import argparse
 from typing import Any
 
 from trl_opsd.cli.catalog import catalog
-from trl_opsd.cli.errors import UserError, near
+from trl_opsd.cli.errors import UserError
 from trl_opsd.cli.tables import print_table, print_text
+from trl_opsd.options import near
 
 
 ORIGINS = ("trl_opsd", "trl", "transformers")

@@ -16,9 +16,12 @@ from typing import Any
 import yaml
 
 from trl_opsd.cli.catalog import catalog
-from trl_opsd.cli.errors import UserError, near
+from trl_opsd.cli.combinations import check_combinations
+from trl_opsd.cli.errors import UserError
+from trl_opsd.cli.hub_check import beside
 from trl_opsd.cli.recipes import find_recipe
 from trl_opsd.examples.data import NAMES
+from trl_opsd.options import near
 
 
 TRUTHS = ("yes", "true", "t", "y", "1", "no", "false", "f", "n", "0")
@@ -183,7 +186,7 @@ def check_folder(option: str, name: Any) -> None:
     if not isinstance(name, str) or Path(name).expanduser().exists():
         return
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise UserError(f"`{option}` is the folder {name}, which does not exist: {advice_on(name)}.")
+        raise UserError(f"`{option}` is the folder {name}, which does not exist{beside(name)}: {advice_on(name)}.")
 
 
 def advice_on(folder: str) -> str:
@@ -235,6 +238,7 @@ def check(args: Sequence[str]) -> dict[str, Any]:
     check_source(given.get("privileged_source"))
     check_rewards(given.get("reward_funcs"))
     check_rewards(given.get("score_func"), "score_func")
+    check_combinations(given)
     for name in ("model_name_or_path", "dataset_name"):
         check_folder(name, given.get(name))
     return given

@@ -7,8 +7,9 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
-from trl_opsd.cli.errors import UserError, near
+from trl_opsd.cli.errors import UserError
 from trl_opsd.cli.tables import print_table
+from trl_opsd.options import near
 
 
 FOLDER = Path(__file__).parents[1] / "recipes"

@@ -5,8 +5,9 @@
 import argparse
 
 from trl_opsd.cli.catalog import catalog
-from trl_opsd.cli.errors import UserError, near
+from trl_opsd.cli.errors import UserError
 from trl_opsd.cli.tables import print_table
+from trl_opsd.options import near
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -27,6 +27,8 @@ from trl import (
 
 from trl_opsd.cli.arguments import OPSDScriptArguments, parse
 from trl_opsd.cli.errors import UserError, told
+from trl_opsd.cli.hub_check import check_hub
+from trl_opsd.cli.quiet import keep_quiet
 from trl_opsd.config import OPSDConfig
 from trl_opsd.diagnostics import preflight
 from trl_opsd.privileged import build_source
@@ -206,8 +208,11 @@ def main(
 
 def run(args: Sequence[str] | None = None) -> None:
     """Train from a command line."""
+    keep_quiet()
     with told():
         parsed = parse(args)
+        script_args, training_args, model_args, _ = parsed
+        check_hub(vars(script_args) | vars(training_args) | vars(model_args))
     main(*parsed)
 
 

@@ -18,6 +18,7 @@ from trl_opsd.config.validation import (
     check_policy_weight,
     check_values,
 )
+from trl_opsd.conflicts import NO_BF16
 from trl_opsd.losses import DIVERGENCES, TARGETS, DivergenceSpec
 from trl_opsd.losses.divergence_spec import ENTRY_CLIP_MODES, TOPK_SOURCES
 from trl_opsd.methods.registry import method_of
@@ -413,6 +414,9 @@ class OPSDConfig(GRPOConfig):
             self.bf16 = not self.use_cpu and (is_torch_bf16_gpu_available() or is_torch_xla_available())
         if self.policy_weight or self.distillation_weight == 0:
             self.resolve_num_generations(has_groups=True)
+        # TRL has a default for the old name alone, and transformers warns of that one
+        if getattr(self, "activation_checkpointing", True) is None:
+            self.activation_checkpointing = self.gradient_checkpointing
         # One divides every batch: where the reward is to decide, the trainer checks that once it knows
         given = self.num_generations
         if given in (None, 1):
@@ -424,10 +428,7 @@ class OPSDConfig(GRPOConfig):
         except ValueError as error:
             if "bf16/gpu" not in str(error):
                 raise
-            raise ValueError(
-                "`bf16=True` needs a device that computes in it, and this process has none. Leave `bf16` out or set "
-                "`bf16=False`. (`use_cpu=True` would allow it, and a CPU is many times slower in bf16.)"
-            ) from error
+            raise ValueError(NO_BF16) from error
         self.num_generations = given
         check_values(self)
         check_method(self)

@@ -12,12 +12,13 @@ from typing import Any
 from transformers.trainer_utils import HubStrategy
 from trl import GRPOConfig
 
+from trl_opsd.conflicts import COLUMN_OPTIONS, check_column_options, check_reward, check_template
 from trl_opsd.losses import DivergenceSpec
 from trl_opsd.methods.registry import method_of, options_of
 from trl_opsd.monitoring.leaks import Phrases
 from trl_opsd.options import check_fields, check_option
 from trl_opsd.privileged.named import build_source
-from trl_opsd.rollouts.view import PLACEHOLDER, PLACES_WITHOUT_POSITION
+from trl_opsd.rollouts.view import PLACES_WITHOUT_POSITION
 from trl_opsd.teacher.kinds import TEACHER_KINDS, dependent_options
 
 
@@ -48,13 +49,6 @@ DEPENDENT = (
 
 # `loss_type`s of GRPO whose gradient passes through the importance ratio alone; the others weigh log-probabilities
 RATIO_LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "sapo")
-
-COLUMN_OPTIONS = (
-    ("privileged_column", "privileged_context"),
-    ("privileged_template", PLACEHOLDER),
-    ("privileged_place", "after_user"),
-)
-
 
 # Functions of a method that change a divergence over the vocabulary
 VOCABULARY_PARTS = ("target", "token_weight", "auxiliary_loss", "hidden_state_loss")
@@ -93,10 +87,8 @@ def check_policy_weight(config: Any, policy_weight: float) -> None:
         policy_weight (`float`):
             `policy_weight`, or what `None` stands for once it is known whether there is a reward.
     """
-    if policy_weight == 0 and config.method is not None and method_of(config.method).needs_reward:
-        raise ValueError(
-            f"The method {config.method!r} learns from rewards: pass `reward_funcs`, and leave `policy_weight` above 0."
-        )
+    if config.method is not None:
+        check_reward(config.method, method_of(config.method).needs_reward, policy_weight)
     if policy_weight == 0 and config.distillation_weight == 0:
         raise ValueError(
             "`policy_weight` and `distillation_weight` are both 0 (`policy_weight=None` counts as 0 without reward "
@@ -129,11 +121,7 @@ def check_values(config: Any) -> None:
             Phrases(config.leak_phrases)
         except ValueError as error:
             raise ValueError(f"`leak_phrases`: {error} Leave it out.") from None
-    if PLACEHOLDER not in config.privileged_template:
-        raise ValueError(
-            f"`privileged_template` must contain the placeholder {PLACEHOLDER}, or the teacher would never see the "
-            f"privileged context; got {config.privileged_template!r}."
-        )
+    check_template("privileged_template", config.privileged_template)
 
 
 def check_combinations(config: Any) -> None:
@@ -246,9 +234,7 @@ def check_source(config: Any) -> None:
     if config.privileged_source is None:
         return
     build_source(config.privileged_source)
-    for name, default in COLUMN_OPTIONS:
-        if getattr(config, name) != default:
-            raise ValueError(
-                f"`{name}` belongs to the dataset column and `privileged_source` replaces it. Put the option into "
-                "the source, without `privileged_`, or leave it out."
-            )
+    of_method = {} if config.method is None else method_of(config.method).defaults
+    own = config.privileged_source == of_method.get("privileged_source")
+    values = {name: getattr(config, name) for name, _ in COLUMN_OPTIONS}
+    check_column_options(values, config.method if own else None)

@@ -78,6 +78,13 @@ class DivergenceSpec:
         if self.entry_clip is None and self.entry_clip_mode != "signed":
             raise ValueError("`entry_clip_mode` is set, but `entry_clip` is None: set both.")
 
+    @property
+    def clip_reverses_signs(self) -> bool:
+        """Whether the signed entry clip of the forward KL is the only clip: the gradient on a clipped entry then has
+        the wrong sign (2609.38995), and the statistic `clipped` is the teacher's mass on these entries."""
+        signed = self.entry_clip is not None and self.entry_clip_mode == "signed"
+        return signed and self.divergence == "forward_kl" and self.token_clip is None
+
     def _resolve_divergence(self) -> None:
         """Name the divergence that `alpha` stands for, and check the parameter of a named one."""
         if self.divergence is None:

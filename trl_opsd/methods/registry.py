@@ -6,9 +6,10 @@ import importlib
 import pkgutil
 from typing import Any
 
+from trl_opsd.conflicts import check_names
 from trl_opsd.methods import papers
 from trl_opsd.methods.base import Method
-from trl_opsd.options import check_option
+from trl_opsd.options import check_option, near
 from trl_opsd.privileged.imports import imported
 
 
@@ -32,7 +33,8 @@ def method_of(name: str) -> Method:
         method = importlib.import_module(f"trl_opsd.methods.papers.{name}").METHOD
     else:
         raise ValueError(
-            f"`method` is {name!r}: it must be one of {method_names()}, or the dotted path of a `Method` of your own."
+            f"`method` is {name!r}{near(name, method_names())}: it must be one of {method_names()}, or the dotted path "
+            "of a `Method` of your own."
         )
     if not isinstance(method, Method):
         raise ValueError(f"`method` names {name}, which is no `trl_opsd.methods.Method` but {method!r}.")
@@ -47,12 +49,8 @@ def options_of(method: Method, name: str, given: dict[str, Any] | None) -> dict[
         ValueError: If an option does not exist, or its value does not fit the method's `option_types`.
     """
     options = dict(method.options)
+    check_names("method_options", given or {}, options, f"the method {name!r}")
     for option, value in (given or {}).items():
-        if option not in options:
-            raise ValueError(
-                f"`method_options` has {option!r}, and the method {name!r} has no such option; it has "
-                f"{sorted(options) or 'none'}."
-            )
         check_option(f"method_options.{option}", value, method.type_of(option))
         options[option] = value
     return options

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
+from trl_opsd.conflicts import check_template
 from trl_opsd.engines.distributed import raise_on_all_ranks
 from trl_opsd.options import OneOf, Positive, check_fields
 from trl_opsd.privileged.checks import check_column, check_needs, source_name
@@ -204,11 +205,7 @@ class TextSource(Source):
             raise ValueError(f"`place` must be one of {list(places)}, got {self.place!r}.")
         if not self.name:
             raise ValueError("`name` is empty: leave it out.")
-        if PLACEHOLDER not in self.template:
-            raise ValueError(
-                f"`template` must contain the placeholder {PLACEHOLDER}, or the teacher would never see the privileged "
-                f"context; got {self.template!r}."
-            )
+        check_template("template", self.template)
 
     def view(self, context: str | Messages, **changes: Any) -> View:
         """View of `context` with the options of this source, but for `changes`."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 
+from trl_opsd.conflicts import NO_REWARD
 from trl_opsd.prompts.control_tokens import strings
 from trl_opsd.prompts.prompt_form import check_content, check_images, check_prompt_form
 from trl_opsd.prompts.teacher_prompt import excerpt
@@ -277,13 +278,7 @@ def check_scored(rollout: Rollout, who: str) -> None:
         ValueError: If the run has no rewards.
     """
     if not rollout.rewards:
-        raise ValueError(_NO_REWARD.format(who))
-
-
-_NO_REWARD = (
-    "{} looks at rewards, and this run has none. Give a reward function (at `policy_weight: 0` it trains nothing), or "
-    "choose what needs no reward."
-)
+        raise ValueError(NO_REWARD.format(who))
 
 
 def check_needs(owner: Any, who: str, has_reward: bool, group_size: int) -> None:
@@ -301,7 +296,7 @@ def check_needs(owner: Any, who: str, has_reward: bool, group_size: int) -> None
         ValueError: If there is no reward, or a prompt has one rollout alone.
     """
     if getattr(owner, "needs_reward", False) and not has_reward:
-        raise ValueError(_NO_REWARD.format(who))
+        raise ValueError(NO_REWARD.format(who))
     if getattr(owner, "needs_groups", False) and group_size < 2:
         raise ValueError(
             f"{who} looks at other rollouts of a prompt, and `num_generations={group_size}` gives none. Set "

@@ -16,6 +16,7 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
+from trl_opsd.options import near
 from trl_opsd.privileged.base import Source
 
 
@@ -41,7 +42,10 @@ def imported(name: str, where: str, takes: int | None = None) -> Any:
         module = f"trl_opsd.{module}"
     _refuse_standard(module, name, where)
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        holder = importlib.import_module(module)
+        if not hasattr(holder, attribute):
+            raise AttributeError(f"{module} has no attribute {attribute!r}{near(attribute, dir(holder))}")
+        found = getattr(holder, attribute)
     except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two of two dots in a row
         raise ValueError(f"`{where}`: {name} can't be imported: {error}") from error
     _refuse_standard(home(found), name, where)

@@ -9,7 +9,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from trl_opsd.options import parameters
+from trl_opsd.conflicts import check_names
+from trl_opsd.options import near, parameters
 from trl_opsd.privileged import sources
 from trl_opsd.privileged.base import Source
 from trl_opsd.privileged.baselines import WithBaselines
@@ -124,7 +125,10 @@ def _made(name: str, arguments: Any, known: dict[str, Callable[..., Any]], where
     if name not in known:
         if "." not in name:
             names = sorted([*known, *(COMPOUND if known is SOURCES else ())])
-            raise ValueError(f"`{where}`: there is no {name!r}. The names are {names}; one with a dot is imported.")
+            raise ValueError(
+                f"`{where}`: there is no {name!r}{near(name, names)}. The names are {names}; one with a dot is "
+                "imported."
+            )
         makers = {name: imported(name, where)}
     maker = makers[name]
     if not callable(maker):
@@ -138,6 +142,9 @@ def _made(name: str, arguments: Any, known: dict[str, Callable[..., Any]], where
     positional, named = ((), arguments) if isinstance(arguments, dict) else ((arguments,), {})
     if positional and isinstance(maker, type):
         positional, named = (), {_first_option(maker): arguments}
+    options = inspect.signature(maker).parameters
+    if all(one.kind is not one.VAR_KEYWORD for one in options.values()):
+        check_names(where, named, options, f"`{name}`")
     try:
         inspect.signature(maker).bind(*positional, **named)
     except TypeError as error:

@@ -53,6 +53,7 @@ from trl_opsd.monitoring.alerts import SignalMonitor
 from trl_opsd.monitoring.metrics import Sums
 from trl_opsd.monitoring.progress import Progress
 from trl_opsd.monitoring.run_folder import RunFolder
+from trl_opsd.monitoring.trackers import send_alert
 from trl_opsd.privileged.base import Run, Source
 from trl_opsd.prompts.tokenizer import PromptTokenizer
 from trl_opsd.prompts.view_encoder import ViewEncoder
@@ -261,7 +262,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
             self.objective.check_heads(self.model)
         self.recorder = Recorder(self.accelerator, logs_entropy=not self.objective.policy_runs)
         self.token_log = TokenLog(args, self.accelerator, self._tokenizer)
-        self.monitor = SignalMonitor()
+        self.monitor = SignalMonitor(args.divergence_spec.clip_reverses_signs)
         # That of transformers, which prints each log as a dict; one of the user's own stays
         if any(type(one) is ProgressCallback for one in self.callback_handler.callbacks):
             self.remove_callback(ProgressCallback)
@@ -437,8 +438,9 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         if not self.is_plain_grpo and training:
             if self.args.log_tokens:
                 self.token_log.flush(self.state.global_step)
-            for text in self.monitor.observe(logs, self.state.global_step):
+            for kind, text in self.monitor.observe(logs, self.state.global_step).items():
                 self.run_folder.warn(text, self.state.global_step)
+                send_alert(self.args.report_to, kind, text)
 
     def create_scheduler(self, num_training_steps: int, *args: Any, **kwargs: Any) -> Any:
         # The one hook between the engine's taking the model and the loading of a checkpoint into it

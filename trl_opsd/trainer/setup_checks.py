@@ -14,6 +14,7 @@ from trl import GRPOConfig
 
 from trl_opsd.config.opsd_config import OPSDConfig
 from trl_opsd.config.validation import check_policy_weight
+from trl_opsd.conflicts import NO_REWARD
 from trl_opsd.engines import Backend
 from trl_opsd.methods.registry import method_of
 from trl_opsd.privileged import DatasetColumn, Source
@@ -93,10 +94,7 @@ def check_needs(args: OPSDConfig, source: Source, has_reward: bool) -> None:
     """
     method = None if args.method is None else method_of(args.method)
     if method is not None and method.reads_reward and not has_reward:
-        raise ValueError(
-            f"The method {args.method!r} looks at rewards, and this run has none. Pass `reward_funcs`; with "
-            "`policy_weight=0.0` they train nothing."
-        )
+        raise ValueError(NO_REWARD.format(f"The method {args.method!r}"))
     try:
         source.check_run(has_reward, args.num_generations)
     except ValueError as error:

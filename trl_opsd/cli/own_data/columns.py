@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trl_opsd.cli.errors import UserError, near
+from trl_opsd.cli.errors import UserError
 from trl_opsd.cli.own_data.reading import OwnData
+from trl_opsd.options import near
 
 
 PROMPTS = ("prompt", "question", "problem", "instruction", "query", "input", "task")

@@ -237,7 +237,7 @@ def add_engine(made: Recipe, gpus: int) -> None:
     if gpus == 0:
         made.add("For a CPU; leave these out on a GPU.", bf16=False, gradient_checkpointing=False,
                  dataloader_pin_memory=False)  # fmt: skip
-        made.add("The model is saved at the end.", save_strategy="no", report_to="none")
+        made.add("The model is saved at the end.", save_strategy="no")
         return
     made.add("bfloat16 products, and activations computed again instead of kept.", bf16=True,
              gradient_checkpointing=True)  # fmt: skip
@@ -249,7 +249,7 @@ def add_engine(made: Recipe, gpus: int) -> None:
         made.add("vLLM writes in a fraction of the time: pip install 'trl-opsd[vllm]', then switch these on.",
                  "use_vllm: true", "vllm_enable_sleep_mode: true", "vllm_gpu_memory_utilization: 0.3")  # fmt: skip
     made.add("A checkpoint every 50 steps, to go on from after a crash.", save_strategy="steps", save_steps=50,
-             save_total_limit=2, report_to="none")  # fmt: skip
+             save_total_limit=2)  # fmt: skip
 
 
 def fit(made: Recipe, gpus: int, gpu_gb: float, prompt_tokens: int, context_tokens: int) -> Planned:

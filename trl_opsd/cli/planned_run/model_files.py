@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trl_opsd.cli.errors import UserError, near
+from trl_opsd.cli.errors import UserError
 from trl_opsd.cli.recipe_check import check_folder
 from trl_opsd.memory import MODELS, Shape, known_config
+from trl_opsd.options import near
 
 
 SECONDS = 5  # for the Hub

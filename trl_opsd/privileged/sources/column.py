@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from datasets import Dataset, IterableDataset
 
+from trl_opsd.options import near
 from trl_opsd.privileged.asking import rollouts_of
 from trl_opsd.privileged.base import TextSource
 from trl_opsd.privileged.checks import Where, check_context
@@ -85,7 +86,7 @@ class DatasetColumn(TextSource):
 
     def _missing(self, column: str, what: str, columns: list[str]) -> str:
         return (
-            f"{what} has no column `{column}` for the teacher to read; it has {columns}. Add the column (None for rows "
-            "without privileged context), name another with `privileged_column`, name a `privileged_source` or pass "
-            "`privileged=` one, or set `distillation_weight=0.0`."
+            f"{what} has no column `{column}`{near(column, columns)} for the teacher to read; it has {columns}. Add "
+            "the column (None for rows without privileged context), name another with `privileged_column`, name a "
+            "`privileged_source` or pass `privileged=` one, or set `distillation_weight=0.0`."
         )
