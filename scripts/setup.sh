@@ -11,7 +11,7 @@
 set -u
 cd "$(dirname "$0")/.."
 
-TORCH=2.13.0
+TORCH=${TORCH:-2.13.0}
 SMOLLM2=0.1.2
 VLLM=0.31.0
 KIND=${1:-}
