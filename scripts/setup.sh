@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 
 TORCH=${TORCH:-2.13.0}
 SMOLLM2=0.1.2
-VLLM=0.31.0
+VLLM=${VLLM:-0.31.0}
 KIND=${1:-}
 VENV=${VENV:-.venv${KIND:+-$KIND}}
 LOG=$VENV/setup.log
