@@ -126,8 +126,8 @@ def check_tokens(results: Results, contenders: dict, rows: int) -> None:
     student, teacher = results[GRPO][0].answer, results[BARE][0].answer["teacher"]
     for name, (kind, options) in contenders.items():
         read = results[name][0].answer
-        expected = 0 if kind == "GRPO" else teacher * len(options.get("views", ["privileged"]))
-        slack = max(rows, 0.01 * expected) if expected else 0
+        views = 0 if kind == "GRPO" else len(options.get("views", ["privileged"]))
+        expected, slack = views * teacher, views * max(rows, 0.01 * teacher)
         if {**read, "teacher": 0} != {**student, "teacher": 0} or abs(read["teacher"] - expected) > slack:
             raise RuntimeError(f"{name} read {read}; expected is {student}, and {expected} by the teacher.")
 

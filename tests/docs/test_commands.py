@@ -114,9 +114,11 @@ def parse_training(words: list[str]) -> None:
 
 def parse_make(words: list[str]) -> None:
     targets = re.findall(r"^([\w-]+):.*##", (ROOT / "Makefile").read_text(), flags=re.M)
-    assert words[0] in targets, f"there is no target {words[0]}"
-    for path in shlex.split(" ".join(word.removeprefix("ARGS=") for word in words[1:] if word.startswith("ARGS="))):
-        assert path.startswith("-") or (ROOT / path).exists(), f"{path} is not there"
+    for word in words:
+        name, given, text = word.partition("=")
+        assert given or name in targets, f"there is no target {name}"
+        for path in shlex.split(text):
+            assert path.startswith("-") or (ROOT / path).exists(), f"{path} is not there"
 
 
 def parse_install(words: list[str]) -> None:
@@ -131,7 +133,7 @@ def parse_python(words: list[str]) -> None:
         if len(words) > 2 and words[2] != "--help":
             benchmarks.build_parser().parse_args(filled(words[2], words[2:]))
     elif words[0] == "-m":
-        foreign = words[1].split(".")[0] in ("vllm", "pytest", "pip")
+        foreign = words[1].split(".")[0] in ("vllm", "pytest", "pip", "build")
         assert foreign or importlib.util.find_spec(words[1]), f"there is no module {words[1]}"
     else:
         assert (ROOT / words[0]).is_file(), f"{words[0]} is not there"
@@ -172,7 +174,7 @@ def test_every_command_in_a_text_parses(capsys):
         ("python -m benchmarks kernl", "invalid choice"),
         ("python -m trl_opsd.cli.tain", "no module"),
         ("python scripts/gone.py", "scripts/gone.py is not there"),
-        ("make demoo", "no target demoo"),
+        ("make test demoo", "no target demoo"),
         ('make test ARGS="tests/losses tests/gone -x"', "tests/gone is not there"),
         ("pip install 'trl-opsd[vlm]'", "no extra vlm"),
         ("accelerate launch scripts/opsd.py --config recipes/gone.yaml", "neither a file nor a recipe"),
