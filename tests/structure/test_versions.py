@@ -37,18 +37,14 @@ def test_the_matrix_tries_both_bounds():
     for name, version in oldest.items():
         assert version == lowest(BOUNDS[name]), f"{name}: {version} was tried, {BOUNDS[name]} is allowed"
     for name, version in newest.items():
-        after = f"{version.major}.{version.minor + 1}"
-        assert version in BOUNDS[name] and after not in BOUNDS[name], (
-            f"{name}: {version} was tried, {BOUNDS[name]} is allowed"
-        )
+        is_last = version in BOUNDS[name] and f"{version.major}.{version.minor + 1}" not in BOUNDS[name]
+        assert is_last, f"{name}: {version} was tried, {BOUNDS[name]} is allowed"
 
 
 def test_the_default_environment_has_the_newest_torch():
     setup = (ROOT / "scripts" / "setup.sh").read_text()
     assert f"\n*) TORCH=${{TORCH:-{MATRIX['NEWEST_TORCH']}}}" in setup
-    vllm = {need.name: need for text in PROJECT["optional-dependencies"]["vllm"] for need in [Requirement(text)]}[
-        "vllm"
-    ]
+    (vllm,) = map(Requirement, PROJECT["optional-dependencies"]["vllm"])
     assert re.search(r"^VLLM=\$\{VLLM:-(.+)\}$", setup, flags=re.M)[1] in vllm.specifier
 
 
