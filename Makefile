@@ -47,13 +47,13 @@ test: .venv/.ready  ## the tests, in minutes, without those of `make test-engine
 	@$(BIN)/python -m pytest -m "not engines" -n 2 --dist loadfile $(ARGS)
 
 # Those of vLLM run in .venv-vllm, with the oldest transformers supported, as do the files that depend most on transformers
-OLDEST = tests/distributed/test_vllm_*.py tests/trainer/test_trl_pins.py tests/trainer/test_trainer_loss.py tests/trainer/test_generation.py
+OLDEST = tests/distributed/test_vllm_*.py tests/trainer/test_trl_pins.py tests/trainer/test_trainer_loss.py tests/trainer/test_generation.py tests/trainer/test_planted.py
 
 test-engines: .venv/.ready .venv-vllm/.ready  ## tests with several processes, engines that shard, vLLM, kills, the whole demo: half an hour
 	@$(BIN)/python -m pytest -m engines $(ARGS)
 	@$(if $(ARGS),,.venv-vllm/bin/python -m pytest $(OLDEST))
 
-test-matrix:  ## the quick tests with Python 3.11 to 3.13, oldest and newest transformers: a long time, and gigabytes
+test-matrix:  ## the quick tests with Python 3.11 to 3.13, oldest and newest of what they need: hours, and 40 GB
 	@sh scripts/matrix.sh $(ARGS)
 
 lint: .venv/.ready  ## style and common mistakes

@@ -9,6 +9,7 @@ python -m benchmarks step --methods
 python -m benchmarks scaling
 python -m benchmarks compare opsd rlsd opsd+no_pi opsd+wrong_pi grpo --task addition --seeds 1 2
 python -m benchmarks tokens --seed 1
+python -m benchmarks agents --config smollm2_calculator_hint -- --seed 1
 python -m benchmarks error_rates
 python -m benchmarks trace_step
 """
@@ -70,6 +71,12 @@ def tokens_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--table", action="store_true", help="print the runs so far and do none")
 
 
+def agents_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", default="smollm2_calculator_hint", help="recipe with tools, by name or file")
+    parser.add_argument("--rows", type=int, default=48, help="held-out tasks")
+    parser.add_argument("options", nargs="*", help="after `--`: options of the recipe, which win over it")
+
+
 def trace_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pairs", type=int, default=15, help="pairs of files to print, the most frequent first")
 
@@ -84,19 +91,24 @@ BENCHMARKS = {
     "scaling": (scaling_options, "growth with tokens, context, views, vocabulary and processes"),
     "compare": (compare_options, "scores of methods on one task with one budget, with controls"),
     "tokens": (tokens_options, "sampled tokens to a score, by self-distillation and by GRPO"),
+    "agents": (agents_options, "errors of tool calls on held-out tasks, before and after a recipe"),
     "error_rates": (error_options, "verdicts of the pre-flight on simulated scores, without a gap and with one"),
     "trace_step": (trace_options, "files of the package that one training step enters, and moves between them"),
 }
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     names = parser.add_subparsers(dest="benchmark", required=True, metavar="NAME")
     for name, (add_options, text) in BENCHMARKS.items():
         add_options(names.add_parser(name, help=text, description=text))
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = build_parser().parse_args(argv)
     environment.prepare(args)
     by_methods = args.benchmark == "step" and args.methods
     importlib.import_module(f"benchmarks.{'methods' if by_methods else args.benchmark}").main(args)

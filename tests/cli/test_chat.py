@@ -2,6 +2,8 @@
 
 """Conversations with a tiny model on disk, and the report on the environment."""
 
+from importlib.metadata import version
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -61,4 +63,4 @@ def test_the_doctor_finds_what_is_outside_its_bounds(capsys, monkeypatch):
     monkeypatch.setattr(doctor, "requires", lambda name: ["torch"])
     cli.main(["doctor"])
     told = capsys.readouterr().out
-    assert "Ready to train." in told and f"{torch.__version__}" in told
+    assert "Ready to train." in told and version("torch") in told

@@ -55,7 +55,7 @@ def test_with_a_reward_there_are_groups(dry_run):
 
 def test_a_source_of_rollouts_is_named(dry_run):
     told = dry_run(privileged_source="sibling", **GROUPS)
-    assert "The teacher reads what SiblingSuccess makes of rollouts: trl-opsd preflight shows it." in told
+    assert "The teacher reads what SiblingSuccess makes of rollouts: `trl-opsd preflight` shows it." in told
 
 
 @pytest.mark.parametrize(

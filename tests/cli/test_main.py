@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import tomllib
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -158,33 +157,3 @@ def test_each_door_leads_to_the_training(door, tmp_path):
     recipe.write_text("bf16: false\nmodel_name_or_path: some/model\noutput_dir: out\n")
     done = processes.run([sys.executable, *door, "--config", str(recipe)], cwd=ROOT, timeout=300)
     assert done.returncode == 2 and "error: `dataset_name` is missing" in done.stderr, done.stderr[-2000:]
-
-
-def test_the_wheel_holds_recipes_and_examples(tmp_path):
-    """Built from a copy, as setuptools writes beside what it builds."""
-    pytest.importorskip("setuptools", minversion="77")
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    held = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True).stdout.split("\0")
-    for name in filter(None, held):
-        if name.split("/")[0] in ("trl_opsd", "recipes", "pyproject.toml", "README.md", "LICENSE"):
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            subprocess.run(["cp", "-P", str(ROOT / name), str(copy / name)], check=True)
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        tmp_path,
-        copy,
-    ]
-    subprocess.run(command, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    names = set(zipfile.ZipFile(wheel).namelist())
-    expected = {f"trl_opsd/recipes/{name}.yaml" for name in recipes.recipe_names()}
-    expected |= {f"trl_opsd/recipes/accelerate/{path.name}" for path in recipes.LAUNCH.glob("*.yaml")}
-    assert expected | {"trl_opsd/examples/tasks.py", "trl_opsd/cli/catalog.json"} <= names and len(expected) > 100

@@ -8,6 +8,7 @@ import pytest
 
 from trl_opsd.cli import launch, recipe_check
 from trl_opsd.cli.arguments import parse
+from trl_opsd.cli.catalog import catalog
 from trl_opsd.cli.errors import UserError
 from trl_opsd.cli.recipes import FOLDER, find_launch_config, find_recipe, recipe_names
 
@@ -42,6 +43,7 @@ def test_the_packages_recipes_pass(name, monkeypatch):
 )
 def test_a_mistake_is_named(tmp_path, monkeypatch, recipe, line, words):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(recipe_check, "version", catalog()["versions"].get)  # else spelling is left to TRL's parser
     (tmp_path / "recipe.yaml").write_text(recipe)
     with pytest.raises(UserError) as error:
         recipe_check.check(recipe_check.spelled(["--config", "recipe.yaml", *line]))

@@ -409,8 +409,10 @@ def test_processors_that_are_refused_early(make):
     with pytest.raises(ValueError, match=r"The processor Odd gives \['aspect_ratio_ids'\] for an image"):
         make("qwen", processing_class=odd, privileged=giving(View("A hint.")))
     blind = tiny_vlm.processor("qwen")
-    blind.chat_template = plain_tokenizer().chat_template.replace("message.content", "message.content[-1].text")
-    with pytest.raises(ValueError, match="The processor _NoVideos can't encode a chat message with an image: "):
+    blind.chat_template = "{{ raise_exception('Text alone.') }}"
+    with pytest.raises(
+        ValueError, match="The processor _NoVideos can't encode a chat message with an image: Text alone"
+    ):
         make("qwen", processing_class=blind, privileged=giving(View("A hint.")))
 
 

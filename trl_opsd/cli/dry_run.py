@@ -123,7 +123,7 @@ def print_prompts(source: Any, args: OPSDConfig, row: dict[str, Any], tokenizer:
     prompt = row["prompt"]
     print(f"\nThe student reads:\n{rendered(prompt, args.student_chat_template_kwargs, args, tokenizer)}")
     if not isinstance(source, OF_ROWS):
-        print(f"\nThe teacher reads what {source_name(source)} makes of rollouts: trl-opsd preflight shows it.")
+        print(f"\nThe teacher reads what {source_name(source)} makes of rollouts: `trl-opsd preflight` shows it.")
         return
     completion = "" if isinstance(prompt, str) else [{"role": "assistant", "content": ""}]
     unwritten = Rollout(
@@ -136,7 +136,7 @@ def print_prompts(source: Any, args: OPSDConfig, row: dict[str, Any], tokenizer:
     for view in views:
         read = whole_prompt(view, prompt)
         if read is None:
-            print(f"\nThe view {view.name!r} stands between the student's tokens: trl-opsd preflight shows it.")
+            print(f"\nThe view {view.name!r} stands between the student's tokens: `trl-opsd preflight` shows it.")
             continue
         text = rendered(read, args.teacher_chat_template_kwargs, args, tokenizer)
         print(f"\nThe teacher reads, by the view {view.name!r}:\n{marked(text, view)}")

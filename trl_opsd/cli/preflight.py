@@ -29,8 +29,10 @@ def run(argv: Sequence[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         print(HELP)
         return
-    named = []
-    for text in argv:
-        name, equals, value = text.partition("=")
-        named.append(NAMES.get(name, name) + equals + value)
-    launch.run([*named, "--preflight"])
+    launch.run([*named(argv), "--preflight"])
+
+
+def named(argv: Sequence[str]) -> list[str]:
+    """Command line with the options of this command by their names in a recipe."""
+    parts = [text.partition("=") for text in argv]
+    return [NAMES.get(name, name) + equals + value for name, equals, value in parts]

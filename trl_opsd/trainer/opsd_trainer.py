@@ -453,7 +453,8 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
     ) -> Any:
         if not self.is_plain_grpo:  # also without `push_to_hub` among the options, which the config checks
             check_contexts_stay(self.args, "`push_to_hub()`", private or self.args.hub_private_repo)
-        return super().push_to_hub(commit_message, *args, private=private, **kwargs)
+        given = {} if private is None else {"private": private}  # which older versions of transformers do not know
+        return super().push_to_hub(commit_message, *args, **given, **kwargs)
 
     def create_model_card(
         self,
