@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 
 # Several GPUs would make the Trainer split each small batch over them; the demo is one process on one device.
@@ -26,6 +27,11 @@ sys.path.insert(0, str(ROOT))
 
 from trl_opsd.cli import main as command  # noqa: E402
 
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from trl_opsd.examples.tasks import Messages
 
 MODEL, DATA, TRAINED = Path("demo/models/smollm2-135m"), Path("demo/data/json"), Path("demo/output/smollm2-json")
 DIVERGENCE, STUDENT, TEACHER = (
@@ -43,20 +49,29 @@ def call(line: str) -> None:
     command.main(line.split())
 
 
-def answers(model_folder: Path, questions: Sequence[str]) -> list[str]:
-    """Greedy answers of a model to bare questions."""
+def answers(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompts: "Sequence[Messages]") -> list[str]:
+    """Greedy answers, which use no random numbers: looking at the model does not change its training."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model_folder, padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(model_folder, device_map="auto").eval()
-    prompts = [[{"role": "user", "content": question}] for question in questions]
-    inputs = tokenizer.apply_chat_template(
-        prompts, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
-    ).to(model.device)
+    texts = tokenizer.apply_chat_template(list(prompts), add_generation_prompt=True, tokenize=False)
+    # Padding on the right would put a gap between the prompt and the answer.
+    inputs = tokenizer(texts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt")
+    inputs = inputs.to(model.device)
+    was_training = model.training
+    model.eval()
     with torch.no_grad():
         ids = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
+    model.train(was_training)
     return tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def answers_of(folder: Path, questions: Sequence[str]) -> list[str]:
+    """Answers of a saved model to bare questions."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder, device_map="auto")
+    prompts = [[{"role": "user", "content": question}] for question in questions]
+    return answers(model, AutoTokenizer.from_pretrained(folder), prompts)
 
 
 def draw(metrics: Sequence[dict], path: Path) -> None:
@@ -132,7 +147,7 @@ def main() -> None:
     with open(TRAINED / "metrics.jsonl", encoding="utf-8") as file:
         metrics = [json.loads(line) for line in file]
     draw(metrics, Path("demo/progress.png"))
-    show(questions, answers(MODEL, questions), answers(TRAINED, questions))
+    show(questions, answers_of(MODEL, questions), answers_of(TRAINED, questions))
     print(f"Training and evaluations took {minutes:.1f} minutes.")
     print(f"Curves: demo/progress.png. All numbers: {TRAINED}/metrics.jsonl. Settings: {TRAINED}/run.json.")
     print(f'\nTalk to it: trl-opsd chat {TRAINED} "What is a volcano?" --beside {MODEL}')

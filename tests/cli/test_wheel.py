@@ -111,6 +111,7 @@ COMMANDS = [
     (["methods", "opsd"], "Recipes: methods/opsd"),
     (["data", "json"], f"SmolLM2-135M-Instruct is in {MODEL}"),
     (["train", "--config", "smollm2_json", "--dry_run"], "Reply in JSON."),
+    (["preflight", "--config", "smollm2_json", "--rows", "8"], "with the context in [[ ]]"),
     (["train", "--config", "smollm2_json", "--max_steps", "2"], "divergence"),
     (["chat", TRAINED, "What is the sun?", "--beside", MODEL, "--max_new_tokens", "16"], "sun"),
 ]

@@ -104,6 +104,7 @@ def test_a_checkpoint_without_deepspeeds_files_resumes_with_any(tmp_path):
 def test_only_the_engines_ask_which_engine_it_is():
     files = [path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] != "engines"]
     asking = {str(path.relative_to(PACKAGE)): ENGINE_NAMES.findall(path.read_text()) for path in files}
+    asking.pop("cli/planned_run/settings.py")  # reads a launch config, before there is an engine
     assert len(files) > 100 and not {path: names for path, names in asking.items() if names}
 
 

@@ -232,7 +232,7 @@ def test_what_the_shop_says_is_the_context(tmp_path, tokenizer, monkeypatch):
         ({"tools": ["calculate"]}, "`tools` names calculate: it takes dotted paths"),
         (
             {"tools": ["trl_opsd.examples.agents.nothing.calculate"]},
-            "`tools`: .* can't be imported: No module named",
+            "`tools`: .* can't be imported: there is no module trl_opsd.examples.agents.nothing",
         ),
         (
             {"tools": ["trl_opsd.examples.agents.calculator.calc"]},
@@ -240,14 +240,14 @@ def test_what_the_shop_says_is_the_context(tmp_path, tokenizer, monkeypatch):
         ),
         (
             {"environment_factory": "trl_opsd.examples.agents.shop.Store"},
-            "`environment_factory`: .* can't be .*'Store'",
+            "`environment_factory`: .* can't be imported: .*no attribute 'Store'",
         ),
     ],
 )
 def test_wrong_names_of_tools(tmp_path, tokenizer, change, text):
     made(tmp_path, calculator, tokenizer)
-    parsed = train.parse(options(tmp_path, "smollm2_calculator_hint.yaml", **change))
     with pytest.raises(UserError, match=text):
+        parsed = train.parse(options(tmp_path, "smollm2_calculator_hint.yaml", **change))
         train.build_trainer(*parsed[:3], train.load_data(parsed[0], parsed[3]))
 
 

@@ -4,6 +4,7 @@
 
 import time
 
+import datasets
 import pytest
 from datasets import Dataset
 
@@ -44,6 +45,7 @@ def test_values_are_those_of_the_columns(make, columns):
 
 @pytest.mark.parametrize("seconds", [0.0, 1.1])
 def test_a_bar_where_it_takes_long(seconds, capsys):
+    datasets.enable_progress_bars()  # which the command switches off where nobody watches
     for number, _ in enumerate(data_rows(data(), ["solution"], "train_dataset")):
         time.sleep(seconds if number == 0 else 0.0)
     assert ("Reading `train_dataset`: 100%" in capsys.readouterr().err) == (seconds > 1)
