@@ -21,6 +21,7 @@ FLOORS = [
     {"privileged", "monitoring"},
     {"methods", "teacher", "rewards", "guided", "examples"},
     {"config", "checkpoints"},
+    {"token_report"},
     {"trainer"},
     {"diagnostics"},
     {"__init__"},

@@ -17,6 +17,7 @@ from trl_opsd.cli.errors import EXIT_CODE, TRACEBACK, near, told
 COMMANDS = {
     "train": "train from a recipe, by name or file",
     "preflight": "is a recipe worth training, and what does its teacher read?",
+    "report": "see what the teacher of a run teaches, token by token",
     "recipes": "list the recipes; print or copy one",
     "methods": "list the published methods; print one's page",
     "sources": "list sources of contexts, and conditions; print one's page",
@@ -31,6 +32,7 @@ EPILOG = """examples:
   trl-opsd data json                              model and data of the demo
   trl-opsd preflight --config smollm2_json        see what its teacher reads, and both answers
   trl-opsd train --config smollm2_json            train, in minutes on a CPU
+  trl-opsd train --config smollm2_json --log_tokens 4 && trl-opsd report demo/output/smollm2-json
   trl-opsd chat demo/output/smollm2-json --beside demo/models/smollm2-135m
 """
 
