@@ -50,6 +50,16 @@ def test_tokens_that_cost_most_and_what_the_teacher_would_rather_write(summary):
     assert summary.rather[0].cost == pytest.approx(20 / 21)
 
 
+def test_what_the_teacher_wants_most_over_all_tokens_of_the_student(vocabulary):
+    wants = [[("{", -9.0, -0.1)], [("{", -9.0, -0.1)], [("}", -9.0, -0.1)]]
+    taught = view(vocabulary, [-9.0] * 3, [2.0, 3.0, 4.0], top=wants)
+    found = summarize([rollout(vocabulary, ["A", "B", "C"], [-1.0] * 3, {"v": taught})], vocabulary.strings)
+    assert found.rather[0].teacher == "}", "the dearest pair"
+    wanted = found.wanted
+    assert (wanted.teacher, wanted.students, wanted.count) == ("{", ["B", "A"], 2)
+    assert wanted.cost == pytest.approx(5 / 9)
+
+
 def test_ten_rows_at_most_the_dearest_first(vocabulary):
     texts = [f"t{i}" for i in range(14)]
     divergence = [float(i) for i in range(14)]
@@ -76,7 +86,11 @@ def test_stop_tokens(summary, vocabulary):
     assert stops.student_before == stops.teacher_before == 0
     cut = json_task(vocabulary) | {"texts": ["The", " moon", " result", "."]}
     cut["ids"] = [vocabulary(text) for text in cut["texts"]]
-    assert summarize([cut], vocabulary.strings).stops is None, "no completion ends on a stop token"
+    wanted = summarize([cut], vocabulary.strings).stops
+    assert wanted.texts == [STOP] and wanted.ends == 0, "none ends on it, and the teacher finds it likeliest"
+    assert wanted.others == 3 and wanted.teacher_before == pytest.approx(math.exp(-0.125) / 3)
+    plain = rollout(vocabulary, ["a"], [-1.0], {"v": view(vocabulary, [-1.0], [0.0])})
+    assert summarize([plain], vocabulary.strings).stops is None
     both = summarize([cut, json_task(vocabulary)], vocabulary.strings).stops
     assert both.ends == 1 and both.others == 5
     assert both.teacher_before == pytest.approx(math.exp(-0.125) / 5), "the teacher would have stopped at the cut"

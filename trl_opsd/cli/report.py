@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> None:
         try:
             from trl_opsd.token_report.terminal import print_report
         except ModuleNotFoundError as error:
-            raise UserError(f"`--terminal` needs the package {error.name}: pip install {error.name}") from error
+            package = str(error.name).split(".")[0]
+            raise UserError(f"`--terminal` needs the package {package}: pip install {package}") from error
         print_report(groups, log)
     if args.terminal and args.out is None:
         return

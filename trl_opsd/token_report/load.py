@@ -40,14 +40,12 @@ class RunLog:
         metrics (`list[dict]`): Lines of `metrics.jsonl`.
         warnings (`list[dict]`): Lines of `warnings.jsonl`.
         options (`dict[str, Any]`): Options from `run.json`.
-        chosen (`set[str]`): Names of those that are no defaults.
     """
 
     name: str
     metrics: list[Line] = field(default_factory=list)
     warnings: list[Line] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
-    chosen: set[str] = field(default_factory=set)
 
 
 def load_log(folder: Path) -> RunLog:
@@ -57,13 +55,11 @@ def load_log(folder: Path) -> RunLog:
         options = json.loads(path.read_text(encoding="utf-8"))["options"] if path.is_file() else {}
     except (ValueError, KeyError) as error:
         raise ValueError(f"{path} is no settings file of a run: {error}") from error
-    settings = {name: one for name, one in options.items() if isinstance(one, dict) and "origin" in one}
     return RunLog(
         name=folder.resolve().name,
         metrics=read_lines(folder / "metrics.jsonl"),
         warnings=read_lines(folder / "warnings.jsonl"),
-        options={name: one["value"] for name, one in settings.items()},
-        chosen={name for name, one in settings.items() if one["origin"] != "default"},
+        options={name: one["value"] for name, one in options.items() if isinstance(one, dict) and "value" in one},
     )
 
 

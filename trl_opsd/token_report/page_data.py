@@ -24,9 +24,7 @@ CHARTS = (
     ("Rollouts with a view", "share", ((f"{PREFIX}view_share", "view share"),)),
 )
 # Settings that the head of the page names
-SETTINGS = (
-    "model_name_or_path", "method", "teacher_model_kind", "distillation_mode", "learning_rate", "max_steps",
-)  # fmt: skip
+SETTINGS = {"method": "method", "teacher_model_kind": "teacher", "learning_rate": "learning rate", "max_steps": "steps"}
 # Of a view and of a rollout: what the page shows as it stands in the record
 OF_VIEW = ("start", "q", "entropy", "divergence", "loss")
 OF_ROLLOUT = ("index", "group", "rewards", "success", "ids", "texts", "p", "entropy", "advantage")
@@ -46,7 +44,7 @@ def page_data(groups: Sequence[Group], log: RunLog, context: bool = True) -> dic
         strings |= group.head["strings"]
     return {
         "run": log.name,
-        "settings": {name: log.options[name] for name in SETTINGS if log.options.get(name) is not None},
+        "settings": {label: log.options[name] for name, label in SETTINGS.items() if log.options.get(name) is not None},
         "context": context,
         "edges": GAP_EDGES,
         "strings": strings,

@@ -13,6 +13,7 @@ from trl_opsd.token_report.tokens import TaughtToken, is_estimate, taught_tokens
 
 
 MOST = 10  # rows of a table
+NAMED = 3  # tokens of the student in the headline
 # Sizes of a gap in nats at which a colour of the page and a bar of the histogram begin, on both sides of 0
 GAP_EDGES = (0.25, 1.0, 2.0, 4.0, 8.0)
 
@@ -49,6 +50,16 @@ class Replacement:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """Token that the teacher would rather write, over all the student's tokens, of which `students` are the dearest."""
+
+    teacher: str
+    students: list[str]
+    count: int
+    cost: float
+
+
+@dataclass(frozen=True)
 class Summary:
     """
     Overview of recorded rollouts.
@@ -65,6 +76,7 @@ class Summary:
         positions, quarters (`list[Part]`): The same by position and by quarter of the completion.
         costly (`list[CostlyToken]`): Tokens that cost most.
         rather (`list[Replacement]`): Tokens that the teacher would rather write, by cost.
+        wanted (`Wanted`, *optional*): The one that it would rather write at the largest cost in all.
         gaps (`list[int]`): Distilled tokens by gap, between the edges of [`gap_bins`].
         stops (`StopMass`, *optional*): Probability of the stop tokens.
     """
@@ -83,6 +95,7 @@ class Summary:
     quarters: list[Part]
     costly: list[CostlyToken]
     rather: list[Replacement]
+    wanted: Wanted | None
     gaps: list[int]
     stops: StopMass | None
 
@@ -100,6 +113,7 @@ def summarize(rollouts: Sequence[Line], strings: dict[str, str]) -> Summary:
     known = [line["success"] for line in rollouts if line["success"] is not None]
     whole = sum(token.cost for token in taught)
     first = sum(token.cost for token in taught if token.position == 0)
+    rather = _rather(taught, whole)
     return Summary(
         rollouts=len(rollouts),
         tokens=tokens,
@@ -114,7 +128,8 @@ def summarize(rollouts: Sequence[Line], strings: dict[str, str]) -> Summary:
         positions=_parts(taught, whole, lambda token: int(math.log2(token.position + 1)), _position_label),
         quarters=_parts(taught, whole, lambda token: 4 * token.position // token.length, _quarter_label),
         costly=_costly(taught, whole),
-        rather=_rather(taught, whole),
+        rather=rather[:MOST],
+        wanted=_wanted(rather),
         gaps=_histogram(token.gap for token in taught),
         stops=stop_mass(rollouts, strings),
     )
@@ -184,7 +199,18 @@ def _rather(taught: list[TaughtToken], whole: float) -> list[Replacement]:
         Replacement(*texts, len(own), sum(gap for gap, _ in own) / len(own), _ratio(sum(c for _, c in own), whole))
         for texts, own in members.items()
     ]
-    return sorted(rows, key=lambda row: -row.cost)[:MOST]
+    return sorted(rows, key=lambda row: -row.cost)
+
+
+def _wanted(rather: list[Replacement]) -> Wanted | None:
+    members: dict[str, list[Replacement]] = defaultdict(list)
+    for row in rather:
+        members[row.teacher].append(row)
+    rows = [
+        Wanted(text, [one.student for one in own[:NAMED]], sum(one.count for one in own), sum(one.cost for one in own))
+        for text, own in members.items()
+    ]
+    return max(rows, key=lambda row: row.cost, default=None)
 
 
 def _histogram(gaps: Iterable[float]) -> list[int]:

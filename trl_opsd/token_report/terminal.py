@@ -66,16 +66,13 @@ def quoted(text: str) -> Text:
 
 
 def _headline(summary: Summary) -> Text:
-    if not summary.rather:
-        return Text("Nothing is taught in these rollouts.")
-    best = summary.rather[0]
-    return Text.assemble(
-        f"The first token carries {summary.first:.0%} of the divergence. Where the student wrote ",
-        quoted(best.student),
-        ", the teacher would rather write ",
-        quoted(best.teacher),
-        f": {best.count} times, {best.cost:.0%} of the divergence.",
-    )
+    wanted = summary.wanted
+    if wanted is None:
+        return Text("The teacher would write what the student wrote.")
+    text = Text.assemble("The teacher would rather write ", quoted(wanted.teacher), " where the student wrote ")
+    text.append_text(Text(", ").join(map(quoted, wanted.students)))
+    text.append(f": {wanted.count} times, {wanted.cost:.0%} of the divergence. ")
+    return text.append(f"{summary.first:.0%} of the divergence lies on the first tokens.")
 
 
 def _figures(summary: Summary) -> Text:

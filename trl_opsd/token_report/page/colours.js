@@ -89,7 +89,11 @@ function buildColours() {
     showLegend();
     recolour();
   });
-  const kinds = el('p', { class: 'kinds' }, el('span', { class: 'k untaught' }, 'not taught'), el('span', { class: 'k tool' }, 'tool result'), el('span', { class: 'inserted' }, 'inserted hint'));
-  byId('colours').append(el('label', { for: 'measure' }, 'Colour'), select, el('div', { id: 'legend' }), kinds);
+  const kinds = [
+    ['k untaught', 'not taught', (one) => one.ids.some((_, i) => one.p[i] == null && has(one.written, i) === 1)],
+    ['k tool', 'tool result', (one) => one.ids.some((_, i) => has(one.written, i) === 0)],
+    ['inserted', 'inserted hint', (one) => one.views.some((view) => view.start > 0)],
+  ].filter(([, , holds]) => allRollouts.some(holds)).map(([kind, text]) => el('span', { class: kind }, text));
+  byId('colours').append(el('label', { for: 'measure' }, 'Colour'), select, el('div', { id: 'legend' }), el('p', { class: 'kinds' }, ...kinds));
   showLegend();
 }

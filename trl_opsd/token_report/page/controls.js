@@ -72,9 +72,8 @@ function buildSteps() {
 }
 
 function buildSettings() {
-  const { model_name_or_path: model, ...others } = DATA.settings;
-  const parts = Object.entries(others).map(([name, value]) => `${name} ${typeof value === 'number' ? number(value) : value}`);
-  byId('settings').append(el('b', {}, DATA.run), ...[model && model.split('/').at(-1), ...parts].filter(Boolean).map((part) => ` · ${part}`));
+  const parts = Object.entries(DATA.settings).map(([name, value]) => ` · ${name}: ${typeof value === 'number' ? number(value) : value}`);
+  byId('settings').append(el('b', {}, DATA.run), ...parts);
 }
 
 // The token that an event is about, with what is known of its text

@@ -10,13 +10,14 @@ function showOverview() {
   markStep(step);
 }
 
-function headline(summary) {
-  const [best] = summary.rather;
-  if (!best) return ['Nothing is taught in these rollouts.'];
-  const first = summary.first > 0.1 ? `The first token carries ${percent(summary.first)} of what is taught. ` : '';
+function headline({ wanted, first, rather }) {
+  if (!wanted) return ['The teacher would write what the student wrote.'];
+  const named = wanted.students.flatMap((text, i) => [i ? ', ' : '', tokenText(text)]);
+  const more = rather.filter((row) => row.teacher === wanted.teacher).length > wanted.students.length ? ' and others' : '';
+  const where = first > 0.1 ? ` The first token alone carries ${percent(first)}.` : '';
   return [
-    first, 'Where the student wrote ', tokenText(best.student), ', the teacher would rather write ', tokenText(best.teacher),
-    `: ${plural(best.count, 'time')}, ${percent(best.cost)} of the divergence.`,
+    'The teacher would rather write ', tokenText(wanted.teacher), ' where the student wrote ', ...named,
+    `${more}: ${plural(wanted.count, 'time')}, ${percent(wanted.cost)} of the divergence.`, where,
   ];
 }
 
@@ -80,11 +81,11 @@ function costly(summary) {
 }
 
 function stops({ stops: found }) {
-  if (!found) return card('Stopping', 'No recorded completion ends on a stop token.');
+  if (!found) return card('Stopping', 'No completion ends on a stop token, and the teacher wants none.');
   const rows = [
-    [el('th', { scope: 'row' }, 'where the student stopped'), percent(found.student_end), percent(found.teacher_end), found.ends.toLocaleString('en')],
-    [el('th', { scope: 'row' }, 'everywhere before'), percent(found.student_before), percent(found.teacher_before), found.others.toLocaleString('en')],
-  ];
+    !found.ends ? null : [el('th', { scope: 'row' }, 'where the student stopped'), percent(found.student_end), percent(found.teacher_end), found.ends.toLocaleString('en')],
+    [el('th', { scope: 'row' }, found.ends ? 'everywhere before' : 'anywhere: all completions were cut'), percent(found.student_before), percent(found.teacher_before), found.others.toLocaleString('en')],
+  ].filter(Boolean);
   const note = el('p', { class: 'note' }, 'Mean probability of ', ...found.texts.map(tokenText), ', at least: what lies beyond the lists is not counted.');
   return card('Stopping', '', note, table(['', 'student', 'teacher', 'tokens'], rows, 'Stopping'));
 }
