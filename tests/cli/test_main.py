@@ -189,4 +189,7 @@ def test_the_wheel_holds_recipes_and_examples(tmp_path):
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {f"trl_opsd/recipes/{name}.yaml" for name in recipes.recipe_names()}
     expected |= {f"trl_opsd/recipes/accelerate/{path.name}" for path in recipes.LAUNCH.glob("*.yaml")}
+    page = ROOT / "trl_opsd" / "token_report"
+    assets = [page / "page.html.j2", *(page / "page").iterdir()]
+    expected |= {str(path.relative_to(ROOT)) for path in assets}
     assert expected | {"trl_opsd/examples/tasks.py", "trl_opsd/cli/catalog.json"} <= names and len(expected) > 100

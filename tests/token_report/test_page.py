@@ -160,7 +160,7 @@ def test_hostile_text_is_shown_inert_and_whole(open_page):
         hidden = [char for char in text if f"U+{ord(char):04X}" in names]
         assert tokens.nth(i).evaluate("e => e.textContent") == "".join(c for c in text if c not in hidden)
         assert len(names) == len(hidden) == sum(char in "\u202e\u202c\x00\x1b" for char in text)
-        own = page.locator("#panel h3").evaluate("e => e.textContent")
+        own = page.locator("#panel h3 bdi").evaluate("e => e.textContent")
         wanted = "".join(char for char in text if char not in hidden and char != "\n")
         wanted = wanted.replace(" ", "␣", text.startswith(" "))
         assert own == (wanted if text else "part of a character")
@@ -189,7 +189,7 @@ def test_the_panel_has_the_values_of_the_record(open_page):
     line = group.rollouts[0]
     taught = line["views"]["privileged"]
     for i in (0, 1, 3):
-        text = show(page, page.locator(".text").first.locator(".k").nth(i)).replace("−", "-")
+        text = show(page, page.locator(".text").first.locator(".k").nth(i))
         facts = pairs(page)
         assert number(facts["gap"]) == pytest.approx(taught["q"][i] - line["p"][i], rel=5e-3)
         assert number(facts["divergence"]) == taught["divergence"][i]
@@ -209,16 +209,21 @@ def test_the_panel_has_the_values_of_the_record(open_page):
 
 def pairs(page):
     names, values = (page.locator(f"#panel {tag}").all_inner_texts() for tag in ("dt", "dd"))
-    return {name: value.replace("−", "-") for name, value in zip(names, values, strict=True)}
+    return {name: plain(value) for name, value in zip(names, values, strict=True)}
 
 
 def number(text):
     return float(text.split()[0])
 
 
+def plain(text):
+    """A text with ordinary spaces and minus signs."""
+    return text.replace("\u00a0", " ").replace("−", "-").strip()
+
+
 def shares(row):
     """Teacher's and student's probability of a row."""
-    texts = [cell.inner_text().strip() for cell in row.locator("td.with-bar").all()]
+    texts = [plain(cell.inner_text()) for cell in row.locator("td.with-bar").all()]
     return [0.0 if text.startswith("<") else float(text.removesuffix(" %")) / 100 for text in texts]
 
 
@@ -322,11 +327,11 @@ def test_overview(open_page):
     log = RunLog("run", [{"step": step, "self_distillation/divergence": 1 / step} for step in (1, 2, 3)],
                  [{"step": 2, "warning": "The <b>loss</b> is 0."}])  # fmt: skip
     page, _ = open_page([json_group()], log)
-    told = page.locator("#headline").evaluate("e => e.textContent")
+    told = plain(page.locator("#headline").inner_text())
     assert told.startswith('The teacher would rather write {" where the student wrote The: 2 times, 95.2 % of the')
     table = page.get_by_role("table", name="The teacher would rather write")
-    assert [cell.strip() for cell in table.locator("tr").nth(1).locator("td").all_inner_texts()] == [
-        "The", '{"', "95.2 %", "2", "−12",
+    assert [plain(cell) for cell in table.locator("tr").nth(1).locator("td").all_inner_texts()] == [
+        "The", '{"', "95.2 %", "2", "-12",
     ]  # fmt: skip
     assert page.locator(".warned").count() == 1 and "The <b>loss</b> is 0." in page.locator("#warnings").inner_text()
     assert page.locator(".checks .ok").count() == 3 and page.locator(".checks .bad").count() == 0
@@ -418,7 +423,10 @@ def test_nothing_is_wider_than_the_window(open_page, options):
 
 def test_print_has_every_rollout(open_page):
     first, lines = large(12, 300)
-    page, _ = open_page([Group("step 1", first, lines)])
+    page, _ = open_page([Group("step 1", first, lines)], viewport={"width": 794, "height": 1123}, color_scheme="dark")
+    page.locator(".text").first.scroll_into_view_if_needed()
+    page.locator(".text .k").first.focus()
+    assert page.locator("#panel").is_visible()
     assert page.locator(".text .k").count() < 12 * 300, "drawn as they come near"
     page.emulate_media(media="print")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
@@ -426,6 +434,8 @@ def test_print_has_every_rollout(open_page):
     assert not page.locator("#filters").is_visible() and not page.locator("#panel").is_visible()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.locator(".text .b3").first.evaluate("e => getComputedStyle(e).printColorAdjust") == "exact"
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert luminance(paper) > 0.9, "on white paper in dark mode too"
 
 
 def test_a_large_page(open_page, tmp_path):

@@ -98,5 +98,6 @@ def load_groups(folder: Path, log: RunLog, steps: Sequence[int] | None, rows: in
 
 def _same_weights(log: RunLog, step: int) -> bool:
     """Whether a teacher has the student's weights: always, or until the first step has changed the student's."""
-    kind = log.options.get("teacher_model_kind")
-    return kind == "live" or (kind in ("base", "ema", "snapshot") and step == 1)
+    if "teacher_model_kind" not in log.options or log.options.get("teacher_model_name_or_path"):
+        return False
+    return log.options["teacher_model_kind"] == "live" or step == 1

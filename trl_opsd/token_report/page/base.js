@@ -29,9 +29,9 @@ function number(value, digits = 3) {
 function percent(share) {
   if (share == null) return '–';
   const value = 100 * share;
-  if (value === 0 || value >= 99.95) return `${Math.round(value)} %`;
-  if (value < 0.001) return '<0.001 %';
-  return `${value >= 9.95 ? value.toFixed(1) : value >= 0.995 ? value.toFixed(2) : Number(value.toPrecision(2))} %`;
+  if (value === 0 || value >= 99.95) return `${Math.round(value)}\u00a0%`;
+  if (value < 0.001) return '<0.001\u00a0%';
+  return `${value >= 9.95 ? value.toFixed(1) : value >= 0.995 ? value.toFixed(2) : Number(value.toPrecision(2))}\u00a0%`;
 }
 
 const chance = (log) => (log == null ? '–' : percent(Math.exp(log)));

@@ -16,9 +16,9 @@ function listTable(title, ids, p, q, sampled) {
 
 function verdict(gap) {
   const factor = Math.exp(Math.abs(gap));
-  if (factor < 1.05) return 'as likely to the teacher as to the student';
-  const times = factor >= 1e6 ? 'over a million' : factor >= 10 ? Math.round(factor).toLocaleString('en') : factor.toPrecision(2);
-  return `${times} times ${gap > 0 ? 'likelier' : 'less likely'} to the teacher`;
+  if (factor < 1.05) return 'equally likely';
+  const times = factor >= 1e6 ? 'over a million' : factor >= 10 ? Number(factor.toPrecision(2)).toLocaleString('en') : factor.toPrecision(2);
+  return `${times} times ${gap > 0 ? 'likelier' : 'less likely'}`;
 }
 
 function viewPart(rollout, i, view) {
@@ -51,8 +51,8 @@ function showToken(rollout, i, view) {
   const views = rollout.views.filter((one) => !view || one.name === view);
   const close = el('button', { type: 'button', class: 'close', 'aria-label': 'Close the panel' }, '×');
   close.addEventListener('click', hidePanel);
-  const place = el('p', { class: 'note' }, `Token ${i + 1} of ${rollout.ids.length}, id ${rollout.ids[i]}${kind ? `: ${kind}` : ''}`);
-  byId('panel').replaceChildren(close, el('h3', {}, tokenText(rollout.texts[i] || DATA.strings[rollout.ids[i]] || '')), place, ...views.map((one) => viewPart(rollout, i, one)).filter(Boolean));
+  const place = el('small', {}, `Token ${i + 1} of ${rollout.ids.length}, id ${rollout.ids[i]}${kind ? `: ${kind}` : ''}`);
+  byId('panel').replaceChildren(close, el('h3', {}, tokenText(rollout.texts[i] || DATA.strings[rollout.ids[i]] || ''), ' ', place), ...views.map((one) => viewPart(rollout, i, one)).filter(Boolean));
   byId('panel').classList.add('open');
 }
 
