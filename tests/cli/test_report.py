@@ -2,6 +2,7 @@
 
 """The command `trl-opsd report`: pages of runs, the report in a terminal, and mistakes."""
 
+import io
 import json
 import re
 import sys
@@ -9,12 +10,16 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
+from rich.console import Console
 
 import processes
 from conftest import length_reward
 from token_records import Vocabulary, head, json_task, write_run
 from trl_opsd.cli import main as cli
+from trl_opsd.cli import report as report_command
+from trl_opsd.token_report.load import Group, RunLog
 from trl_opsd.token_report.record import path_of
+from trl_opsd.token_report.terminal import print_report
 
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +62,13 @@ def test_steps_and_rows_are_chosen(capsys, run, tmp_path):
     assert group["label"] == "step 4" and len(group["rollouts"]) == 1 == group["summary"]["rollouts"]
 
 
+def test_a_large_page_is_told(capsys, run, tmp_path, monkeypatch):
+    words = "`--step` and `--rows` choose less"
+    assert words not in report(capsys, run, "--out", tmp_path / "x.html")
+    monkeypatch.setattr(report_command, "LARGE", 1000)
+    assert words in report(capsys, run, "--out", tmp_path / "x.html")
+
+
 def test_without_contexts(capsys, run, tmp_path):
     report(capsys, run, "--out", tmp_path / "with.html")
     told = report(capsys, run, "--out", tmp_path / "without.html", "--no_context")
@@ -76,6 +88,16 @@ def test_in_the_terminal(capsys, run, tmp_path, monkeypatch):
     assert not (tmp_path / "report.html").exists()
     report(capsys, run, "--terminal", "--out", tmp_path / "both.html")
     assert (tmp_path / "both.html").exists()
+
+
+def test_colours_in_the_terminal():
+    vocabulary = Vocabulary()
+    line = json_task(vocabulary)
+    console = Console(force_terminal=True, color_system="standard", file=io.StringIO(), width=100)
+    print_report([Group("step 1", head(vocabulary), [line])], RunLog("run"), console)
+    told = console.file.getvalue()
+    for words in ("\x1b[1;7;33mThe\x1b[0m", "\x1b[34m moon\x1b[0m", "\x1b[2m result\x1b[0m"):
+        assert words in told, "much less, a little more, not taught"
 
 
 def test_nothing_reaches_the_terminal_as_a_command(capsys, tmp_path):

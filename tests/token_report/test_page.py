@@ -338,6 +338,20 @@ def test_overview(open_page):
     assert page.locator(".line").get_attribute("points").count(",") == 3
 
 
+def test_groups_need_no_step(open_page):
+    """Such as two checkpoints beside each other, here at another temperature."""
+    groups = []
+    for label in ("before", "after"):
+        vocabulary = Vocabulary()
+        lines = [json_task(vocabulary)]
+        groups.append(Group(label, {"temperature": 0.5, "strings": vocabulary.strings}, lines))
+    page, seen = open_page(groups, RunLog("run", [{"step": 1, "reward": 1.0}, {"step": 2, "reward": 1.0}]))
+    assert page.locator("#count").inner_text() == "1 rollout, before, at temperature 0.5"
+    page.locator("#step").fill("1")
+    assert page.locator("#step-label").inner_text() == "after" and not page.locator(".here").is_visible()
+    assert not seen.messages
+
+
 def test_views_and_prompts_without_contexts(open_page):
     page, _ = open_page([json_group()], context=False)
     page.locator("summary").first.click()

@@ -139,7 +139,7 @@ def test_checks_of_a_sound_record(vocabulary):
 def test_checks_find_what_they_are_for(vocabulary):
     negative = view(vocabulary, [-1.0, -2.0], [0.5, -0.5])
     (found, *_) = check_record([rollout(vocabulary, ["a", "b"], [-1.0, -1.0], {"v": negative}, index=4)], True)
-    assert found.passed is False and found.detail == "rollout 4, view v, token 2: -0.5 nats."
+    assert found.passed is False and found.detail == "rollout 5, view v, token 2: -0.5 nats."
     teaches = view(vocabulary, [-1.0, -2.0], [0.5, 0.5], prompt={"ids": [7, 9], "text": "Q. A.", "context": []})
     line = rollout(vocabulary, ["a", "b"], [-1.0, -1.0], {"v": teaches})
     assert results([line]) == [True, False, True, True] and results([line], same_weights=False)[1] is None

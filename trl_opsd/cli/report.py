@@ -15,6 +15,7 @@ from trl_opsd.token_report.load import load_groups, load_log
 
 
 PAGE = Path("report.html")
+LARGE = 30e6  # characters of a page
 
 
 def at_least_one(text: str) -> int:
@@ -61,6 +62,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"`--out`: {path} can't be written: {error.strerror}.") from error
     count = sum(len(group.rollouts) for group in groups)
     print(f"The report of {count} rollouts is in {path} ({len(text.encode()) / 1e6:.1f} MB).")
+    if len(text) > LARGE:
+        print("A browser needs long for that much: `--step` and `--rows` choose less.")
     if not args.no_context:
         print("It holds the teachers' prompts: `--no_context` leaves them out.")
     print(f"Open it in a browser: {path.resolve().as_uri()}")

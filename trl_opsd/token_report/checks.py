@@ -46,7 +46,7 @@ def check_record(rollouts: Sequence[Line], same_weights: bool) -> list[Check]:
 def _views(rollouts: Sequence[Line]) -> Iterator[tuple[str, Line, dict[str, Any]]]:
     for line in rollouts:
         for name, view in line["views"].items():
-            yield f"rollout {line['index']}, view {name}", line, view
+            yield f"rollout {line['index'] + 1}, view {name}", line, view
 
 
 def _not_negative(rollouts: Sequence[Line]) -> Check:

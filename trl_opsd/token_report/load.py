@@ -19,7 +19,7 @@ class Group:
 
     Args:
         label (`str`): Its name, such as `"step 4"`.
-        head (`dict`): First line of their record.
+        head (`dict`): First line of their record; of a checkpoint without `step`.
         rollouts (`list[dict]`): Its other lines.
         same_weights (`bool`): Whether their teacher has the student's weights, for the self-checks.
     """

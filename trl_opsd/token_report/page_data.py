@@ -81,7 +81,7 @@ def _group(group: Group, context: bool) -> dict[str, Any]:
     summary = asdict(summarize(group.rollouts, group.head["strings"]))
     return {
         "label": group.label,
-        "step": group.head["step"],
+        "step": group.head.get("step"),
         "temperature": group.head["temperature"],
         "summary": _short(summary),
         "checks": [asdict(check) for check in check_record(group.rollouts, group.same_weights)],

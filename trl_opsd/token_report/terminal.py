@@ -16,7 +16,7 @@ from trl_opsd.token_report.summary import GAP_EDGES, Part, Summary, gap_bins, su
 
 
 FIRST = 3  # rollouts of a group
-BAR = 24  # characters
+BAR = 20  # characters
 # Styles from the least gap to the largest: the terminal's own blue and yellow, underlined where the gap is large
 MORE = ("", "blue", "blue", "bold blue", "bold blue underline", "bold reverse blue")
 LESS = ("", "yellow", "yellow", "bold yellow", "bold yellow underline", "bold reverse yellow")
@@ -104,18 +104,24 @@ def _tables(summary: Summary) -> list[Table]:
     for (low, high), count in reversed(list(zip(gap_bins(), summary.gaps, strict=True))):
         label = f"under {high:g}" if low is None else f"over {low:g}" if high is None else f"{low:g} to {high:g}"
         gaps.add_row(label, str(count), "█" * round(BAR * count / most))
-    tables = [rather, costly, _parts("token", summary.positions), _parts("completion", summary.quarters), gaps]
+    tables = [rather, costly, _parts("place", summary.positions), _parts("quarter", summary.quarters), gaps]
     if summary.stops:
         stops = Table("stop tokens " + safe(" ".join(summary.stops.texts)), "student", "teacher", "tokens")
         mass = summary.stops
-        stops.add_row("where it stopped", f"{mass.student_end:.1%}", f"{mass.teacher_end:.1%}", str(mass.ends))
-        stops.add_row("before", f"{mass.student_before:.1%}", f"{mass.teacher_before:.1%}", str(mass.others))
+        if mass.ends:
+            stops.add_row("where it stopped", f"{mass.student_end:.1%}", f"{mass.teacher_end:.1%}", str(mass.ends))
+        stops.add_row(
+            "before" if mass.ends else "anywhere",
+            f"{mass.student_before:.1%}",
+            f"{mass.teacher_before:.1%}",
+            str(mass.others),
+        )
         tables.append(stops)
     return tables
 
 
 def _parts(head: str, parts: list[Part]) -> Table:
-    table = Table(head, "of the divergence", "of the tokens", "nats a token", "", title="Where it teaches")
+    table = Table(head, "divergence", "tokens", "nats a token", "", title=f"Where it teaches, by {head}")
     for part in parts:
         shares = f"{part.cost:.1%}", f"{part.tokens:.1%}", f"{part.mean:.3g}"
         table.add_row(part.label, *shares, "█" * round(BAR * max(part.cost, 0)))
@@ -133,7 +139,7 @@ def _rollout(line: Line) -> Text:
     facts += [f"{name} {value}" for name, value in line["rewards"].items()]
     facts += ["success" if line["success"] else "no success"] * (line["success"] is not None)
     facts += [safe(f"leak: {line['leak']}")] * bool(line["leak"])
-    text = Text(", ".join(facts) + "\n", style="bold")
+    text = Text().append(", ".join(facts) + "\n", style="bold")
     for position, piece in enumerate(line["texts"]):
         text.append(safe(piece), style=_style(line, position))
     return text
@@ -143,7 +149,7 @@ def _style(line: Line, position: int) -> str:
     p = line["p"][position]
     views = [view for view in line["views"].values() if view["share"][position] and view["q"][position] is not None]
     if p is None or not views:
-        return "not bold dim"
+        return "dim"
     gap = max(views, key=lambda view: view["share"][position])["q"][position] - p
     level = sum(edge <= abs(gap) for edge in GAP_EDGES)
-    return f"not bold {(MORE if gap > 0 else LESS)[level]}".replace("not bold bold", "bold")
+    return (MORE if gap > 0 else LESS)[level]

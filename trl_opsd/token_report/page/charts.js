@@ -50,6 +50,7 @@ function drawChart(chart, steps) {
   image.mark = (step) => {
     const line = image.querySelector('.here');
     if (!line) return;
+    line.setAttribute('visibility', step == null ? 'hidden' : 'visible');
     const place = x(Math.max(begin, Math.min(end, step)));
     line.setAttribute('x1', place);
     line.setAttribute('x2', place);

@@ -104,7 +104,9 @@ function showRollouts() {
   NEAR.disconnect();
   TEXTS.clear();
   const all = group().rollouts, chosen = all.filter(passes);
-  byId('count').textContent = chosen.length === all.length ? `${plural(all.length, 'rollout')}, ${group().label}` : `${chosen.length} of ${plural(all.length, 'rollout')}, ${group().label}`;
+  const { label, temperature } = group();
+  const some = chosen.length === all.length ? '' : `${chosen.length} of `;
+  byId('count').textContent = `${some}${plural(all.length, 'rollout')}, ${label}${temperature === 1 ? '' : `, at temperature ${number(temperature)}`}`;
   byId('list').replaceChildren(...chosen.map(cardOf));
   hidePanel();
 }
