@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from trl_opsd.token_report.load import Group
 from trl_opsd.token_report.record import Line, path_of, rounded, write
 
 
@@ -153,3 +154,47 @@ def write_run(folder: Path, steps: dict[int, tuple[Line, list[Line]]], **options
     settings = {name: {"value": value, "origin": "recipe"} for name, value in options.items()}
     (folder / "run.json").write_text(json.dumps({"options": settings}))
     return folder
+
+
+def group_of(*lines: Line, vocabulary: Vocabulary, step: int = 1) -> Group:
+    """Group of a report."""
+    return Group(f"step {step}", head(vocabulary, step), list(lines))
+
+
+def json_group(step: int = 1) -> Group:
+    """Group of two rollouts of [`json_task`]."""
+    vocabulary = Vocabulary()
+    lines = [json_task(vocabulary, index=index) for index in (0, 1)]
+    return group_of(*lines, vocabulary=vocabulary, step=step)
+
+
+HOSTILE = [
+    "<img src=x onerror=\"alert('x')\">",
+    "</script><script>alert('y')</script>",
+    "<!--<script>",
+    "\u202ereversed\u202c",
+    "\x00\x1b[2J",
+    "מילים",
+    " ומשפט",
+    "",
+    "👩\u200d🚀",
+    STOP,
+    "\n",
+    "\t",
+    "]]>&amp;&lt;b&gt;",
+]
+
+
+def hostile() -> Group:
+    """A rollout whose texts, prompts, names and strings try to get out."""
+    vocabulary = Vocabulary()
+    count = len(HOSTILE)
+    top = [[(text, -1.0, -0.5), ("</script>", -2.0, -3.0)] for text in HOSTILE]
+    name = "<b>view</b>"
+    prompt = {"ids": [1], "text": "".join(HOSTILE), "context": [[0, 20]]}
+    taught = view(vocabulary, [-0.5] * count, [1.0] * count, top=top, prompt=prompt)
+    student = lists(vocabulary, top)
+    both = {"ids": student["ids"], "p": student["p"], "q": {name: student["q"]}}
+    others = {"top": both, "leak": "quote: <i>x</i>", "rewards": {"<u>r</u>": 1.0}, "success": False}
+    line = rollout(vocabulary, HOSTILE, [-1.0] * count, {name: taught}, **others)
+    return group_of(line, vocabulary=vocabulary)
