@@ -141,6 +141,7 @@ def test_a_run_of_a_trainer(capsys, make_trainer, rows, tmp_path):
         ("records", [], "train with `log_tokens: 4` in the recipe"),
         (None, ["--step", "2", "4", "7"], "has no record of step 2, 7: there are those of 1, 4."),
         (None, ["--out", "no/such/folder/x.html"], "`--out`: no/such/folder/x.html can't be written: No such file"),
+        (None, ["--rows", "0"], "`--rows` must be at least 1 (got 0)."),
         (None, ["--out", "."], "`--out`: . can't be written: Is a directory"),
         ("broken", [], "step-000004.jsonl.gz is no record of tokens"),
         ("settings", [], "run.json is no settings file of a run"),

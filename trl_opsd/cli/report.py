@@ -18,18 +18,11 @@ PAGE = Path("report.html")
 LARGE = 30e6  # characters of a page
 
 
-def at_least_one(text: str) -> int:
-    """Number of rows from the command line."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1 (got {text})")
-    return int(text)
-
-
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="`output_dir` of the run")
     parser.add_argument("--out", type=Path, help=f"file of the page; default: {PAGE}")
     parser.add_argument("--step", type=int, nargs="+", help="only these steps; default: all that were recorded")
-    parser.add_argument("--rows", type=at_least_one, help="only the first rollouts of each step")
+    parser.add_argument("--rows", type=int, help="only the first rollouts of each step")
     parser.add_argument(
         "--no_context", action="store_true", help="leave teachers' prompts and contexts out, to share it"
     )
@@ -38,6 +31,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the page, or print the report."""
+    if args.rows is not None and args.rows < 1:
+        raise UserError(f"`--rows` must be at least 1 (got {args.rows}).")
     try:
         log = load_log(args.run)
         groups = load_groups(args.run, log, args.step, args.rows)
