@@ -10,9 +10,9 @@ cd "$(dirname "$0")/.."
 
 PYTHONS=${PYTHONS:-python3.11 python3.12 python3.13}
 OLDEST_TORCH=2.11.0
-OLDEST="transformers==5.17.0 accelerate==1.11.0 datasets==4.7.0 peft==0.19.1"
+OLDEST="transformers==5.17.0 accelerate==1.11.0 datasets==4.7.0 peft==0.19.1 jinja2==3.1.6 rich==13.9.0"
 NEWEST_TORCH=2.14.1
-NEWEST="transformers==5.24.0 accelerate==1.15.0 datasets==5.2.0 peft==0.21.2"
+NEWEST="transformers==5.24.0 accelerate==1.15.0 datasets==5.2.0 peft==0.21.2 jinja2==3.1.6 rich==15.0.0"
 BETWEEN="2.12.1 2.13.0"
 RESULTS=.matrix/results.txt
 

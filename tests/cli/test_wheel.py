@@ -48,6 +48,8 @@ def test_it_holds_recipes_and_examples(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {f"trl_opsd/recipes/{name}.yaml" for name in recipes.recipe_names()}
     expected |= {f"trl_opsd/recipes/accelerate/{path.name}" for path in recipes.LAUNCH.glob("*.yaml")}
+    page = ROOT / "trl_opsd" / "token_report"
+    expected |= {str(path.relative_to(ROOT)) for path in (page / "page.html.j2", *(page / "page").iterdir())}
     assert expected | {"trl_opsd/examples/tasks.py", "trl_opsd/cli/catalog.json"} <= names and len(expected) > 100
     assert not [name for name in names if not name.startswith("trl_opsd")]
 

@@ -15,8 +15,9 @@ from conftest import length_reward
 from runs import Leaves, history
 from trl_opsd import OPSDConfig
 from trl_opsd.config import OPSDParser
+from trl_opsd.monitoring.json_lines import read
 from trl_opsd.monitoring.progress import Progress, evaluated, numbers
-from trl_opsd.monitoring.run_folder import commit, read
+from trl_opsd.monitoring.run_folder import commit
 
 
 SECRET = "the-secret-of-the-test"

@@ -20,6 +20,7 @@ COMMANDS = {
     "estimate": "memory of a recipe or model on your GPUs, and what makes it fit",
     "preflight": "is a recipe worth training, and what does its teacher read?",
     "train": "train from a recipe, by name or file",
+    "report": "see what the teacher of a run teaches, token by token",
     "chat": "talk to a model, beside another one or beside itself with a context",
     "recipes": "list the recipes; print or copy one",
     "methods": "list the published methods; print one's page",
@@ -34,6 +35,7 @@ EPILOG = """examples:
   trl-opsd data json                              model and data of the demo
   trl-opsd preflight --config smollm2_json        see what its teacher reads, and both answers
   trl-opsd train --config smollm2_json            train, in minutes on a CPU
+  trl-opsd train --config smollm2_json --log_tokens 4 && trl-opsd report demo/output/smollm2-json
   trl-opsd chat demo/output/smollm2-json --beside demo/models/smollm2-135m
 """
 
