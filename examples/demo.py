@@ -1,11 +1,11 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-The demo, from nothing to a trained model, a picture and answers before and after, on a laptop's CPU:
+The demo, from nothing to a trained model, a picture, a token report and answers before and after, on a laptop's CPU:
 
 python examples/demo.py
 
-It gives three commands that you can give yourself, and shows what they leave behind.
+It gives commands that you can give yourself, and shows what they leave behind.
 """
 
 import argparse
@@ -34,11 +34,7 @@ if TYPE_CHECKING:
     from trl_opsd.examples.tasks import Messages
 
 MODEL, DATA, TRAINED = Path("demo/models/smollm2-135m"), Path("demo/data/json"), Path("demo/output/smollm2-json")
-DIVERGENCE, STUDENT, TEACHER = (
-    "self_distillation/divergence",
-    "eval_avg@1",
-    "eval_teacher/privileged/avg@1",
-)
+DIVERGENCE, STUDENT, TEACHER = "self_distillation/divergence", "eval_avg@1", "eval_teacher/privileged/avg@1"
 MAX_NEW_TOKENS = 48
 SHOWN = 6
 
@@ -141,7 +137,7 @@ def main() -> None:
     call(
         f"train --config smollm2_json --max_steps {args.max_steps} --seed {args.seed} --eval_strategy steps "
         f"--eval_steps {args.eval_steps} --eval_on_start true --eval_teacher_prompts {len(questions)} "
-        "--per_device_eval_batch_size 12"
+        "--per_device_eval_batch_size 12 --log_tokens 4"
     )
     minutes = (time.monotonic() - start) / 60
     with open(TRAINED / "metrics.jsonl", encoding="utf-8") as file:
@@ -149,6 +145,7 @@ def main() -> None:
     draw(metrics, Path("demo/progress.png"))
     show(questions, answers_of(MODEL, questions), answers_of(TRAINED, questions))
     print(f"Training and evaluations took {minutes:.1f} minutes.")
+    call(f"report {TRAINED} --out demo/report.html")
     print(f"Curves: demo/progress.png. All numbers: {TRAINED}/metrics.jsonl. Settings: {TRAINED}/run.json.")
     print(f'\nTalk to it: trl-opsd chat {TRAINED} "What is a volcano?" --beside {MODEL}')
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import processes
+from trl_opsd.token_report.load import load_groups, load_log
+from trl_opsd.token_report.summary import summarize
 
 
 ROOT = Path(__file__).parents[2]
@@ -30,10 +32,16 @@ def test_demo(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     done = processes.run(command, cwd=tmp_path, env=environment, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
-    results = json.loads((tmp_path / "demo" / "results.json").read_text())
-    assert results["teacher_score"] > 0.9, "the teacher follows the rule that it reads"
-    assert results["score"][0] == [0, 0.0], "the student does not know it"
-    first, second = (value for _, value in results["divergence"])
+    run = tmp_path / "demo" / "output" / "smollm2-json"
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    teacher = [log["eval_teacher/privileged/avg@1"] for log in metrics if "eval_loss" in log]
+    student = [log["eval_avg@1"] for log in metrics if "eval_loss" in log]
+    assert len(teacher) == 2 and teacher[0] == teacher[1] > 0.5, "the teacher follows the rule, and stands still"
+    assert student[0] == 0.0, "the student does not know it"
+    first, second = (log["self_distillation/divergence"] for log in metrics if "loss" in log)
     assert 0.5 < second < first < 1.5
-    for name in ("progress.png", "output/smollm2-json/model.safetensors", "output/smollm2-json/README.md"):
-        assert (tmp_path / "demo" / name).exists()
+    assert "0% before" in done.stdout and "$ trl-opsd train --config smollm2_json" in done.stdout
+    for path in ("progress.png", "report.html", "output/smollm2-json/model.safetensors"):
+        assert (tmp_path / "demo" / path).exists()
+    (group, *_) = load_groups(run, load_log(run), None, None)
+    assert summarize(group.rollouts, group.head["strings"]).wanted.teacher == '{"', "what the teacher teaches first"
