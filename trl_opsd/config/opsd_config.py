@@ -206,7 +206,7 @@ class OPSDConfig(GRPOConfig):
             `_privileged/*.jsonl` under `output_dir`, a folder that is not pushed to the Hub.
         log_tokens (`int`, *optional*, defaults to `0`):
             Rollouts of each logged step whose single tokens are recorded, in `_tokens/*.jsonl.gz` under `output_dir`,
-            a folder that is not pushed to the Hub, as it holds contexts.
+            a folder that is not pushed to the Hub, as it holds contexts. `trl-opsd report` shows them.
         leak_ngram_size (`int`, *optional*, defaults to `8`):
             Words in a row of the context that make a completion's quote of it (`self_distillation/leak/quotes`), where
             the student has not read them. A Chinese character, a kana or a Thai letter counts as a word. `0` looks for
