@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from conftest import length_reward
 from runs import SAMPLED
-from trl_opsd import View
+from trl_opsd import View, preflight
 from trl_opsd.privileged import rollouts_of
 from trl_opsd.token_report.record import path_of, pieces, read, rounded
 
@@ -133,6 +133,21 @@ def test_only_logged_steps_and_as_many_rows_as_asked_for(make_trainer, rows):
     assert [len(recorded(trainer, step)[1]) for step in (2, 4)] == [3, 3]
     trainer = trained(make_trainer, dataset=with_context, log_tokens=30, max_steps=1)
     assert len(recorded(trainer, 1)[1]) == 4, "no more than there are"
+
+
+def test_a_preflight_records_nothing(make_trainer, rows):
+    """Its losses are taken in training mode, and would take the place of the first step's rollouts."""
+    with_context = Dataset.from_list([row for row in rows if row["privileged_context"]])
+    records = []
+    for looks in (True, False):
+        options = {"dataset": with_context, "log_tokens": 2, "logging_first_step": True, "max_steps": 1}
+        trainer = make_trainer(**options)
+        if looks:
+            preflight(trainer, rows=4)
+            assert trainer.token_log.lines == [] and trainer.token_log.active
+        trainer.train()
+        records.append(recorded(trainer, 1))
+    assert records[0] == records[1]
 
 
 def test_several_views_and_hints_within_the_completion(make_trainer):

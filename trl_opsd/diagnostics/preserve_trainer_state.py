@@ -35,6 +35,8 @@ def preserve_trainer_state(trainer: "OPSDTrainer") -> Iterator[None]:
         setattr(trainer, name, copy.deepcopy(attributes[name]))
     trainer.state = copy.copy(trainer.state)
     trainer.log_completions = False
+    trainer.token_log = copy.copy(trainer.token_log)
+    trainer.token_log.active = False
     trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
     trainer.model.train()
     try:

@@ -38,12 +38,13 @@ class TokenLog:
         each, rest = divmod(args.log_tokens, accelerator.num_processes)
         self.quota = each + (accelerator.process_index < rest)
         self.lines: list[Line] = []
+        self.active = True  # not while a pre-flight takes losses that train nothing
 
     def wants(self, state: TrainerState) -> bool:
         """Whether the step that is being taken will be logged: the same on every process."""
         step = state.global_step + 1
         first = step == 1 and self.args.logging_first_step
-        return self.args.log_tokens > 0 and (first or step % max(int(state.logging_steps), 1) == 0)
+        return self.active and self.args.log_tokens > 0 and (first or step % max(int(state.logging_steps), 1) == 0)
 
     def rows_of(self, batch: DistillationBatch) -> list[int]:
         """Rows of a micro-batch to record: as many as are missing, with distilled tokens before those without."""
