@@ -44,4 +44,4 @@ def test_demo(tmp_path):
     for path in ("progress.png", "report.html", "output/smollm2-json/model.safetensors"):
         assert (tmp_path / "demo" / path).exists()
     (group, *_) = load_groups(run, load_log(run), None, None)
-    assert summarize(group.rollouts, group.head["strings"]).wanted.teacher == '{"', "what the teacher teaches first"
+    assert summarize(group.rollouts, group.head).wanted.teacher == '{"', "what the teacher teaches first"

@@ -17,8 +17,9 @@ ADAM = {"optim": "adamw_torch", "adam_epsilon": 0.01, "learning_rate": 0.03}
 RESUMED = {"resume": True, "max_steps": 4, "save_strategy": "steps", "save_steps": 2, **ADAM}
 LORA = {"lora": {}, "learning_rate": 1.0}
 PAIRS = {"reward": True, "num_generations": 2}
+TOKENS = {"log_tokens": 3, "log_tokens_probe": 1}
 # The teacher answers in evaluations, greedily, so that its answers are the same under every engine
-SCORED = {"eval_teacher_prompts": 8, "generation_kwargs": {"do_sample": False}, "log_tokens": 3, **PAIRS}
+SCORED = {"eval_teacher_prompts": 8, "generation_kwargs": {"do_sample": False}, **TOKENS, **PAIRS}
 SAMPLED = {"distillation_mode": "sampled_token", "distillation_alpha": 1.0}
 TOPK = {"distillation_mode": "topk_logits", "distillation_topk": 8}
 
@@ -41,7 +42,7 @@ CASES: dict[str, dict[str, Any]] = {
     "ema, untied": {"rows_with_view": [0, 1, 6, 7], "num_iterations": 2, "max_steps": 3, **SCORED, **EMA, **UNTIED},
     "snapshot": {"rows_with_view": [0, 1, 2, 5], **PAIRS, **SNAPSHOT, "distillation_alpha": 0.5},
     "snapshot, untied": {"rows_with_view": [0, 5], **TOPK, "distillation_topk_source": "teacher", **SNAPSHOT, **UNTIED},
-    "sampled token": {"rows_with_view": [0, 1, 6, 7], "log_tokens": 3, **PAIRS, **SAMPLED, **LIVE, **UNTIED},
+    "sampled token": {"rows_with_view": [0, 1, 6, 7], **TOKENS, **PAIRS, **SAMPLED, **LIVE, **UNTIED},
     "sampled token, pure, base": {"rows_with_view": [0, 1, 6], **SAMPLED, **UNTIED},
     "sampled token, ema": {"rows_with_view": [0, 1, 6, 7], **PAIRS, **SAMPLED, **EMA},
     "accumulation and checkpointing": {

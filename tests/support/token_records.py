@@ -84,7 +84,8 @@ def rollout(
 
 
 def head(vocabulary: Vocabulary, step: int = 1) -> Line:
-    return {"step": step, "temperature": 1.0, "strings": vocabulary.strings}
+    stop = vocabulary(STOP)
+    return {"step": step, "temperature": 1.0, "stops": [stop], "strings": vocabulary.strings}
 
 
 def json_task(vocabulary: Vocabulary, index: int = 0, **others: Any) -> Line:

@@ -9,8 +9,8 @@ import re
 import pytest
 
 from browser import browser, draw, report_pages, show
-from token_records import HOSTILE, Vocabulary, group_of, hostile, json_group, json_task, rollout, view
-from trl_opsd.token_report.load import Group, RunLog
+from token_records import HOSTILE, Vocabulary, group_of, head, hostile, json_group, json_task, rollout, view
+from trl_opsd.token_report.load import CHECKPOINTS, Group, RunLog
 from trl_opsd.token_report.page import SCRIPTS, build_page
 from trl_opsd.token_report.page_data import embedded, page_data
 
@@ -176,7 +176,8 @@ def test_groups_need_no_step(open_page):
     for label in ("before", "after"):
         vocabulary = Vocabulary()
         lines = [json_task(vocabulary)]
-        groups.append(Group(label, {"temperature": 0.5, "strings": vocabulary.strings}, lines))
+        first = {name: value for name, value in head(vocabulary).items() if name != "step"}
+        groups.append(Group(label, {**first, "temperature": 0.5}, lines, series=CHECKPOINTS))
     page, seen = open_page(groups, RunLog("run", [{"step": 1, "reward": 1.0}, {"step": 2, "reward": 1.0}]))
     assert page.locator("#count").inner_text() == "1 rollout, before, at temperature 0.5"
     page.locator("#step").fill("1")

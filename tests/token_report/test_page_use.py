@@ -7,8 +7,8 @@ import re
 import pytest
 
 from browser import browser, draw, report_pages, show
-from token_records import STOP, Vocabulary, group_of, hostile, json_group, json_task, large, rollout, view
-from trl_opsd.token_report.load import Group, RunLog
+from token_records import STOP, Vocabulary, group_of, head, hostile, json_group, json_task, large, rollout, view
+from trl_opsd.token_report.load import PROBED, STEPS, Group, RunLog
 
 
 AA = 4.5
@@ -95,6 +95,41 @@ def test_arrows_move_over_lines_and_ends(open_page):
     assert page.locator(".text .k[tabindex='0']").count() == 1
     page.locator(".text .k").nth(50).hover()
     assert "Token 51 of 200" in page.locator("#panel").inner_text()
+
+
+def test_the_same_prompts_under_other_weights(open_page):
+    """The token in view stays in view; the first group stands beside the chosen one."""
+    vocabulary, groups = Vocabulary(), [json_group()]
+    for step in (0, 5, 10):
+        lines = [json_task(vocabulary, index=index, success=step > 5) for index in (0, 1)]
+        for line in lines:
+            line["views"]["privileged"]["divergence"] = [20.0 - step, 0.25, None, 0.75]
+        groups.append(Group(f"after step {step}", head(vocabulary, step), lines, series=PROBED))
+    page, seen = open_page(groups)
+    assert page.locator("#series option").all_inner_texts() == [STEPS, PROBED]
+    assert not page.locator("#step").is_visible() and not page.locator("#beside").is_visible()
+    page.locator("#series").select_option(PROBED)
+    assert page.locator("#step-label").inner_text() == "after step 0"
+    draw(page)
+    assert "20 nats" in show(page, page.locator(".text .k").nth(0))
+    top = page.evaluate("document.getElementById('list').getBoundingClientRect().top")
+    # Playwright's `fill` scrolls by itself
+    page.evaluate(
+        "(() => { const s = document.getElementById('step'); s.value = 2; s.dispatchEvent(new Event('input')); })()"
+    )
+    assert "10 nats" in page.locator("#panel").inner_text()
+    assert abs(page.evaluate("document.getElementById('list').getBoundingClientRect().top") - top) < 2
+    changed = page.get_by_role("table", name="What has changed").locator("tbody tr").all_inner_texts()
+    assert [row.split()[:3] for row in changed] == [["after", "step", str(step)] for step in (0, 5, 10)]
+    assert "7" in changed[0] and "100" in changed[2]
+    page.get_by_label("beside after step 0").check()
+    draw(page)
+    assert page.locator(".rollout").nth(0).locator("h4").all_inner_texts()[:2] == ["after step 0", "after step 10"]
+    colours = [page.locator(".rollout .text").nth(i).locator(".k").nth(0) for i in (0, 1)]
+    assert "20 nats" in show(page, colours[0]) and "10 nats" in show(page, colours[1])
+    page.locator("#series").select_option(STEPS)
+    assert page.locator(".rollout .text").count() == 2 and not page.locator("#beside").is_visible()
+    assert seen.messages == []
 
 
 def test_filters_and_search(open_page):

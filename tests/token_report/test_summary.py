@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from token_records import STOP, Vocabulary, json_task, rollout, view
+from token_records import STOP, Vocabulary, head, json_task, rollout, view
 from trl_opsd.token_report.checks import check_record
 from trl_opsd.token_report.summary import gap_bins, summarize
 
@@ -19,7 +19,7 @@ def vocabulary():
 @pytest.fixture
 def summary(vocabulary):
     lines = [json_task(vocabulary, success=True, leak="quote: x"), json_task(vocabulary, index=1, success=False)]
-    return summarize(lines, vocabulary.strings)
+    return summarize(lines, head(vocabulary))
 
 
 def test_counts_and_shares(summary):
@@ -53,7 +53,7 @@ def test_tokens_that_cost_most_and_what_the_teacher_would_rather_write(summary):
 def test_what_the_teacher_wants_most_over_all_tokens_of_the_student(vocabulary):
     wants = [[("{", -9.0, -0.1)], [("{", -9.0, -0.1)], [("}", -9.0, -0.1)]]
     taught = view(vocabulary, [-9.0] * 3, [2.0, 3.0, 4.0], top=wants)
-    found = summarize([rollout(vocabulary, ["A", "B", "C"], [-1.0] * 3, {"v": taught})], vocabulary.strings)
+    found = summarize([rollout(vocabulary, ["A", "B", "C"], [-1.0] * 3, {"v": taught})], head(vocabulary))
     assert found.rather[0].teacher == "}", "the dearest pair"
     wanted = found.wanted
     assert (wanted.teacher, wanted.students, wanted.count) == ("{", ["B", "A"], 2)
@@ -64,7 +64,7 @@ def test_ten_rows_at_most_the_dearest_first(vocabulary):
     texts = [f"t{i}" for i in range(14)]
     divergence = [float(i) for i in range(14)]
     taught = view(vocabulary, [-1.0] * 14, divergence, top=[[("x", -3.0, -0.1)]] * 14)
-    found = summarize([rollout(vocabulary, texts, [-1.0] * 14, {"a": taught})], vocabulary.strings)
+    found = summarize([rollout(vocabulary, texts, [-1.0] * 14, {"a": taught})], head(vocabulary))
     assert [row.text for row in found.costly] == [f"t{i}" for i in range(13, 3, -1)]
     assert [row.student for row in found.rather] == [f"t{i}" for i in range(13, 3, -1)]
 
@@ -75,7 +75,7 @@ def test_ten_rows_at_most_the_dearest_first(vocabulary):
 )
 def test_histogram_of_gaps(vocabulary, gap, low, high):
     taught = view(vocabulary, [-20.0 + gap], [1.0])
-    found = summarize([rollout(vocabulary, ["x"], [-20.0], {"a": taught})], vocabulary.strings).gaps
+    found = summarize([rollout(vocabulary, ["x"], [-20.0], {"a": taught})], head(vocabulary)).gaps
     assert sum(found) == 1 and gap_bins()[found.index(1)] == (low, high)
 
 
@@ -86,12 +86,12 @@ def test_stop_tokens(summary, vocabulary):
     assert stops.student_before == stops.teacher_before == 0
     cut = json_task(vocabulary) | {"texts": ["The", " moon", " result", "."]}
     cut["ids"] = [vocabulary(text) for text in cut["texts"]]
-    wanted = summarize([cut], vocabulary.strings).stops
+    wanted = summarize([cut], head(vocabulary)).stops
     assert wanted.texts == [STOP] and wanted.ends == 0, "none ends on it, and the teacher finds it likeliest"
     assert wanted.others == 3 and wanted.teacher_before == pytest.approx(math.exp(-0.125) / 3)
     plain = rollout(vocabulary, ["a"], [-1.0], {"v": view(vocabulary, [-1.0], [0.0])})
-    assert summarize([plain], vocabulary.strings).stops is None
-    both = summarize([cut, json_task(vocabulary)], vocabulary.strings).stops
+    assert summarize([plain], head(vocabulary)).stops is None
+    both = summarize([cut, json_task(vocabulary)], head(vocabulary)).stops
     assert both.ends == 1 and both.others == 5
     assert both.teacher_before == pytest.approx(math.exp(-0.125) / 5), "the teacher would have stopped at the cut"
 
@@ -100,7 +100,7 @@ def test_several_views_count_by_their_shares(vocabulary):
     hint = view(vocabulary, [None, -3.0], [None, 4.0], share=[0, 0.25], top=[None, [("z", -2.0, -0.1)]], start=1)
     whole = view(vocabulary, [-1.0, -1.0], [1.0, 2.0], share=[1, 0.75], top=[[("a", -2.0, -1.0)], [("y", -1.0, -0.5)]])
     line = rollout(vocabulary, ["a", "b"], [-2.0, -2.0], {"whole": whole, "hint": hint})
-    found = summarize([line], vocabulary.strings)
+    found = summarize([line], head(vocabulary))
     assert found.divergence == pytest.approx((1 + 0.75 * 2 + 0.25 * 4) / 2) and found.taught == 1
     assert found.gap == pytest.approx((1 + 0.75 * 1 - 0.25 * 1) / 2)
     assert {(row.student, row.teacher): row.cost for row in found.rather} == {
@@ -111,17 +111,17 @@ def test_several_views_count_by_their_shares(vocabulary):
 def test_estimates_count_by_their_size(vocabulary):
     taught = view(vocabulary, [-1.0, -3.0], [-1.0, 1.0])
     line = rollout(vocabulary, ["a", "b"], [-2.0, -2.0], {"a": taught}, advantage=[1.0, -1.0])
-    found = summarize([line], vocabulary.strings)
+    found = summarize([line], head(vocabulary))
     assert found.estimated and found.divergence == 0 and found.first == 0.5
     assert [row.cost for row in found.costly] == [0.5, 0.5]
 
 
 def test_nothing_is_taught(vocabulary):
-    found = summarize([rollout(vocabulary, ["a"], [None], {})], vocabulary.strings)
+    found = summarize([rollout(vocabulary, ["a"], [None], {})], head(vocabulary))
     assert (
         found.taught == found.first == found.divergence == 0 and found.costly == found.rather == found.positions == []
     )
-    assert summarize([], {}).rollouts == 0
+    assert summarize([], head(Vocabulary())).rollouts == 0
 
 
 def results(lines, same_weights=True):

@@ -10,10 +10,10 @@ import torch
 from datasets import Dataset
 
 from conftest import length_reward
-from runs import SAMPLED
+from runs import SAMPLED, interrupted
 from trl_opsd import View, preflight
 from trl_opsd.privileged import rollouts_of
-from trl_opsd.token_report.record import path_of, pieces, read, rounded
+from trl_opsd.token_report.record import PROBE, STEP, path_of, pieces, read, rounded, steps_of
 
 
 CASES = {
@@ -150,6 +150,86 @@ def test_a_preflight_records_nothing(make_trainer, rows):
     assert records[0] == records[1]
 
 
+PROBED = {
+    "forward KL": {},
+    "sampled token, mixed": CASES["sampled token, mixed"],
+    "two passes": CASES["two passes"],
+    "LoRA": CASES["LoRA"],
+    "ema": {"teacher_model_kind": "ema", "gradient_checkpointing": True},
+}
+
+
+@pytest.mark.parametrize("case", PROBED)
+def test_the_probe_is_the_same_rollouts_under_other_weights(make_trainer, rows, case):
+    """Before training, after step 2, and after the last one, where a plain forward tells the same."""
+    with_context = Dataset.from_list([row for row in rows if row["privileged_context"]])
+    options = {"dataset": with_context, "log_tokens": 3, "max_steps": 3, "learning_rate": 0.05, **PROBED[case]}
+    options["max_steps"] = 3
+    trainer = trained(make_trainer, log_tokens_probe=2, **options)
+    assert list(steps_of(trainer.args.output_dir, PROBE)) == [0, 2, 3]
+    records = [read(path)[1] for path in steps_of(trainer.args.output_dir, PROBE).values()]
+    first = recorded(trainer, 1)[1]
+    assert [line["index"] for line in records[0]] == [line["index"] for line in first] and len(first) == 3
+    fixed = ("index", "group", "rewards", "success", "leak", "student_prompt", "ids", "texts", "written")
+    for of_step, *later in zip(first, *records, strict=True):
+        assert near(later[0]["p"], of_step["p"]), "the weights of the first step are those before it"
+        for line in later:
+            assert all(line[name] == of_step[name] for name in fixed)
+            assert {k: v["prompt"] for k, v in line["views"].items()} == {
+                k: v["prompt"] for k, v in of_step["views"].items()
+            }
+        assert later[0]["p"] != later[1]["p"] != later[2]["p"]
+    model = trainer.model.eval()
+    for line in records[-1]:
+        p = by_hand(model, line["student_prompt"]["ids"], line["ids"], trainer.args.temperature)
+        assert near(line["p"], [p[i, token].item() for i, token in enumerate(line["ids"])])
+
+
+@pytest.mark.parametrize("case", PROBED)
+def test_training_with_a_probe_is_training_without_it(make_trainer, case):
+    runs = [trained(make_trainer, **some, **PROBED[case]) for some in ({"log_tokens": 2, "log_tokens_probe": 1}, {})]
+    for name, value in runs[0].model.state_dict().items():
+        assert torch.equal(value, runs[1].model.state_dict()[name]), name
+    timed = ("time", "per_second", "runtime")
+    for mine, other in zip(*(run.state.log_history for run in runs), strict=True):
+        assert mine.keys() == other.keys() and len(mine) > 3
+        assert all(mine[k] == other[k] for k in mine if not any(word in k for word in timed))
+
+
+def test_records_of_a_resumed_run(make_trainer, rows, tmp_path):
+    """The probe goes through the checkpoint, which stands between two steps of a generation batch."""
+    with_context = Dataset.from_list([row for row in rows if row["privileged_context"]])
+    options = {
+        "dataset": with_context, "log_tokens": 2, "log_tokens_probe": 1, "max_steps": 4, "steps_per_generation": 2,
+        "save_strategy": "steps", "save_steps": 1, "reward_funcs": length_reward,
+    }  # fmt: skip
+    whole = trained(make_trainer, output_dir=str(tmp_path / "whole"), **options)
+    interrupted(make_trainer, 1, **options)
+    resumed = make_trainer(**options)
+    resumed.train(resume_from_checkpoint=True)
+    for kind in (STEP, PROBE):
+        files = [steps_of(trainer.args.output_dir, kind) for trainer in (whole, resumed)]
+        assert files[0].keys() == files[1].keys() and len(files[0]) == 4 + (kind == PROBE)
+        for step in (3, 4):
+            assert read(files[0][step]) == read(files[1][step])
+    assert [line["rewards"] for line in read(files[1][2])[1]] == [line["rewards"] for line in read(files[0][0])[1]]
+    (line, *_) = recorded(resumed, 2)[1]
+    assert line["rewards"] == {} and line["success"] is None, "the checkpoint has the rollouts, not their rewards"
+
+
+def test_an_evaluation_between_leaves_rewards_and_context(make_trainer, rows):
+    """A generation batch lasts for two steps, between which another set is sampled."""
+    with_context = Dataset.from_list([row for row in rows if row["privileged_context"]])
+    trainer = trained(
+        make_trainer, dataset=with_context, log_tokens=2, steps_per_generation=2, max_steps=2, eval_steps=1,
+        eval_strategy="steps", eval_dataset=with_context.select([0]), reward_funcs=length_reward,
+    )  # fmt: skip
+    for step in (1, 2):
+        for line in recorded(trainer, step)[1]:
+            assert line["rewards"].keys() == {"length_reward"}
+            assert line["views"]["privileged"]["prompt"]["context"]
+
+
 def test_several_views_and_hints_within_the_completion(make_trainer):
     def source(groups):
         hint = View("Mind the sign.", name="hint", place="before_token", position=2)
@@ -173,7 +253,8 @@ def test_size(make_trainer, rows):
     tokens = sum(len(line["ids"]) for line in recorded(trainer, 1)[1])
     assert tokens > 100 and path.stat().st_size / tokens < 150
     head, *_ = (json.loads(text) for text in gzip.open(path, "rt"))
-    assert set(head) == {"step", "temperature", "strings"}
+    assert set(head) == {"step", "temperature", "stops", "strings"}
+    assert head["stops"] == trainer.eos_token_ids and all(str(token) in head["strings"] for token in head["stops"])
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,10 @@ class OPSDConfig(GRPOConfig):
         log_tokens (`int`, *optional*, defaults to `0`):
             Rollouts of each logged step whose single tokens are recorded, in `_tokens/*.jsonl.gz` under `output_dir`,
             a folder that is not pushed to the Hub, as it holds contexts. `trl-opsd report` shows them.
+        log_tokens_probe (`int`, *optional*, defaults to `0`):
+            Steps between two records of the probe, `0` for none: the first `log_tokens` rollouts of the training, with
+            the contexts that they had, are scored anew with the weights of then. The same tokens before the training,
+            after each of these steps and after the last one show what has changed.
         leak_ngram_size (`int`, *optional*, defaults to `8`):
             Words in a row of the context that make a completion's quote of it (`self_distillation/leak/quotes`), where
             the student has not read them. A Chinese character, a kana or a Thai letter counts as a word. `0` looks for
@@ -395,6 +399,9 @@ class OPSDConfig(GRPOConfig):
     )
     log_tokens: Index = field(
         default=0, metadata={"help": "Rollouts of each logged step whose single tokens are recorded."}
+    )
+    log_tokens_probe: Index = field(
+        default=0, metadata={"help": "Steps between two records of the same rollouts. 0: none."}
     )
     leak_ngram_size: Index = field(
         default=8, metadata={"help": "Words in a row of the context that make a quote. 0 looks for none."}

@@ -139,10 +139,16 @@ def check_combinations(config: Any) -> None:
             f"`num_loss_tokens_to_skip={skipped}` leaves no token to distil: completions have at most "
             f"`max_completion_length={most}` tokens. Lower the former, or raise the latter."
         )
-    if config.distillation_weight == 0 and config.eval_teacher_prompts:
+    for name in ("eval_teacher_prompts", "log_tokens"):
+        if config.distillation_weight == 0 and getattr(config, name):
+            raise ValueError(
+                f"`{name}={getattr(config, name)}` lets the teacher score, which a run with `distillation_weight=0` "
+                "does not have. Leave it out."
+            )
+    if config.log_tokens_probe and not config.log_tokens:
         raise ValueError(
-            f"`eval_teacher_prompts={config.eval_teacher_prompts}` scores the teacher, which a run with "
-            "`distillation_weight=0` does not have. Leave it out."
+            f"`log_tokens_probe={config.log_tokens_probe}` scores the first `log_tokens` rollouts anew, and that is 0. "
+            "Set `log_tokens` to some, such as 4."
         )
     check_divergence(config)
     check_credit(config)

@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from trl_opsd.monitoring.json_lines import read as read_lines
-from trl_opsd.token_report.record import FOLDER, Line, read
+from trl_opsd.token_report.record import FOLDER, PROBE, STEP, Line, read, steps_of
+
+
+# Series of groups: the rollouts of each step; those of the probe, after each step; those of each checkpoint
+STEPS, PROBED, CHECKPOINTS = "each step's rollouts", "the probe", "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -22,12 +26,14 @@ class Group:
         head (`dict`): First line of their record; of a checkpoint without `step`.
         rollouts (`list[dict]`): Its other lines.
         same_weights (`bool`): Whether their teacher has the student's weights, for the self-checks.
+        series (`str`): Series to which it belongs: `STEPS`, or one whose groups answer the same prompts.
     """
 
     label: str
     head: Line
     rollouts: list[Line]
     same_weights: bool = False
+    series: str = STEPS
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ def load_log(folder: Path) -> RunLog:
 
 def load_groups(folder: Path, log: RunLog, steps: Sequence[int] | None, rows: int | None) -> list[Group]:
     """
-    Records of a run by step.
+    Records of a run by step: those of its rollouts, then those of its probe.
 
     Args:
         folder (`Path`): `output_dir` of the run.
@@ -78,26 +84,31 @@ def load_groups(folder: Path, log: RunLog, steps: Sequence[int] | None, rows: in
     """
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder}: give the `output_dir` of a run.")
-    paths = {int(path.name[5:-9]): path for path in sorted((folder / FOLDER).glob("step-*.jsonl.gz"))}
-    if not paths:
+    paths = {kind: steps_of(folder, kind) for kind in (STEP, PROBE)}
+    there = sorted({step for of_kind in paths.values() for step in of_kind})
+    if not there:
         raise ValueError(
             f"{folder} has no records of tokens: train with `log_tokens: 4` in the recipe, and each logged step leaves "
             f"one in {folder / FOLDER}."
         )
-    chosen = sorted(paths) if steps is None else sorted(set(steps))
-    unknown = [str(step) for step in chosen if step not in paths]
+    unknown = [str(step) for step in sorted(set(steps or ())) if step not in there]
     if unknown:
-        there = ", ".join(map(str, sorted(paths)))
-        raise ValueError(f"{folder} has no record of step {', '.join(unknown)}: there are those of {there}.")
+        known = ", ".join(map(str, there))
+        raise ValueError(f"{folder} has no record of step {', '.join(unknown)}: there are those of {known}.")
     groups = []
-    for step in chosen:
-        head, rollouts = read(paths[step])
-        groups.append(Group(f"step {step}", head, rollouts[:rows], _same_weights(log, step)))
+    for step, path in paths[STEP].items():
+        if steps is None or step in steps:
+            head, rollouts = read(path)
+            groups.append(Group(f"step {step}", head, rollouts[:rows], _same_weights(log, step - 1)))
+    for step, path in paths[PROBE].items():
+        if steps is None or step in steps:
+            head, rollouts = read(path)
+            groups.append(Group(f"after step {step}", head, rollouts[:rows], _same_weights(log, step), PROBED))
     return groups
 
 
-def _same_weights(log: RunLog, step: int) -> bool:
+def _same_weights(log: RunLog, updates: int) -> bool:
     """Whether a teacher has the student's weights: always, or until the first step has changed the student's."""
     if "teacher_model_kind" not in log.options or log.options.get("teacher_model_name_or_path"):
         return False
-    return log.options["teacher_model_kind"] == "live" or step == 1
+    return log.options["teacher_model_kind"] == "live" or updates == 0

@@ -10,7 +10,7 @@ from typing import Any
 
 from trl_opsd.monitoring.names import PREFIX
 from trl_opsd.token_report.checks import check_record
-from trl_opsd.token_report.load import Group, RunLog
+from trl_opsd.token_report.load import STEPS, Group, RunLog
 from trl_opsd.token_report.record import Line, rounded
 from trl_opsd.token_report.summary import GAP_EDGES, summarize
 
@@ -78,9 +78,11 @@ def charts(log: RunLog) -> list[dict[str, Any]]:
 
 
 def _group(group: Group, context: bool) -> dict[str, Any]:
-    summary = asdict(summarize(group.rollouts, group.head["strings"]))
+    summary = asdict(summarize(group.rollouts, group.head))
     return {
         "label": group.label,
+        "series": group.series,
+        "fixed": group.series != STEPS,
         "step": group.head.get("step"),
         "temperature": group.head["temperature"],
         "summary": _short(summary),

@@ -1,10 +1,11 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-Record of single tokens of rollouts: one gzip file of JSON lines for a logged step.
+Record of single tokens of rollouts: one gzip file of JSON lines for a logged step, or for the probe after a step.
 
-The first line has what the rollouts share: `step`, `temperature` of the log-probabilities, and `strings`, the text of
-each token of the lists by its id. Each further line is a rollout, in columns over its completion tokens:
+The first line has what the rollouts share: `step`, `temperature` of the log-probabilities, `stops`, tokens that end an
+answer of either side, and `strings`, the text of each token of the lists by its id, empty for a part of a character.
+Each further line is a rollout, in columns over its completion tokens:
 
 - `index`, `group`, `rewards`, `success`, `leak`: of the rollout; empty or null where they are not known
 - `student_prompt`: `ids` and `text` of what the student reads
@@ -29,12 +30,20 @@ from typing import Any
 
 
 FOLDER = "_tokens"  # `_`: not pushed to the Hub, as it holds contexts
+# Kinds of records: rollouts of a step, before its update, and the probe's, which stay the same, after a step
+STEP, PROBE = "step", "probe"
 Line = dict[str, Any]
 
 
-def path_of(output_dir: str | Path, step: int) -> Path:
+def path_of(output_dir: str | Path, step: int, kind: str = STEP) -> Path:
     """File of a step."""
-    return Path(output_dir) / FOLDER / f"step-{step:06d}.jsonl.gz"
+    return Path(output_dir) / FOLDER / f"{kind}-{step:06d}.jsonl.gz"
+
+
+def steps_of(output_dir: str | Path, kind: str = STEP) -> dict[int, Path]:
+    """Files of a run by their step, in order."""
+    found = (Path(output_dir) / FOLDER).glob(f"{kind}-*.jsonl.gz")
+    return {int(path.name.split("-")[1].split(".")[0]): path for path in sorted(found)}
 
 
 def rounded(value: float) -> float | int | None:

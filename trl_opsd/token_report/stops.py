@@ -3,15 +3,10 @@
 """Probability of stop tokens on both sides, as far as the lists of likeliest tokens tell it."""
 
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from trl_opsd.token_report.record import Line
-from trl_opsd.token_report.tokens import token_text, top_token
-
-
-CONTROL = re.compile(r"<[^<>\s]+>")  # control tokens of the usual tokenizers: <|im_end|>, </s>, <end_of_turn>
 
 
 @dataclass(frozen=True)
@@ -20,7 +15,7 @@ class StopMass:
     Mean probability of the stop tokens: a lower bound, as lists end.
 
     Args:
-        texts (`list[str]`): Control tokens on which completions end, or that the teacher finds likeliest somewhere.
+        texts (`list[str]`): The stop tokens.
         ends (`int`): Completions that end on one, and are taught to.
         student_end, teacher_end (`float`): Probability there.
         others (`int`): All other taught tokens.
@@ -36,11 +31,9 @@ class StopMass:
     teacher_before: float
 
 
-def stop_mass(rollouts: Sequence[Line], strings: Mapping[str, str]) -> StopMass | None:
-    """Mean probability of stop tokens at the ends of completions and before; `None` where none is known."""
-    stops = _stop_tokens(rollouts, strings)
-    if not stops:
-        return None
+def stop_mass(rollouts: Sequence[Line], head: Line) -> StopMass | None:
+    """Mean probability of the stop tokens at the ends of completions and before; `None` where no side has one."""
+    stops = set(head["stops"])
     ends, others = [], []
     for line in rollouts:
         for position, token in enumerate(line["ids"]):
@@ -48,23 +41,14 @@ def stop_mass(rollouts: Sequence[Line], strings: Mapping[str, str]) -> StopMass 
             if masses is not None:
                 at_end = position == len(line["ids"]) - 1 and token in stops
                 (ends if at_end else others).append(masses)
+    if not ends and not any(map(any, others)):
+        return None
     of_ends, before = ([_mean(one[side] for one in part) for side in (0, 1)] for part in (ends, others))
-    return StopMass(sorted(set(stops.values())), len(ends), *of_ends, len(others), *before)
+    texts = sorted(head["strings"][str(token)] for token in stops)
+    return StopMass(texts, len(ends), *of_ends, len(others), *before)
 
 
-def _stop_tokens(rollouts: Sequence[Line], strings: Mapping[str, str]) -> dict[int, str]:
-    """Control tokens by which a side ends a completion, or would."""
-    found = {}
-    for line in rollouts:
-        if line["ids"]:
-            found[line["ids"][-1]] = token_text(line, len(line["ids"]) - 1, strings)
-        for view in line["views"].values():
-            best = {top_token(view["top"], position) for position in range(len(line["ids"])) if "top" in view}
-            found |= {token: strings.get(str(token), "") for token in best if token is not None}
-    return {token: text for token, text in found.items() if CONTROL.fullmatch(text)}
-
-
-def _masses(line: Line, position: int, stops: Mapping[int, str]) -> tuple[float, float] | None:
+def _masses(line: Line, position: int, stops: Collection[int]) -> tuple[float, float] | None:
     """Probability of stop tokens under student and teacher at a distilled token, of several views by their shares."""
     student: dict[int, float] = {}
     teacher, whole = 0.0, 0.0

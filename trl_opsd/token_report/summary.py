@@ -100,15 +100,15 @@ class Summary:
     stops: StopMass | None
 
 
-def summarize(rollouts: Sequence[Line], strings: dict[str, str]) -> Summary:
+def summarize(rollouts: Sequence[Line], head: Line) -> Summary:
     """
     Overview of rollouts.
 
     Args:
         rollouts (`list[dict]`): Lines of a record.
-        strings (`dict[str, str]`): Texts of the tokens in its lists.
+        head (`dict`): Its first line.
     """
-    taught = list(taught_tokens(rollouts, strings))
+    taught = list(taught_tokens(rollouts, head["strings"]))
     tokens = sum(len(line["ids"]) for line in rollouts)
     known = [line["success"] for line in rollouts if line["success"] is not None]
     whole = sum(token.cost for token in taught)
@@ -131,7 +131,7 @@ def summarize(rollouts: Sequence[Line], strings: dict[str, str]) -> Summary:
         rather=rather[:MOST],
         wanted=_wanted(rather),
         gaps=_histogram(token.gap for token in taught),
-        stops=stop_mass(rollouts, strings),
+        stops=stop_mass(rollouts, head),
     )
 
 

@@ -36,7 +36,7 @@ def print_report(groups: Sequence[Group], log: RunLog, console: Console | None =
     console = console or Console(highlight=False)
     console.print(Text(f"What the teacher teaches: {log.name}", style="bold"))
     for group in groups:
-        summary = summarize(group.rollouts, group.head["strings"])
+        summary = summarize(group.rollouts, group.head)
         console.rule(Text(safe(group.label)))
         console.print(_headline(summary))
         console.print(_figures(summary))

@@ -2,7 +2,7 @@
 
 """Recorder of single tokens: a few rollouts of each logged step, from the forwards that train on them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,13 +10,13 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerBase, TrainerState
 
-from trl_opsd.batches.distillation_batch import DistillationBatch
+from trl_opsd.batches.distillation_batch import KEY, DistillationBatch
 from trl_opsd.config.opsd_config import OPSDConfig
 from trl_opsd.kernels import TOP
 from trl_opsd.prompts.teacher_prompt import context_spans
 from trl_opsd.rollouts.rollout import Rollout
 from trl_opsd.rollouts.view import View
-from trl_opsd.token_report.record import Line, path_of, pieces, rounded, write
+from trl_opsd.token_report.record import STEP, Line, path_of, pieces, rounded, write
 
 
 # What is known of a rollout beside its tensors: itself, its views, and what it gives away of them
@@ -31,13 +31,17 @@ class TokenLog:
         args ([`OPSDConfig`]): Options.
         accelerator (`Accelerator`): Gathers what the processes recorded.
         tokenizer (`PreTrainedTokenizerBase`): From ids to text.
+        stops (`Sequence[int]`): Tokens that end an answer of the student or of the teacher.
     """
 
-    def __init__(self, args: OPSDConfig, accelerator: Accelerator, tokenizer: PreTrainedTokenizerBase):
-        self.args, self.accelerator, self.tokenizer = args, accelerator, tokenizer
+    def __init__(
+        self, args: OPSDConfig, accelerator: Accelerator, tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]
+    ):
+        self.args, self.accelerator, self.tokenizer, self.stops = args, accelerator, tokenizer, list(stops)
         each, rest = divmod(args.log_tokens, accelerator.num_processes)
         self.quota = each + (accelerator.process_index < rest)
         self.lines: list[Line] = []
+        self.known: tuple[int, Mapping[int, Known]] = (0, {})
         self.active = True  # not while a pre-flight takes losses that train nothing
 
     def wants(self, state: TrainerState) -> bool:
@@ -45,6 +49,16 @@ class TokenLog:
         step = state.global_step + 1
         first = step == 1 and self.args.logging_first_step
         return self.active and self.args.log_tokens > 0 and (first or step % max(int(state.logging_steps), 1) == 0)
+
+    def know(self, generation: int, known: Mapping[int, Known]) -> None:
+        """
+        Say what is known of the rollouts of a generation batch beside their tensors, until the next one is there.
+
+        Args:
+            generation (`int`): Number of the batch.
+            known (`dict[int, Known]`): By the index of the rollout within it.
+        """
+        self.known = generation, known
 
     def rows_of(self, batch: DistillationBatch) -> list[int]:
         """Rows of a micro-batch to record: as many as are missing, with distilled tokens before those without."""
@@ -62,42 +76,43 @@ class TokenLog:
         self,
         rows: list[int],
         inputs: Mapping[str, Any],
-        batch: DistillationBatch,
         stats: Mapping[str, torch.Tensor],
         top: Mapping[str, torch.Tensor],
-        known: Mapping[int, Known],
     ) -> None:
         """
         Record rows of a micro-batch.
 
         Args:
             rows (`list[int]`): Those of [`rows_of`].
-            inputs (`dict`): TRL's micro-batch.
-            batch ([`DistillationBatch`]): Its distillation part.
+            inputs (`dict`): TRL's micro-batch, with its distillation part under `KEY`.
             stats (`dict[str, torch.Tensor]`): Statistics of shape `(K, B, C)`, those of the student `(B, C)`.
             top (`dict[str, torch.Tensor]`): From [`~trl_opsd.kernels.top_tokens`], at [`tokens_of`] these rows.
-            known (`dict[int, Known]`): What is known of the rollouts, by their index in the generation batch.
         """
+        batch = inputs[KEY]
         values = {name: value.float().cpu() for name, value in stats.items()}
         lists = {name.removeprefix(TOP): value.cpu() for name, value in top.items()}
         distilled, first = batch.mask.bool().cpu(), 0
+        known = self.known[1] if self.known[0] == batch.generation else {}  # not of a batch that was resumed
         for row in rows:
             count = int(distilled[row].sum())
             own = {name: value[..., first : first + count, :] for name, value in lists.items()}
             self.lines.append(self._line(row, inputs, batch, values, own, known.get(int(batch.index[row]))))
             first += count
 
-    def flush(self, step: int) -> None:
-        """Write what was recorded of a step. A collective."""
+    def flush(self, step: int, kind: str = STEP) -> None:
+        """Write what was recorded of a step, or of the probe after it. A collective."""
+        head, lines = self.gathered()
+        if self.accelerator.is_main_process and lines:
+            write(path_of(self.args.output_dir, step, kind), {"step": step, **head}, lines)
+
+    def gathered(self) -> tuple[Line, list[Line]]:
+        """What all processes have recorded since the last time, as head and rollouts of a record. A collective."""
         lines, self.lines = gather_object(self.lines), []
-        if not self.accelerator.is_main_process or not lines:
-            return
         lines.sort(key=lambda line: line["index"])
         tops = [top["ids"] for line in lines for top in _tops(line)]
-        ids = sorted({token for of_list in tops for at in of_list if at for token in at})
-        strings = {str(token): self.tokenizer.decode([token]) for token in ids}
-        head = {"step": step, "temperature": self.args.temperature, "strings": strings}
-        write(path_of(self.args.output_dir, step), head, lines)
+        ids = sorted({token for of_list in tops for at in of_list if at for token in at}.union(self.stops))
+        strings = {str(token): self._token(token) for token in ids}
+        return {"temperature": self.args.temperature, "stops": self.stops, "strings": strings}, lines
 
     def _line(
         self,
@@ -157,6 +172,11 @@ class TokenLog:
                 lists = (top[f"teacher/{part}"][k] for part in ("ids", "p", "q"))
                 line["views"][name]["top"] = _lists(distilled, *lists)
         return line
+
+    def _token(self, token: int) -> str:
+        """Text of a token by itself, empty where it is a part of a character."""
+        text = self._text([token])
+        return "" if text and not text.strip("\ufffd") else text
 
     def _text(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -13,7 +13,7 @@
 The parts do the work; the trainer says when.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ from trl_opsd.rollouts.capture import Sampled, build_rollouts
 from trl_opsd.rollouts.rollout import Rollout
 from trl_opsd.rollouts.view import PrivilegedSource, shown_context
 from trl_opsd.teacher import TEACHER_KINDS
-from trl_opsd.teacher.teacher import Teacher, TeacherUpdateCallback
+from trl_opsd.teacher.teacher import Teacher, TeacherUpdateCallback, live_forward
 from trl_opsd.token_report.token_log import TokenLog
 from trl_opsd.trainer.evaluation import Evaluation, Terms
 from trl_opsd.trainer.evaluation_scores import EvaluationScores, evaluation_seed, seeded_evaluation
@@ -84,9 +84,11 @@ from trl_opsd.trainer.setup_checks import (
     no_reward,
     resolve_policy_weight,
     unique_names,
+    unreachable_stops,
     warn_of_stop_tokens,
 )
 from trl_opsd.trainer.text_generator import TextGenerator
+from trl_opsd.trainer.token_probe import TokenProbe
 from trl_opsd.trainer.view_collector import CollectedViews, ViewCollector, check_alignment, source_of
 
 
@@ -247,8 +249,9 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         make_teacher = TEACHER_KINDS[args.teacher_model_kind]
         self.teacher = make_teacher(args, core, self.accelerator, self._tokenizer, self._patch_teacher)
         check_model(args, self.model, self.teacher.model)
-        if args.teacher_self_test:
-            warn_of_stop_tokens(self.eos_token_ids, self.teacher.model, self._tokenizer)
+        stops = unreachable_stops(self.eos_token_ids, self.teacher.model)
+        if args.teacher_self_test and stops:
+            warn_of_stop_tokens(self.eos_token_ids, stops, self._tokenizer)
         scored = self.has_reward or self.score_func is not None
         check_scores(args, scored, bool(self.tools or self.environment_factories), self.teacher.backend)
         self.method = MethodRun(args.method, args.method_options)
@@ -261,7 +264,9 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         if not self.teacher.backend.prepares_model_in_train:  # else before the first loss
             self.objective.check_heads(self.model)
         self.recorder = Recorder(self.accelerator, logs_entropy=not self.objective.policy_runs)
-        self.token_log = TokenLog(args, self.accelerator, self._tokenizer)
+        logs = (TokenLog(args, self.accelerator, self._tokenizer, [*self.eos_token_ids, *stops]) for _ in range(2))
+        self.token_log, self.probe = next(logs), TokenProbe(self, next(logs))
+        self.add_callback(self.probe)
         self.monitor = SignalMonitor(args.divergence_spec.clip_reverses_signs)
         # That of transformers, which prints each log as a dict; one of the user's own stays
         if any(type(one) is ProgressCallback for one in self.callback_handler.callbacks):
@@ -311,6 +316,8 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         if not self.model.training:
             return self._repacked([inputs])[0]
         self._buffered_inputs = self._repacked(self._buffered_inputs, self.args.num_iterations)
+        self.token_log.know(self._generation, self.collected.known())
+        self.probe.begin(self._buffered_inputs)
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     def _calculate_rewards(
@@ -380,10 +387,9 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         balancing = None if output.aux_loss is None else self._balancing_loss(output.aux_loss)
         terms = None if self.evaluation is None else self.evaluation.terms(batch, request, loss, balancing)
         stats = request.stats | output.distillation_stats
-        top = {name: stats.pop(name) for name in list(stats) if name.startswith(TOP)}
         if records:
-            self._record_tokens(rows, inputs, batch, stats, top)
-        self._record(batch, stats, terms)
+            self._add_tokens(self.token_log, rows, inputs, stats)
+        self._record(batch, {name: value for name, value in stats.items() if not name.startswith(TOP)}, terms)
         return loss if balancing is None else loss + balancing
 
     def evaluation_loop(
@@ -473,23 +479,24 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
 
     def save_own_state(self, folder: Path) -> None:
         self.teacher.save(folder)
+        self.probe.save(folder)
 
     def load_own_state(self, folder: Path) -> None:
         self.teacher.load(folder)
+        self.probe.load(folder)
         self.objective.resumed = True
         self.monitor.recall(self.state.log_history)
         if self._buffered_inputs is not None:
             count = self.args.steps_per_generation
             passes, within = divmod(self._step % (count * self.args.num_iterations), count)
             uses = [self.args.num_iterations - passes - (i < within) for i in range(count)]
-            batches = [DistillationBatch.take(batch) for batch in self._buffered_inputs]
-            self._buffered_inputs = self._planned(batches, uses)
+            self._buffered_inputs = self.planned(self._buffered_inputs, uses)
 
     def flat_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         own = batch[KEY].flat()
         return {name: value for name, value in batch.items() if name != KEY} | own
 
-    # For the pre-flight
+    # For the pre-flight and the records of tokens
 
     def sample(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """
@@ -533,6 +540,25 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         """The loss of a micro-batch of [`micro_batches`], whose metrics are logged. A collective."""
         with self.compute_loss_context_manager(), self.accelerator.autocast():
             return self.compute_loss(self.model, micro_batch)
+
+    def planned(self, batches: list[dict[str, Any]], uses: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """Micro-batches again of what [`flat_batch`] made of them, with the teacher's forwards planned for so many
+        passes over each, by default one. A collective."""
+        batches = [DistillationBatch.take(batch) for batch in batches]
+        uses = [1] * len(batches) if uses is None else uses
+        plan_teacher_batches(batches, self.accelerator, self.sharing.allowed, self.images, list(uses))
+        return batches
+
+    @torch.no_grad()
+    def score_tokens(self, micro_batch: dict[str, Any], log: TokenLog) -> None:
+        """Record tokens of a micro-batch under the weights as they are. Nothing is trained or logged. A collective."""
+        batch = micro_batch[KEY]
+        rows = log.rows_of(batch)
+        untrained = lambda output, advantages=None: output.log_probs.sum()  # noqa: E731
+        with live_forward(self.model) as model, self.compute_loss_context_manager(), self.accelerator.autocast():
+            request = self.objective.request(model, batch, 1.0, untrained, log.tokens_of(batch, rows))
+            output = self._student_forward(ObservedForward(model, request), micro_batch)
+        self._add_tokens(log, rows, micro_batch, request.stats | output.distillation_stats)
 
     def tools_of_rows(self) -> list[Any]:
         """The tools of each rollout in `collected`."""
@@ -606,10 +632,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         window = None if kept else self.args.gradient_accumulation_steps
         drop_idle = not self.aux_loss_enabled and not policy
         batches = repack_micro_batches(batches, window, drop_idle, self.pad_to_multiple_of)
-        return self._planned(batches, [uses] * len(batches))
-
-    def _planned(self, batches: list[dict[str, Any]], uses: list[int]) -> list[dict[str, Any]]:
-        plan_teacher_batches(batches, self.accelerator, self.sharing.allowed, self.images, uses)
+        plan_teacher_batches(batches, self.accelerator, self.sharing.allowed, self.images, [uses] * len(batches))
         return batches
 
     def _policy_loss(self, inputs: dict[str, Any]) -> PolicyLoss:
@@ -647,23 +670,16 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         if self.log_completions and batch.generation == self._generation:  # no evaluation has come between
             self.recorder.fill_mean_gap(batch, stats, self._logs["extra"]["mean_gap"])
 
-    def _record_tokens(
-        self,
-        rows: list[int],
-        inputs: dict[str, Any],
-        batch: DistillationBatch,
-        stats: dict[str, torch.Tensor],
-        top: dict[str, torch.Tensor],
+    def _add_tokens(
+        self, log: TokenLog, rows: list[int], inputs: dict[str, Any], stats: dict[str, torch.Tensor]
     ) -> None:
         """Record single tokens of some rows of a micro-batch."""
-        known = {}
-        if batch.generation == self._generation:  # and not resumed within it, nor evaluated since
-            collected = self.collected
-            of_rows = zip(collected.rollouts, collected.views, collected.leaks, strict=True)
-            known = {rollout.index: (rollout, views, leak.shown) for rollout, views, leak in of_rows}
+        batch = inputs[KEY]
+        top = {name: value for name, value in stats.items() if name.startswith(TOP)}
+        stats = {name: value for name, value in stats.items() if name not in top}
         if self.objective.sampled_token:
-            stats = stats | {"advantage": self.objective.sampled_advantages(batch, stats)}
-        self.token_log.add(rows, inputs, batch, stats, top, known)
+            stats["advantage"] = self.objective.sampled_advantages(batch, stats)
+        log.add(rows, inputs, stats, top)
 
     def _balancing_loss(self, aux_loss: torch.Tensor) -> torch.Tensor:
         """The MoE balancing loss, whole: its gradient, and what TRL's weighted loss has not counted of its value."""

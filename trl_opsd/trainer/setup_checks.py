@@ -158,26 +158,35 @@ def check_scores(args: OPSDConfig, scored: bool, tools: bool, backend: Backend) 
         )
 
 
-def warn_of_stop_tokens(own: list[int], teacher: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase) -> None:
+def unreachable_stops(own: list[int], teacher: PreTrainedModel | None) -> list[int]:
     """
-    Warn if a separate teacher ends its answers in tokens that do not end the student's: what it teaches at the end of
-    an answer is then out of the student's reach ([2609.20511](https://huggingface.co/papers/2609.20511)).
+    Tokens that end a separate teacher's answers and none of the student's.
 
     Args:
         own (`list[int]`): Tokens that end the student's completions.
         teacher (`PreTrainedModel`, *optional*): The teacher's model.
-        tokenizer (`PreTrainedTokenizerBase`): The student's.
     """
     config = getattr(teacher, "generation_config", None)
     ends = config.eos_token_id if config is not None else None
     ends = [ends] if isinstance(ends, int) else ends or []
-    missing = [token for token in ends if token not in own]
-    if missing:
-        names = ", ".join(tokenizer.convert_ids_to_tokens(missing))
-        logger.warning(
-            f"The teacher ends answers in {names}, which ends none of the student's: it would teach the student to go "
-            f"on after it. Set `eos_token_id` of the student's generation config to {[*own, *missing]}."
-        )
+    return [token for token in ends if token not in own]
+
+
+def warn_of_stop_tokens(own: list[int], missing: list[int], tokenizer: PreTrainedTokenizerBase) -> None:
+    """
+    Warn of tokens that end a separate teacher's answers alone: what it teaches at the end of an answer is out of the
+    student's reach ([2609.20511](https://huggingface.co/papers/2609.20511)).
+
+    Args:
+        own (`list[int]`): Tokens that end the student's completions.
+        missing (`list[int]`): Those of [`unreachable_stops`].
+        tokenizer (`PreTrainedTokenizerBase`): The student's.
+    """
+    names = ", ".join(tokenizer.convert_ids_to_tokens(missing))
+    logger.warning(
+        f"The teacher ends answers in {names}, which ends none of the student's: it would teach the student to go "
+        f"on after it. Set `eos_token_id` of the student's generation config to {[*own, *missing]}."
+    )
 
 
 def check_trained(steps: int) -> None:

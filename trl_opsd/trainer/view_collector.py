@@ -27,6 +27,7 @@ from trl_opsd.rollouts.capture import whole_groups
 from trl_opsd.rollouts.rollout import Rollout
 from trl_opsd.rollouts.view import PrivilegedSource, View
 from trl_opsd.teacher import TEACHER_KINDS
+from trl_opsd.token_report.token_log import Known
 
 
 # Folders and files that begin so are not pushed to the Hub with the model or a checkpoint
@@ -86,6 +87,11 @@ class CollectedViews:
         """Whether a view of each rollout, one that was not dropped for its length, takes the advantage's place."""
         rows = enumerate(self.views)
         return [any(not view.policy and encoded[view.name].weights[row] > 0 for view in views) for row, views in rows]
+
+    def known(self) -> dict[int, Known]:
+        """What is known of each rollout beside its tensors, by its index in the generation batch."""
+        of_rows = zip(self.rollouts, self.views, self.leaks, strict=True)
+        return {rollout.index: (rollout, views, leak.shown) for rollout, views, leak in of_rows}
 
 
 class ViewCollector:

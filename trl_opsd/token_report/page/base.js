@@ -2,7 +2,7 @@
 
 const DATA = JSON.parse(document.getElementById('data').textContent);
 const byId = (id) => document.getElementById(id);
-const state = { group: 0, measure: 'gap', view: '', side: false };
+const state = { series: DATA.groups[0].series, place: 0, measure: 'gap', view: '', side: false, beside: false, token: null };
 
 function el(name, attributes, ...children) {
   const element = document.createElement(name);
@@ -14,7 +14,9 @@ function el(name, attributes, ...children) {
   return element;
 }
 
-const group = () => DATA.groups[state.group];
+// Groups of the chosen series, and the chosen one; `fixed` series have the same prompts in all of their groups
+const members = () => DATA.groups.filter((one) => one.series === state.series);
+const group = () => members()[state.place];
 const sum = (values) => values.reduce((a, b) => a + b, 0);
 const plural = (count, word) => `${count.toLocaleString('en')} ${word}${count === 1 ? '' : 's'}`;
 

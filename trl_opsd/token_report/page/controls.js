@@ -57,18 +57,38 @@ function buildFilters() {
 }
 
 function buildSteps() {
-  const slider = byId('step');
-  slider.max = DATA.groups.length - 1;
+  const slider = byId('step'), series = byId('series'), beside = byId('beside');
+  const names = [...new Set(DATA.groups.map((one) => one.series))];
+  series.append(...names.map((name) => el('option', { value: name }, name)));
+  series.hidden = names.length < 2;
   byId('steps').hidden = DATA.groups.length < 2;
-  const show = () => {
-    state.group = Number(slider.value);
+  // The rollouts stay where they are in the window, whatever the overview above them grows by
+  const show = (same) => {
+    const before = byId('list').getBoundingClientRect().top;
+    state.place = Number(slider.value);
     byId('step-label').textContent = group().label;
     slider.setAttribute('aria-valuetext', group().label);
     showOverview();
-    showRollouts();
+    showRollouts(same && group().fixed);
+    if (same) scrollBy({ top: byId('list').getBoundingClientRect().top - before, behavior: 'instant' });
   };
-  slider.addEventListener('input', show);
-  show();
+  const choose = () => {
+    state.series = series.value;
+    slider.value = 0;
+    slider.max = members().length - 1;
+    slider.hidden = members().length < 2;
+    byId('beside-label').hidden = slider.hidden || !members()[0].fixed;
+    byId('beside-label').lastElementChild.textContent = `beside ${members()[0].label}`;
+    state.beside = beside.checked = false;
+    show(false);
+  };
+  slider.addEventListener('input', () => show(true));
+  series.addEventListener('change', choose);
+  beside.addEventListener('change', () => {
+    state.beside = beside.checked;
+    show(true);
+  });
+  choose();
 }
 
 function buildSettings() {

@@ -6,7 +6,7 @@ function showOverview() {
   byId('figures').replaceChildren(...figures(summary));
   byId('where').replaceChildren(positions(summary), gaps(summary));
   byId('tables').replaceChildren(rather(summary), costly(summary));
-  byId('more').replaceChildren(...[stops(summary), checkList(checks)].filter(Boolean));
+  byId('more').replaceChildren(...[series(), stops(summary), checkList(checks)].filter(Boolean));
   markStep(step);
 }
 
@@ -78,6 +78,19 @@ function costly(summary) {
   ]);
   return card('Tokens that cost most', 'Tokens of the student by their summed divergence.',
     table(['student', 'of the divergence', 'times', 'nats'], rows, 'Tokens that cost most'));
+}
+
+// All groups of a series that asks for the same prompts
+function series() {
+  if (!group().fixed || members().length < 2) return null;
+  const known = members().some(({ summary }) => summary.success != null);
+  const most = Math.max(...members().map(({ summary }) => summary.divergence), 1e-9);
+  const rows = members().map(({ label, summary }) => [
+    el('th', { scope: 'row' }, label), barCell(summary.divergence / most, number(summary.divergence), 'blue'), percent(summary.first),
+    number(summary.tokens / Math.max(1, summary.rollouts)), ...(known ? [percent(summary.success)] : []),
+  ]);
+  return card('What has changed', 'The same prompts with other weights.',
+    table(['', 'nats a token', 'on the first', 'tokens', ...(known ? ['successful'] : [])], rows, 'What has changed'));
 }
 
 function stops({ stops: found }) {

@@ -47,6 +47,7 @@ function viewPart(rollout, i, view) {
 }
 
 function showToken(rollout, i, view) {
+  state.token = { index: rollout.index, i, view };
   const kind = kindOf(rollout, i);
   const views = rollout.views.filter((one) => !view || one.name === view);
   const close = el('button', { type: 'button', class: 'close', 'aria-label': 'Close the panel' }, '×');
@@ -57,6 +58,7 @@ function showToken(rollout, i, view) {
 }
 
 function hidePanel() {
+  state.token = null;
   byId('panel').classList.remove('open');
   byId('panel').replaceChildren(el('p', { class: 'note' }, 'No token is chosen.'));
 }

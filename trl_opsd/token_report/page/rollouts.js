@@ -95,12 +95,23 @@ function cardOf(rollout) {
   const name = `Rollout ${rollout.index + 1}`;
   const head = el('div', { class: 'head' }, el('h3', {}, name), el('p', { class: 'note' }, facts.join(' · ')));
   if (rollout.leak) head.append(el('p', { class: 'leak' }, 'Leak: ', el('bdi', {}, rollout.leak)));
-  const views = state.side && rollout.views.length > 1 ? rollout.views.map((one) => one.name) : [state.view];
-  const texts = views.map((view) => el('div', {}, views.length > 1 ? el('h4', {}, `View ${view}`) : null, textOf(rollout, view, `${name}${view ? `, view ${view}` : ''}`)));
-  return el('article', { class: 'rollout' }, head, el('div', { class: views.length > 1 ? 'texts side' : 'texts' }, ...texts), promptsOf(rollout));
+  const columns = columnsOf(rollout);
+  const texts = columns.map(([title, one, view]) => el('div', {}, title ? el('h4', {}, title) : null, textOf(one, view, [name, title].filter(Boolean).join(', '))));
+  return el('article', { class: 'rollout' }, head, el('div', { class: columns.length > 1 ? 'texts side' : 'texts' }, ...texts), promptsOf(rollout));
 }
 
-function showRollouts() {
+// Texts of a card, as title, rollout and view: one, one for each view, or the same prompt's in the first group beside it
+function columnsOf(rollout) {
+  if (state.side && rollout.views.length > 1) return rollout.views.map((one) => [`View ${one.name}`, rollout, one.name]);
+  const first = state.beside && state.place > 0 ? members()[0].rollouts.find((one) => one.index === rollout.index) : null;
+  if (first) return [[members()[0].label, first, state.view], [group().label, rollout, state.view]];
+  return [[state.view && `View ${state.view}`, rollout, state.view]];
+}
+
+// With `same`, the texts and the token that were in view stay so
+function showRollouts(same = false) {
+  const drawn = same ? [...TEXTS.values()].filter((known) => known.drawn).map((known) => known.rollout.index) : [];
+  const token = same ? state.token : null;
   NEAR.disconnect();
   TEXTS.clear();
   const all = group().rollouts, chosen = all.filter(passes);
@@ -108,7 +119,10 @@ function showRollouts() {
   const some = chosen.length === all.length ? '' : `${chosen.length} of `;
   byId('count').textContent = `${some}${plural(all.length, 'rollout')}, ${label}${temperature === 1 ? '' : `, at temperature ${number(temperature)}`}`;
   byId('list').replaceChildren(...chosen.map(cardOf));
-  hidePanel();
+  for (const [text, known] of TEXTS) if (drawn.includes(known.rollout.index)) draw(text);
+  const again = token && chosen.find((one) => one.index === token.index);
+  if (again && token.i < again.ids.length) showToken(again, token.i, token.view);
+  else hidePanel();
 }
 
 function drawAll() {
