@@ -137,7 +137,7 @@ def main() -> None:
     call(
         f"train --config smollm2_json --max_steps {args.max_steps} --seed {args.seed} --eval_strategy steps "
         f"--eval_steps {args.eval_steps} --eval_on_start true --eval_teacher_prompts {len(questions)} "
-        "--per_device_eval_batch_size 12 --log_tokens 4"
+        "--per_device_eval_batch_size 12 --log_tokens 4 --log_tokens_probe 5"
     )
     minutes = (time.monotonic() - start) / 60
     with open(TRAINED / "metrics.jsonl", encoding="utf-8") as file:

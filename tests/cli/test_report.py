@@ -9,14 +9,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from datasets import Dataset
 from rich.console import Console
 
 import processes
+import tiny
 from conftest import length_reward
 from token_records import Vocabulary, head, json_task, write_run
 from trl_opsd.cli import main as cli
 from trl_opsd.cli import report as report_command
+from trl_opsd.examples import data
 from trl_opsd.token_report.load import Group, RunLog
 from trl_opsd.token_report.record import path_of
 from trl_opsd.token_report.terminal import print_report
@@ -132,6 +135,44 @@ def test_a_run_of_a_trainer(capsys, make_trainer, rows, tmp_path):
     logged = [line["self_distillation/divergence"] for line in trainer.state.log_history[:2]]
     assert charts["Divergence"][0]["points"] == [[1, logged[0]], [2, logged[1]]]
     assert charts.keys() == {"Score", "Divergence", "Length", "Entropy", "Rollouts with a view"}
+
+
+def test_checkpoints_of_a_recipe(capsys, make_trainer, tokenizer, tmp_path):
+    tiny.model(tokenizer).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    data.prepare("addition", tmp_path / "data")
+    recipe = {
+        "model_name_or_path": str(tmp_path / "model"), "dataset_name": str(tmp_path / "data"), "use_vllm": True,
+        "output_dir": str(tmp_path / "out"), "per_device_train_batch_size": 4, "max_completion_length": 4,
+        "bf16": False, "gradient_checkpointing": False, "score_func": "trl_opsd.examples.tasks.correct_sum",
+    }  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    command = ["--config", tmp_path / "recipe.yaml", "--checkpoint", "start", tmp_path / "model"]
+    told = report(capsys, *command, "--rows", 3, "--out", tmp_path / "x.html")
+    assert "The report of 6 rollouts" in told
+    first, second = data_of(tmp_path / "x.html")["groups"]
+    assert first["label"] == "start" and second["label"].endswith("/model") and first["fixed"]
+    assert first["rollouts"] == second["rollouts"], "the same weights and random numbers"
+    assert len(first["rollouts"]) == 3 and first["rollouts"][0]["rewards"] == {"score": 0}
+    assert [check["passed"] for check in first["checks"]] == [True, None, True, True]
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([], "Name the `output_dir` of a run, or `--config`"),
+        (["run", "--config", "smollm2_json"], "one of them"),
+        (["--config", "smollm2_json"], "`--config` and `--checkpoint` belong together"),
+        (["run", "--checkpoint", "x"], "belong together"),
+        (["--config", "smollm2_json", "--checkpoint", "x", "--step", "1"], "`--step` chooses among the records"),
+        (["--config", "smolm2_json", "--checkpoint", "x"], "smollm2_json"),
+    ],
+)
+def test_options_that_do_not_go_together(capsys, argv, words):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["report", *argv])
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and said.startswith("error: ") and words in said and len(said.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

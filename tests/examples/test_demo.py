@@ -43,5 +43,7 @@ def test_demo(tmp_path):
     assert "0% before" in done.stdout and "$ trl-opsd train --config smollm2_json" in done.stdout
     for path in ("progress.png", "report.html", "output/smollm2-json/model.safetensors"):
         assert (tmp_path / "demo" / path).exists()
-    (group, *_) = load_groups(run, load_log(run), None, None)
+    groups = load_groups(run, load_log(run), None, None)
+    assert [group.label for group in groups] == ["step 1", "step 2", "after step 0", "after step 2"]
+    group = groups[0]
     assert summarize(group.rollouts, group.head).wanted.teacher == '{"', "what the teacher teaches first"

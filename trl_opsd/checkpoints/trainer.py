@@ -179,7 +179,9 @@ class CrashSafeGRPOTrainer(GRPOTrainer):
                 "transformers would train on without them. Train such a model with a PEFT adapter, or pass the "
                 "checkpoint's folder as the model of a new run, without `resume_from_checkpoint`."
             )
-        super()._issue_warnings_after_load(load_result)
+        tied = getattr(self.model, "all_tied_weights_keys", {})
+        if self.is_plain_grpo or not tied.keys() >= set(load_result.missing_keys):  # those are loaded by another name
+            super()._issue_warnings_after_load(load_result)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)

@@ -3,9 +3,7 @@
 """Whether a training is worth it, before it: the teacher's and the student's score, divergence, lengths and time."""
 
 import copy
-import itertools
 import math
-import random
 import statistics
 import time
 from collections.abc import Mapping
@@ -14,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import gather_object
-from datasets import Dataset
 
 from trl_opsd.diagnostics.preflight_examples import Example, examples_of
 from trl_opsd.diagnostics.preflight_report import PreflightReport, ViewReport, with_p_values
@@ -24,7 +21,7 @@ from trl_opsd.monitoring.names import PREFIX
 from trl_opsd.privileged import as_source
 from trl_opsd.rollouts.rollout import Rollout
 from trl_opsd.rollouts.view import PrivilegedSource
-from trl_opsd.trainer.rehearsal import pop_metrics, training_rows
+from trl_opsd.trainer.rehearsal import generation_batches, pop_metrics
 from trl_opsd.trainer.scoring import Answers, ScoreFunc, Scorer
 from trl_opsd.trainer.setup_checks import check_datasets
 from trl_opsd.trainer.view_collector import CollectedViews, ViewCollector
@@ -143,8 +140,7 @@ class _Measurement:
 
     def report(self, rows: int) -> PreflightReport:
         trainer, args = self.trainer, self.trainer.args
-        batches = self._batches(rows)
-        for batch in batches:
+        for batch in generation_batches(trainer, rows, self._note):
             output = self._batch(batch)
         steps = args.steps_per_generation * args.num_iterations / args.gradient_accumulation_steps
         seconds = torch.tensor([statistics.mean(self.seconds), self._loss_seconds(output) * args.num_iterations])
@@ -170,33 +166,6 @@ class _Measurement:
             examples=gather_object(self.examples),
             notes=list(self.notes),
         )
-
-    # Rows
-
-    def _batches(self, rows: int) -> list[list[dict[str, Any]]]:
-        """The local part of each generation batch: each row as often as it is sampled, groups side by side."""
-        trainer, dataset = self.trainer, self.trainer.train_dataset
-        size = trainer.args.generation_batch_size // trainer.num_generations
-        wanted = -(-rows // size) * size
-        if isinstance(dataset, Dataset):
-            numbers = random.Random(trainer.args.seed).sample(range(len(dataset)), min(wanted, len(dataset)))
-            chosen = training_rows(trainer, numbers)
-        else:
-            chosen = list(itertools.islice(dataset, wanted))
-        if len(chosen) < size:
-            raise ValueError(
-                f"`train_dataset` has {len(chosen)} rows, and one generation batch takes {size}: it could not be "
-                "trained on either. Lower `per_device_train_batch_size` or `steps_per_generation`."
-            )
-        if len(chosen) < wanted:
-            self._note(f"the dataset has {len(chosen)} rows, fewer than were asked for.")
-        local = trainer.args.generation_batch_size // self.accelerator.num_processes
-        first = self.accelerator.process_index * local
-        batches = []
-        for start in range(0, len(chosen) - size + 1, size):
-            batch = [row for row in chosen[start : start + size] for _ in range(trainer.num_generations)]
-            batches.append(batch[first : first + local])
-        return batches
 
     # One generation batch
 

@@ -549,11 +549,17 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         plan_teacher_batches(batches, self.accelerator, self.sharing.allowed, self.images, list(uses))
         return batches
 
+    def load_weights(self, folder: Path) -> None:
+        """Load the weights of a checkpoint, and of its teacher where that has some of its own. A collective."""
+        self._load_from_checkpoint(str(folder))
+        self.teacher.load(folder)
+        self.objective.resumed = True
+        self._last_loaded_step = -1  # vLLM has not seen them
+
     @torch.no_grad()
-    def score_tokens(self, micro_batch: dict[str, Any], log: TokenLog) -> None:
-        """Record tokens of a micro-batch under the weights as they are. Nothing is trained or logged. A collective."""
+    def score_tokens(self, micro_batch: dict[str, Any], log: TokenLog, rows: list[int]) -> None:
+        """Record rows of a micro-batch under the weights as they are. Nothing is trained or logged. A collective."""
         batch = micro_batch[KEY]
-        rows = log.rows_of(batch)
         untrained = lambda output, advantages=None: output.log_probs.sum()  # noqa: E731
         with live_forward(self.model) as model, self.compute_loss_context_manager(), self.accelerator.autocast():
             request = self.objective.request(model, batch, 1.0, untrained, log.tokens_of(batch, rows))

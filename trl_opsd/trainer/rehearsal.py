@@ -2,18 +2,54 @@
 
 """Rehearsal: generation and rows beside a training, by TRL's own members of the trainer."""
 
+import itertools
+import random
 from collections.abc import Callable
 from typing import Any
 
+from datasets import Dataset
 from trl import GRPOTrainer
 
 from trl_opsd.rollouts.rollout import Rollout
 
 
-def training_rows(trainer: GRPOTrainer, numbers: list[int]) -> list[dict[str, Any]]:
-    """Rows of `train_dataset` with the columns that training sees."""
-    dataset = trainer._remove_unused_columns(trainer.train_dataset, description="training")
-    return [dataset[number] for number in numbers]
+def generation_batches(trainer: GRPOTrainer, rows: int, note: Callable[[str], None]) -> list[list[dict[str, Any]]]:
+    """
+    Rows of `train_dataset` in generation batches: of each the part of this process, each row as often as it is sampled,
+    groups side by side.
+
+    Args:
+        trainer (`GRPOTrainer`): Whose data and batches they are.
+        rows (`int`): Rows to draw, by the seed of the training, rounded up to whole generation batches.
+        note (`Callable[[str], None]`): Is told if there are fewer.
+
+    Raises:
+        ValueError: If there are too few for one batch.
+    """
+    dataset = trainer.train_dataset
+    size = trainer.args.generation_batch_size // trainer.num_generations
+    wanted = -(-rows // size) * size
+    if isinstance(dataset, Dataset):
+        numbers = random.Random(trainer.args.seed).sample(range(len(dataset)), min(wanted, len(dataset)))
+        # With the columns that training sees
+        seen = trainer._remove_unused_columns(dataset, description="training")
+        chosen = [seen[number] for number in numbers]
+    else:
+        chosen = list(itertools.islice(dataset, wanted))
+    if len(chosen) < size:
+        raise ValueError(
+            f"`train_dataset` has {len(chosen)} rows, and one generation batch takes {size}: it could not be trained "
+            "on either. Lower `per_device_train_batch_size` or `steps_per_generation`."
+        )
+    if len(chosen) < wanted:
+        note(f"the dataset has {len(chosen)} rows, fewer than were asked for.")
+    local = trainer.args.generation_batch_size // trainer.accelerator.num_processes
+    first = trainer.accelerator.process_index * local
+    batches = []
+    for start in range(0, len(chosen) - size + 1, size):
+        batch = [row for row in chosen[start : start + size] for _ in range(trainer.num_generations)]
+        batches.append(batch[first : first + local])
+    return batches
 
 
 def pop_metrics(trainer: GRPOTrainer) -> dict[str, list[float]]:

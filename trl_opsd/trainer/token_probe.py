@@ -57,7 +57,7 @@ class TokenProbe(TrainerCallback):
         """Record the rollouts under the weights after a step. A collective."""
         trainer, first = self.trainer, not self.facts
         for batch in trainer.planned([_on(batch, trainer.accelerator.device) for batch in self.batches]):
-            trainer.score_tokens(batch, self.log)
+            trainer.score_tokens(batch, self.log, self.log.rows_of(batch[KEY]))
         for line in self.log.lines:
             if first:
                 self.facts[line["index"]] = _facts(line)

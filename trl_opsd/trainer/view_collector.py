@@ -89,7 +89,7 @@ class CollectedViews:
         return [any(not view.policy and encoded[view.name].weights[row] > 0 for view in views) for row, views in rows]
 
     def known(self) -> dict[int, Known]:
-        """What is known of each rollout beside its tensors, by its index in the generation batch."""
+        """Rollout, views and leak of each row, by its index in the generation batch."""
         of_rows = zip(self.rollouts, self.views, self.leaks, strict=True)
         return {rollout.index: (rollout, views, leak.shown) for rollout, views, leak in of_rows}
 
