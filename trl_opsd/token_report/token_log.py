@@ -106,7 +106,7 @@ class TokenLog:
             write(path_of(self.args.output_dir, step, kind), {"step": step, **head}, lines)
 
     def gathered(self) -> tuple[Line, list[Line]]:
-        """What all processes have recorded since the last time, as head and rollouts of a record. A collective."""
+        """Head and rollouts of a record: all that the processes have recorded since the last time. A collective."""
         lines, self.lines = gather_object(self.lines), []
         lines.sort(key=lambda line: line["index"])
         tops = [top["ids"] for line in lines for top in _tops(line)]
