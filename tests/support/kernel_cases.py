@@ -32,7 +32,10 @@ SPECS = {
     "hard": DivergenceSpec("forward_kl", token_clip=2.5, temperature=0.9),
     "clipped-jsd": DivergenceSpec("jsd", alpha=0.3, token_clip=0.3),
     "is-clip": DivergenceSpec("forward_kl", is_clip=1.2, temperature=0.9),
-    "arithmetic": DivergenceSpec("reverse_kl", target="arithmetic", temperature=1.4),
+    "teacher-temperature": DivergenceSpec("forward_kl", temperature=0.9, teacher_temperature=0.5),
+    "tempered-tail": DivergenceSpec("reverse_kl", topk=3, add_tail=True, teacher_temperature=1.7),
+    "by-view": DivergenceSpec("forward_kl", view_divergences={"b": "reverse_kl"}, temperature=0.8),
+    "arithmetic": DivergenceSpec("reverse_kl", target="arithmetic", temperature=1.4, teacher_temperature=0.7),
     "geometric": DivergenceSpec("jsd", alpha=0.3, target="geometric", temperature=0.8, is_clip=1.2),
 }
 TARGETS = ("arithmetic", "geometric")
@@ -61,6 +64,7 @@ class Case:
     teacher_transform: dict = field(default_factory=dict)
     policy: PolicyTerm | None = None
     chunk_size: int | None = None
+    names: str = "abcdef"  # of the views
 
     def leaves(self) -> list[torch.Tensor]:
         return [x for x in (self.hidden, self.weight, self.bias) if x is not None and x.requires_grad]
@@ -76,6 +80,7 @@ class Case:
             labels=self.labels,
             weights=self.weights,
             spec=spec,
+            view_specs=[spec.of_view(name) for name in self.names] if spec.view_divergences else None,
             old_logps=self.old_logps,
             policy=self.policy,
             chunk_size=self.chunk_size,
@@ -96,7 +101,8 @@ class Case:
             for view in self.teacher_hidden
         ]
         student, m = logits(self.hidden, self.weight, self.bias, **self.transform), self.weights.shape[1]
-        total, stats = reference.dense_loss(student[:m], teacher, self.labels[:m], self.weights, spec, self.old_logps)
+        others = self.old_logps, self.names
+        total, stats = reference.dense_loss(student[:m], teacher, self.labels[:m], self.weights, spec, *others)
         if self.policy is not None:
             total = total + reference.policy_loss(student, self.labels, self.policy.loss, self.policy.temperature)
         return total, stats

@@ -8,6 +8,7 @@ C classes (tokens, or those of a top-k set and perhaps its tail); p student, q t
 """
 
 import math
+from dataclasses import replace
 
 import torch
 
@@ -46,6 +47,10 @@ def entries(log_p: torch.Tensor, log_q: torch.Tensor, spec, mode: str = "signed"
     return alpha * _weighted_log(q, log_q, log_m) + (1 - alpha) * _weighted_log(p, log_p, log_m)
 
 
+def teacher_temperature(spec) -> float:
+    return spec.temperature if spec.teacher_temperature is None else spec.teacher_temperature
+
+
 def classes(log_p: torch.Tensor, log_q: torch.Tensor, spec) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Log-probabilities of student and teacher on the classes, `(N, C)`, and the mask of the top-k set, `(N, V)`."""
     inside = torch.ones_like(log_p, dtype=torch.bool)
@@ -79,7 +84,7 @@ def token_losses(logits: torch.Tensor, teacher_logits: torch.Tensor, spec) -> di
     The values of a loss that a finite `token_clip` bounds are exact also where the divergence is infinite.
     """
     log_p = _log_softmax(logits.double() / spec.temperature)
-    log_q = _log_softmax(teacher_logits.detach().double() / spec.temperature)
+    log_q = _log_softmax(teacher_logits.detach().double() / teacher_temperature(spec))
     classes_p, classes_q, inside = classes(log_p, log_q, spec)
     divergence = loss = entries(classes_p, classes_q, spec).sum(-1)
     clipped = torch.zeros_like(loss)
@@ -119,12 +124,13 @@ def _entropy(log_probs: torch.Tensor) -> torch.Tensor:
 
 def mean_target(teacher_logits: list[torch.Tensor], shares: torch.Tensor, spec) -> torch.Tensor:
     """Logits whose distribution at the temperature is the mean of the views', with shares `(K, N)`."""
-    log_qs = torch.stack([_log_softmax(logits.detach().double() / spec.temperature) for logits in teacher_logits])
+    temperature = teacher_temperature(spec)
+    log_qs = torch.stack([_log_softmax(logits.detach().double() / temperature) for logits in teacher_logits])
     shares = shares.unsqueeze(-1)
     if spec.target == "arithmetic":
-        return (shares.log() + log_qs).logsumexp(0) * spec.temperature
+        return (shares.log() + log_qs).logsumexp(0) * temperature
     # A view without share says nothing, also where it rules a token out
-    return torch.where(shares > 0, shares * log_qs, 0.0).sum(0) * spec.temperature
+    return torch.where(shares > 0, shares * log_qs, 0.0).sum(0) * temperature
 
 
 def view_shares(weights: torch.Tensor) -> torch.Tensor:
@@ -146,6 +152,7 @@ def dense_loss(
     weights: torch.Tensor,
     spec,
     old_logps: torch.Tensor | None = None,
+    names: str = "abcdef",
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """
     Weighted sum over tokens and views, differentiable in `logits`, and the statistics of the fused loss.
@@ -157,6 +164,7 @@ def dense_loss(
         weights (`torch.Tensor` of shape `(K, N)`): Factor on each token under each view.
         spec: Options of the loss.
         old_logps (`torch.Tensor` of shape `(N,)`, *optional*): For the importance weight.
+        names (`str`): Names of the views, of one letter each.
     """
     picked = torch.arange(len(labels)), labels
     student = _log_softmax(logits.double() / spec.temperature).detach()
@@ -169,8 +177,10 @@ def dense_loss(
     else:
         shares = view_shares(weights.double())
         targets = [mean_target(teacher_logits, shares, spec)] * len(teacher_logits)
-    views = [token_losses(logits, target, spec) for target in targets]
-    own = [_log_softmax(teacher.detach().double() / spec.temperature) for teacher in teacher_logits]
+    given = spec.view_divergences or {}
+    specs = [replace(spec, divergence=given.get(name, spec.divergence), view_divergences=None) for name in names]
+    views = [token_losses(logits, *of_view) for of_view in zip(targets, specs, strict=False)]
+    own = [_log_softmax(teacher.detach().double() / teacher_temperature(spec)) for teacher in teacher_logits]
     total = sum((view["loss"] * weights[k].double() * importance).sum() for k, view in enumerate(views))
     stats = {
         name: torch.stack([view[name].detach() for view in views])

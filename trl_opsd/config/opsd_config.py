@@ -129,6 +129,12 @@ class OPSDConfig(GRPOConfig):
             that correction is off.
         distillation_temperature (`float`, *optional*):
             Temperature of both distributions. `None` means the sampling `temperature`.
+        distillation_teacher_temperature (`float`, *optional*):
+            Temperature of the teacher's distribution. `None` means that of the student's; below it the teacher is
+            sharper, and teaches something without any context too (TS-OPSD, 2606.00755).
+        distillation_view_divergences (`dict[str, str]`, *optional*):
+            Divergences of single views by name, such as `{"wrong": "reverse_kl"}`; the others have that of all. With a
+            source that names its views by success, right and wrong rollouts are pulled in different ways.
         distillation_reduction (`str`, *optional*, defaults to `"token_mean"`):
             `"token_mean"` averages over all distilled tokens of the global batch, `"sequence_mean"` over the tokens of
             each completion and then over the completions that have a view, `"joint_token_mean"` divides by all tokens
@@ -229,6 +235,7 @@ class OPSDConfig(GRPOConfig):
     _VALID_DICT_FIELDS = [
         *GRPOConfig._VALID_DICT_FIELDS,
         "method_options",
+        "distillation_view_divergences",
         "teacher_model_init_kwargs",
         "privileged_source",
         "student_chat_template_kwargs",
@@ -311,6 +318,12 @@ class OPSDConfig(GRPOConfig):
     )
     distillation_temperature: float | None = field(
         default=None, metadata={"help": "Temperature of both distributions. `None`: the sampling temperature."}
+    )
+    distillation_teacher_temperature: float | None = field(
+        default=None, metadata={"help": "Temperature of the teacher's distribution. `None`: that of the student's."}
+    )
+    distillation_view_divergences: dict[str, str] | str | None = field(
+        default=None, metadata={"help": "Divergences of single views by name; the others have that of all."}
     )
     distillation_reduction: str = field(
         default="token_mean",

@@ -44,6 +44,7 @@ DEPENDENT = (
     ("distillation_temperature", None, "distillation_mode", ("full_logits", "topk_logits")),
     ("distillation_is_clip", None, "distillation_mode", ("full_logits", "topk_logits")),
     ("distillation_reduction", "token_mean", "distillation_mode", ("full_logits", "topk_logits")),
+    ("distillation_view_divergences", None, "distillation_mode", ("full_logits", "topk_logits")),
     *((option, default, "teacher_model_kind", kinds) for option, default, kinds in dependent_options()),
 )
 

@@ -51,6 +51,8 @@ class LinearDivergenceForward:
             if id(one) not in prepared:
                 prepared[id(one)] = one.prepared(hidden)
         self.teachers = [prepared[id(one)] for one in task.teacher_heads]
+        self.specs = task.view_specs or [task.spec] * len(self.teachers)
+        self.teacher_temperature = task.spec.teacher_temperature or task.spec.temperature
         new, (k, m) = task.weights.new_zeros, task.weights.shape
         # Pre-allocated: small tensors allocated between large short-lived ones fragment the heap and fault in new pages
         # for every tile
@@ -122,9 +124,9 @@ class LinearDivergenceForward:
     def _tile(self, raw: torch.Tensor, teachers: list[torch.Tensor], rows: slice) -> torch.Tensor | None:
         """Add loss and statistics of a tile; returns its gradient on the raw logits, `(t, V)`, if one is asked for."""
         spec, labels = self.task.spec, self.task.labels[rows].unsqueeze(-1)
-        log_p, p = _distribution(self.student.transform(raw), spec)
+        log_p, p = _distribution(self.student.transform(raw), spec.temperature)
         views = zip(self.teachers, teachers, strict=True)
-        targets = [_distribution(head.transform(teacher), spec) for head, teacher in views]
+        targets = [_distribution(head.transform(teacher), self.teacher_temperature) for head, teacher in views]
         logps = torch.stack([one.gather(-1, labels).squeeze(-1) for one in (log_p, *(log_q for log_q, _ in targets))])
         shown = reported(logps)  # (1 + K, t)
         self.stats["student_logps"][rows], self.stats["teacher_logps"][:, rows] = shown[0], shown[1:]
@@ -140,7 +142,7 @@ class LinearDivergenceForward:
 
         gradient = None
         for view, (log_q, q) in enumerate(targets):
-            result = token_loss(Pair(log_p, log_q, p, q), spec)
+            result = token_loss(Pair(log_p, log_q, p, q), self.specs[view])
             for name, value in result.stats.items():
                 # One target has one loss, which the statistics of every view show
                 self.stats[name][slice(None) if spec.target else view, rows] = value
@@ -194,10 +196,10 @@ class LinearDivergenceForward:
     def _all_scores(self) -> TokenStats:
         """Statistics of all distilled tokens, from a pass over them that comes first."""
         task, m = self.task, self.task.weights.shape[1]
-        how = task.labels[:m], task.spec.temperature, task.chunk_size
-        student = label_scores(self.student, self.hidden[:m], *how)
+        labels, chunk_size = task.labels[:m], task.chunk_size
+        student = label_scores(self.student, self.hidden[:m], labels, task.spec.temperature, chunk_size)
         views = zip(self.teachers, task.teacher_hidden, strict=True)
-        teachers = [label_scores(head, view, *how) for head, view in views]
+        teachers = [label_scores(head, view, labels, self.teacher_temperature, chunk_size) for head, view in views]
         values = (*(torch.stack(both) for both in zip(*teachers, strict=True)), *student)
         return self._token_stats(dict(zip(TOKEN_STATS, values, strict=True)), slice(None))
 
@@ -213,9 +215,9 @@ class LinearDivergenceForward:
         return (logps - old[rows]).nan_to_num(0.0).clamp(-20.0, 20.0).exp().clamp(max=clip)
 
 
-def _distribution(logits: torch.Tensor, spec: DivergenceSpec) -> tuple[torch.Tensor, torch.Tensor]:
+def _distribution(logits: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities and probabilities, `(t, V)`, at the temperature."""
-    tempered = logits if spec.temperature == 1.0 else logits / spec.temperature
+    tempered = logits if temperature == 1.0 else logits / temperature
     log_probs = tempered.log_softmax(-1).clamp_(min=LOG_ZERO)
     return log_probs, log_probs.exp()
 

@@ -28,6 +28,8 @@ class LinearDivergenceInputs:
         labels (`torch.Tensor` of shape `(N,)`): Sampled tokens.
         weights (`torch.Tensor` of shape `(K, M)`): Factor on the loss of each token under each view.
         spec ([`DivergenceSpec`]): Divergence, support and clips, and what a method adds.
+        view_specs (`Sequence[DivergenceSpec]` of length K, *optional*): The same with the divergence of each view,
+            where views have some of their own.
         old_logps (`torch.Tensor` of shape `(M,)`, *optional*): Log-probabilities of `labels` when they were sampled,
             for `spec.is_clip`; `nan` where the sampler could not give one.
         relative_positions, rows (`torch.Tensor` of shape `(M,)`, *optional*): As in [`~trl_opsd.losses.TokenStats`],
@@ -42,6 +44,7 @@ class LinearDivergenceInputs:
     labels: torch.Tensor
     weights: torch.Tensor
     spec: DivergenceSpec
+    view_specs: Sequence[DivergenceSpec] | None = None
     old_logps: torch.Tensor | None = None
     relative_positions: torch.Tensor | None = None
     rows: torch.Tensor | None = None

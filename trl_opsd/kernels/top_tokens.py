@@ -25,6 +25,7 @@ def top_tokens(
     teacher_heads: Sequence[Head],
     count: int,
     temperature: float,
+    teacher_temperature: float,
 ) -> dict[str, torch.Tensor]:
     """
     The `count` likeliest next tokens under the student and under each view's teacher.
@@ -35,7 +36,7 @@ def top_tokens(
         teacher_hidden (`torch.Tensor` of shape `(K, R, H')`): Teacher hidden states of each view.
         teacher_heads (`Sequence[Head]` of length K): Teacher head of each view.
         count (`int`): k.
-        temperature (`float`): Of both distributions.
+        temperature, teacher_temperature (`float`): Of the student's and of the teachers' distributions.
 
     Returns:
         By name, log-probabilities in nats: `top/student/ids` and `top/student/p` of shape `(R, k)`, `top/student/q` of
@@ -43,7 +44,7 @@ def top_tokens(
     """
     head, teacher_heads = head.prepared(hidden), [one.prepared(hidden) for one in teacher_heads]
     parts = [
-        _of_chunk(hidden[rows], head, teacher_hidden[:, rows], teacher_heads, count, temperature)
+        _of_chunk(hidden[rows], head, teacher_hidden[:, rows], teacher_heads, count, temperature, teacher_temperature)
         for rows in _chunks(len(hidden))
     ]
     return {f"{TOP}{name}": torch.cat([part[name] for part in parts], dim=-2) for name in parts[0]}
@@ -60,12 +61,13 @@ def _of_chunk(
     teacher_heads: Sequence[Head],
     count: int,
     temperature: float,
+    teacher_temperature: float,
 ) -> dict[str, torch.Tensor]:
     own = _log_softmax(hidden, head, temperature)
     p, ids = own.topk(count, dim=-1)
     found: dict[str, list[torch.Tensor]] = {"student/q": [], "teacher/ids": [], "teacher/p": [], "teacher/q": []}
     for states, teacher in zip(teacher_hidden, teacher_heads, strict=True):
-        other = _log_softmax(states, teacher, temperature)
+        other = _log_softmax(states, teacher, teacher_temperature)
         q, wanted = other.topk(count, dim=-1)
         values = other.gather(-1, ids), wanted, own.gather(-1, wanted), q
         for name, value in zip(found, values, strict=True):

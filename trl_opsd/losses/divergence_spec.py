@@ -2,8 +2,9 @@
 
 """`DivergenceSpec`: every option of the token-level distillation loss, checked when it is built."""
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -33,6 +34,11 @@ class DivergenceSpec:
             alpha) p + alpha q. `None`: `alpha` names it, 0 `"forward_kl"`, 1 `"reverse_kl"`, between them `"jsd"`.
         alpha (`float`): Parameter of a divergence that has one: weight of the teacher in the mixture m.
         temperature (`float`): Temperature of both distributions.
+        teacher_temperature (`float`, *optional*): Temperature of the teacher's instead. Below that of the student it
+            teaches a sharper distribution.
+        view_divergences (`dict[str, str]`, *optional*): Divergences of single views by their names, such as `{"wrong":
+            "reverse_kl"}`; the other views have `divergence`. A source that names its views by success thereby gives
+            rollouts of one kind another divergence.
         topk (`int`, *optional*): Size of the top-k set of tokens that are compared. `None`: the whole vocabulary.
         topk_source (`str`): Whose most likely tokens form the set: `"student"`, `"teacher"`, or `"union"` for both.
         add_tail (`bool`): Whether the rest of the vocabulary is one more class. Otherwise the set is renormalised.
@@ -58,6 +64,8 @@ class DivergenceSpec:
     divergence: str | None = field(default=None, metadata={"choices": DIVERGENCES})
     alpha: float = 0.0
     temperature: Positive = 1.0
+    teacher_temperature: Positive | None = None
+    view_divergences: dict[str, str] | None = None
     topk: Count | None = None
     topk_source: str = field(default="student", metadata={"choices": TOPK_SOURCES})
     add_tail: bool = False
@@ -75,6 +83,7 @@ class DivergenceSpec:
         check_fields(self)
         self._resolve_divergence()
         self._check_top_k()
+        self._check_view_divergences()
         if self.entry_clip is None and self.entry_clip_mode != "signed":
             raise ValueError("`entry_clip_mode` is set, but `entry_clip` is None: set both.")
 
@@ -109,6 +118,30 @@ class DivergenceSpec:
                 f"`alpha={self.alpha!r}` is so near an end that the divergence would be 0 in float32. Keep it "
                 f"{LEAST_SHARE:g} away, or take a KL by `alpha=0.0` or `alpha=1.0`."
             )
+
+    def of_view(self, name: str) -> "DivergenceSpec":
+        """The spec with the divergence of a view, `NAME-2` and so on being of the family `NAME`."""
+        given = self.view_divergences or {}
+        divergence = given.get(name, given.get(re.sub(r"-\d+$", "", name)))
+        if divergence is None:
+            return self
+        has_parameter = DIVERGENCES[divergence].alpha_range is not None
+        return replace(self, divergence=divergence, alpha=self.alpha if has_parameter else 0.0, view_divergences=None)
+
+    def _check_view_divergences(self) -> None:
+        """Refuse divergences that no view can have, by building the spec of each."""
+        if self.view_divergences and self.target is not None:
+            raise ValueError(
+                "`view_divergences` compares the student with each view, and `target` makes one distribution of all "
+                "views: leave out one of them."
+            )
+        for name, divergence in (self.view_divergences or {}).items():
+            if divergence not in DIVERGENCES:
+                raise ValueError(
+                    f"`view_divergences` gives the view {name!r} the divergence {divergence!r}: it must be one of "
+                    f"{', '.join(DIVERGENCES)}."
+                )
+            self.of_view(name)
 
     def _check_top_k(self) -> None:
         stops = self.stop_gradient

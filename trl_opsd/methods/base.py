@@ -195,6 +195,8 @@ class Method:
         auxiliary_loss (`Callable[[StepContext], AuxiliaryLoss]`, *optional*): A loss of each token beside the
             divergence.
         hidden_state_loss (`Callable[[StepContext], HiddenStateLoss]`, *optional*): A loss of hidden states.
+        distillation_weight (`Callable[[StepContext], float]`, *optional*): A factor on the weight of the distillation
+            at a step, from progress and state.
         state (`dict[str, float]`): Initial state.
         update_state (`Callable[[StepSummary], dict[str, float]]`, *optional*): State after each step. It is saved with
             each checkpoint.
@@ -220,6 +222,7 @@ class Method:
     micro_batch_statistics: bool = False
     auxiliary_loss: Callable[[StepContext], AuxiliaryLoss] | None = None
     hidden_state_loss: Callable[[StepContext], HiddenStateLoss] | None = None
+    distillation_weight: Callable[[StepContext], float] | None = None
     state: State = field(default_factory=dict)
     update_state: Callable[[StepSummary], State] | None = None
     should_sync_teacher: Callable[[State], bool] | None = None

@@ -51,6 +51,12 @@ class MethodRun(TrainerCallback):
         """Whether what it makes of a token depends on other rows of the micro-batch."""
         return self.method.micro_batch_statistics
 
+    @property
+    def distillation_weight(self) -> float:
+        """Factor on `distillation_weight` at this step."""
+        made = self.method.distillation_weight
+        return 1.0 if made is None else made(self.step_context([]))
+
     def step_context(self, views: list[str]) -> StepContext:
         """Inputs of the method's functions at this step, for a batch with these views."""
         return StepContext(views, self.options, self.step, self.progress, self.schedule_state)

@@ -125,7 +125,7 @@ class TopTokensRequest:
         teacher_hidden (`torch.Tensor` of shape `(K, R, H')`): Hidden states of each view there.
         live (`Sequence[bool]` of length K): Views that the student's own weights read.
         count (`int`): Tokens of a list.
-        temperature (`float`): Of both distributions.
+        temperature, teacher_temperature (`float`): Of the student's and of the teacher's distributions.
     """
 
     index: torch.Tensor
@@ -133,13 +133,16 @@ class TopTokensRequest:
     live: Sequence[bool]
     count: int
     temperature: float
+    teacher_temperature: float
 
     def run(self, hidden: torch.Tensor, own: Head, other: Head) -> dict[str, torch.Tensor]:
         """Result of [`~trl_opsd.kernels.top_tokens`], from the student's hidden states `(B * C, H)` and both heads."""
         device = hidden.device
         heads = [own if live else other for live in self.live]
         chosen = hidden.detach()[self.index.to(device)]
-        return top_tokens(chosen, own, self.teacher_hidden.to(device), heads, self.count, self.temperature)
+        return top_tokens(
+            chosen, own, self.teacher_hidden.to(device), heads, self.count, self.temperature, self.teacher_temperature
+        )
 
 
 @dataclass
@@ -149,6 +152,7 @@ class StudentRequest:
 
     Args:
         spec ([`~trl_opsd.losses.DivergenceSpec`]): What is compared and how.
+        view_specs (`Sequence[DivergenceSpec]` of length K, *optional*): The same for each view, where they differ.
         index (`torch.Tensor` of shape `(M,)`): Distilled tokens, counted along the rows of the completions, `(B, C)`.
         teacher_hidden (`torch.Tensor` of shape `(K, M, H')`): Hidden states of each view there.
         teacher_head (`Callable`): Gives the teacher's [`~trl_opsd.kernels.Head`], or `None` for the student's own, when
@@ -177,6 +181,7 @@ class StudentRequest:
     weights: torch.Tensor
     completion_length: int
     live: Sequence[bool] = ()
+    view_specs: Sequence[DivergenceSpec] | None = None
     relative_positions: torch.Tensor | None = None
     hidden_state_loss: HiddenStateLoss | None = None
     old_logps: torch.Tensor | None = None
@@ -234,6 +239,7 @@ class StudentRequest:
                 labels=labels[index],
                 weights=self.weights.to(device),
                 spec=self.spec,
+                view_specs=self.view_specs,
                 old_logps=None if self.old_logps is None else self.old_logps.to(device),
                 relative_positions=None if self.relative_positions is None else self.relative_positions.to(device),
                 rows=torch.div(first, shape[1], rounding_mode="floor"),

@@ -59,6 +59,7 @@ class DistillationObjective:
         self.args, self.teacher, self.accelerator, self.method = args, teacher, accelerator, method
         self.policy_weight, self.sharing = policy_weight, sharing
         self.spec = args.divergence_spec
+        self.teacher_temperature = args.distillation_teacher_temperature  # None: the student's
         self.kept = KeptOutputs()
         self.sampled_token = args.distillation_mode == "sampled_token"
         self.resumed = False  # from a checkpoint, so that the teacher's weights are not the student's any more
@@ -68,6 +69,11 @@ class DistillationObjective:
     def counted_policy_weight(self) -> float:
         """Weight of TRL's loss. In sampled-token mode it holds the whole objective, whatever the verifier's weight."""
         return 1.0 if self.sampled_token else self.policy_weight
+
+    @property
+    def distillation_weight(self) -> float:
+        """Weight of the distillation at this step: that of the config, times the method's."""
+        return self.args.distillation_weight * self.method.distillation_weight
 
     @property
     def policy_runs(self) -> bool:
@@ -134,6 +140,7 @@ class DistillationObjective:
         spec, hidden_state_loss = self.method.spec(self.spec, views), self.method.hidden_state_loss(views)
         return StudentRequest(
             spec=spec,
+            view_specs=[spec.of_view(name) for name in views] if spec.view_divergences else None,
             index=index,
             teacher_hidden=teacher_hidden,
             teacher_head=self.teacher.head,
@@ -184,7 +191,8 @@ class DistillationObjective:
             return None
         at = torch.searchsorted(batch.token_index, recorded).to(hidden.device)
         live = [bool(view.live) for view in batch.views.values()]
-        return TopTokensRequest(recorded, hidden[:, at], live, TOP_TOKENS, temperature)
+        of_teacher = self.teacher_temperature or temperature
+        return TopTokensRequest(recorded, hidden[:, at], live, TOP_TOKENS, temperature, of_teacher)
 
     def _shared_arguments(self, batch: DistillationBatch) -> dict[str, Any]:
         return {
@@ -197,12 +205,12 @@ class DistillationObjective:
     def weights(self, batch: DistillationBatch, windows: float) -> torch.Tensor:
         """
         Factor on each token's loss under each view, of shape `(K, B, C)`: mask, share of the view, normaliser,
-        `distillation_weight`, and TRL's ratio of trainer to vLLM where it corrects for their difference.
+        weight of the distillation, and TRL's ratio of trainer to vLLM where it corrects for their difference.
         """
         parts = windows * self.accelerator.num_processes
         per_token = batch.counts.token_weights(batch.mask, self.args.distillation_reduction, parts)
         ratio = 1.0 if batch.importance_ratio is None else batch.importance_ratio
-        return self.args.distillation_weight * batch.shares * per_token * ratio
+        return self.distillation_weight * batch.shares * per_token * ratio
 
     def sampled_advantages(self, batch: DistillationBatch, stats: dict[str, torch.Tensor]) -> torch.Tensor:
         """
@@ -237,7 +245,7 @@ class DistillationObjective:
             advantages=self.policy_weight * batch.advantages.unsqueeze(1),
             success=batch.success.unsqueeze(1),
             group_success=batch.group_success.unsqueeze(1),
-            scale=self.args.distillation_weight * batch.counts.dilution(self.args.loss_type, batch.num_items),
+            scale=self.distillation_weight * batch.counts.dilution(self.args.loss_type, batch.num_items),
         )
 
     # The teacher
@@ -245,10 +253,12 @@ class DistillationObjective:
     def _scores(
         self, model: nn.Module, batch: DistillationBatch, with_hidden: bool = False
     ) -> tuple[torch.Tensor, ...]:
-        """Log-probabilities of the completion's tokens and entropies under each view's teacher, `(K, B, C)`, at the
-        sampling temperature; 0 where a token is not distilled. With hidden states, `(K, M, H)`, if they are wanted."""
+        """Log-probabilities of the completion's tokens and entropies under each view's teacher, `(K, B, C)`, at its
+        temperature, by default that of the sampling; 0 where a token is not distilled. With hidden states, `(K, M, H)`,
+        if they are wanted."""
         index, mask = batch.token_index, batch.mask
-        logps, entropies, *hidden = self._teacher_outputs(model, batch, index, self.args.temperature, with_hidden)
+        temperature = self.teacher_temperature or self.args.temperature
+        logps, entropies, *hidden = self._teacher_outputs(model, batch, index, temperature, with_hidden)
         scores = torch.stack([logps, entropies])  # (2, K, M)
         scattered = scores.new_zeros(*scores.shape[:2], mask.numel())
         scattered[:, :, index] = scores
