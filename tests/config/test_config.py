@@ -75,6 +75,7 @@ DEFAULTS = {
     "log_privileged_context": False,
     "leak_ngram_size": 8,
     "leak_phrases": None,
+    "turns": None,
     "privileged_column": "privileged_context",
     "privileged_template": "{privileged_context}",
     "privileged_place": "after_user",
@@ -652,6 +653,7 @@ SAMPLE_VALUES = {
     "log_privileged_context": True,
     "leak_ngram_size": 5,
     "leak_phrases": ["the notes", "hint"],
+    "turns": {"slots": ["first", "distil"], "source": {"with_attempt": "critic"}, "when": {"probability": 0.5}},
     "privileged_column": "hint",
     "privileged_template": 'A "hint": {privileged_context}, 100 %',
     "privileged_place": "system",
@@ -674,6 +676,7 @@ NEEDS = {
     "teacher_model_name_or_path": CHECKPOINT,
     "teacher_model_init_kwargs": CHECKPOINT,
     "policy_weight": {"num_generations": 2},
+    "turns": {"num_generations": 2},
 }
 BASE = {"num_generations": 1, "bf16": False, "report_to": "none"}
 

@@ -97,7 +97,7 @@ def dataclasses():
     return made | authors | others
 
 
-@pytest.mark.parametrize("name", dataclasses())
+@pytest.mark.parametrize("name", dataclasses().keys() - {"none"})  # which has no option
 def test_every_option_of_a_known_kind_refuses_another(name):
     """An object is of no kind that an option has, but for `Any`; nan and True are no numbers."""
     kind, given = dataclasses()[name]

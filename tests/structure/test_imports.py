@@ -19,7 +19,7 @@ FLOORS = [
     {"kernels", "batches", "conflicts"},
     {"prompts", "model"},
     {"privileged", "monitoring"},
-    {"methods", "teacher", "rewards", "guided", "examples"},
+    {"methods", "teacher", "turns", "rewards", "guided", "examples"},
     {"config", "checkpoints"},
     {"token_report"},
     {"trainer"},

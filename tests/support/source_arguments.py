@@ -10,9 +10,12 @@ ARGUMENTS = {  # of sources that need some, and of conditions; the others are ma
     "reflection": {"reference": "a", "threshold": 1.0},
     "sibling": {"choice": "shortest", "threshold": 0.5},
     "skills": {"k": 2, "size": 3},
+    "turn_context": {"roles": ["second"]},
+    "with_attempt": {"source": {"fixed": "Mind!"}, "template": "{attempt} {privileged_context}"},
     "turn_hint": {"rules": [{"hint": "Think."}], "max_hints": 2},
     "group_reward_below": {"value": 0.5},
     "probability": {"p": 0.5, "seed": 3},
+    "role": {"name": "first"},
     "reward_from": {"value": 0.5, "function": "right"},
 }
 

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 
 from trl_opsd.batches.counts import COUNTS, Counts
 from trl_opsd.batches.encoded_view import VIEW_PREFIX, ViewTensors, views_of
+from trl_opsd.batches.roles import Roles
 from trl_opsd.batches.teacher_batch import TeacherBatch
 
 
@@ -37,6 +38,7 @@ def with_flat_keys(
     tokens_to_skip: int,
     accelerator: Accelerator,
     known: dict[str, torch.Tensor],
+    roles: list[str] | None = None,
 ) -> Inputs:
     """
     A generation batch with the flat keys of these views, in place of others. A collective, as tokens are counted over
@@ -48,12 +50,14 @@ def with_flat_keys(
         tokens_to_skip (`int`): `num_loss_tokens_to_skip`.
         accelerator (`Accelerator`): Sums over processes.
         known (`dict[str, torch.Tensor]`): The other fields of [`DistillationBatch`] that are not made of these.
+        roles (`list[str]` of length B, *optional*): Role of each row, in a run with `turns`.
     """
     inputs = without_flat_keys(inputs)
     loss_mask = loss_mask_of(inputs)
     mask = distillation_mask(loss_mask, view_weights(views).sum(0) > 0, tokens_to_skip)
     counts = Counts.gather(mask, loss_mask, accelerator)
-    return inputs | _flat(views, counts, {"mask": mask, **known})
+    dealt = None if roles is None else Roles.gather(roles, loss_mask, counts.distilled_tokens, accelerator)
+    return inputs | _flat(views, counts, {"mask": mask, **known}, dealt)
 
 
 def without_flat_keys(inputs: Inputs) -> Inputs:
@@ -98,6 +102,7 @@ class DistillationBatch:
         index (`torch.Tensor` of shape `(B,)`): Position of each row in the global generation batch.
         generation, generation_size (`int`): Number of that generation batch, and its rows.
         counts ([`Counts`]): Rows and tokens of that generation batch.
+        roles ([`Roles`], *optional*): Roles of the rows, in a run with `turns`.
         teacher_batches (`list[TeacherBatch]`): The teacher's forwards, planned by
             [`~trl_opsd.batches.teacher_plan.plan_teacher_batches`].
     """
@@ -118,6 +123,7 @@ class DistillationBatch:
     generation: int
     generation_size: int
     counts: Counts
+    roles: Roles | None = None
     teacher_batches: list[TeacherBatch] = field(default_factory=list)
 
     @classmethod
@@ -139,6 +145,7 @@ class DistillationBatch:
             advantages=inputs["advantages"],
             num_items=inputs["num_items_in_batch"],
             counts=Counts(**{name: inputs[f"{KEY}/{name}"] for name in COUNTS}),
+            roles=Roles.taken(inputs, f"{KEY}/"),
             **{name: inputs[f"{KEY}/{name}"] for name in _PER_ROW},
             **{name: int(inputs[f"{KEY}/{name}"]) for name in _PER_GENERATION},
         )
@@ -148,12 +155,12 @@ class DistillationBatch:
         """The flat keys of which [`take`] makes the same batch."""
         rows = {name: getattr(self, name) for name in _PER_ROW}
         generation = {name: torch.tensor(getattr(self, name)) for name in _PER_GENERATION}
-        return _flat(list(self.views.values()), self.counts, rows | generation)
+        return _flat(list(self.views.values()), self.counts, rows | generation, self.roles)
 
 
-def _flat(views: list[ViewTensors], counts: Counts, values: dict[str, torch.Tensor]) -> Inputs:
+def _flat(views: list[ViewTensors], counts: Counts, values: dict[str, torch.Tensor], roles: Roles | None) -> Inputs:
     keys = {name: value for view in views for name, value in view.flat().items()}
-    values = values | {name: getattr(counts, name) for name in COUNTS}
+    values = values | {name: getattr(counts, name) for name in COUNTS} | ({} if roles is None else roles.flat())
     return keys | {f"{KEY}/{name}": value for name, value in values.items()}
 
 

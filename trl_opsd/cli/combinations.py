@@ -43,6 +43,7 @@ def check_combinations(given: Mapping[str, Any]) -> None:
         check_paths(given)
         check_template("privileged_template", str(values.get("privileged_template", "{privileged_context}")))
         check_source_options(values.get("privileged_source"), "privileged_source")
+        check_source_options(mapping(values.get("turns")).get("source"), "turns.source")
         if values.get("privileged_source") is not None:
             own = given.get("privileged_source") is None
             check_column_options(given, given["method"] if own else None)

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from trl_opsd.cli.catalog import catalog
-from trl_opsd.cli.combinations import check_combinations
+from trl_opsd.cli.combinations import check_combinations, mapping
 from trl_opsd.cli.errors import UserError
 from trl_opsd.cli.hub_check import beside
 from trl_opsd.cli.recipes import find_recipe
@@ -236,6 +236,7 @@ def check(args: Sequence[str]) -> dict[str, Any]:
     if not given.get("dataset_name") and not given.get("datasets"):
         raise UserError("`dataset_name` is missing: name a Hub data set or a local folder.")
     check_source(given.get("privileged_source"))
+    check_source(mapping(given.get("turns")).get("source"), "turns.source")
     check_rewards(given.get("reward_funcs"))
     check_rewards(given.get("score_func"), "score_func")
     check_combinations(given)

@@ -50,6 +50,16 @@ def _without_texts(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, float)) else "[...]"
 
 
+def _without_turn_texts(turns: dict[str, Any]) -> dict[str, Any]:
+    """Options of `turns` with the name of their source alone, and without their texts."""
+    hidden: dict[str, Any] = {}
+    if turns.get("source") is not None:
+        hidden["source"] = outline(turns["source"])
+    if "feedback_template" in turns:
+        hidden["feedback_template"] = "[...]"
+    return {**turns, **hidden}
+
+
 # docstyle-ignore
 @takes_method_defaults
 @dataclass
@@ -207,6 +217,10 @@ class OPSDConfig(GRPOConfig):
             `"skip"` trains those rollouts without views and counts them in `self_distillation/source_errors`.
         privileged_timeout (`float`, *optional*):
             Seconds that a source may take for a generation batch. `None` means any time.
+        turns (`dict[str, Any]`, *optional*):
+            Roles of the rollouts of a prompt, each of which says under which prompt which text is trained: first and
+            second turns, see docs/turns.md. `None` means that every rollout is trained under the prompt that it
+            answers.
         log_privileged_context (`bool`, *optional*, defaults to `False`):
             Whether to write down what the teacher reads: in the completions table (`log_completions`), and in
             `_privileged/*.jsonl` under `output_dir`, a folder that is not pushed to the Hub.
@@ -238,6 +252,7 @@ class OPSDConfig(GRPOConfig):
         "distillation_view_divergences",
         "teacher_model_init_kwargs",
         "privileged_source",
+        "turns",
         "student_chat_template_kwargs",
         "teacher_chat_template_kwargs",
     ]
@@ -407,6 +422,9 @@ class OPSDConfig(GRPOConfig):
     privileged_timeout: Positive | None = field(
         default=None, metadata={"help": "Seconds that a source may take for a generation batch."}
     )
+    turns: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Roles of a prompt's rollouts, with second turns: `slots` and more."}
+    )
     log_privileged_context: bool = field(
         default=False, metadata={"help": "Write down what the teacher reads, in the table and in JSONL files."}
     )
@@ -507,6 +525,8 @@ class OPSDConfig(GRPOConfig):
         shown = copy.copy(self)
         if self.privileged_source is not None:
             shown.privileged_source = outline(self.privileged_source)
+        if self.turns is not None:
+            shown.turns = _without_turn_texts(self.turns)
         shown.privileged_template = PLACEHOLDER.join(
             "[...]" if text else "" for text in self.privileged_template.split(PLACEHOLDER)
         )
@@ -516,5 +536,5 @@ class OPSDConfig(GRPOConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """Dict of [`public`], for trackers and JSON."""
-        shown, names = self.public(), ("privileged_source", "privileged_template", *_OF_THE_TEACHER)
+        shown, names = self.public(), ("privileged_source", "privileged_template", "turns", *_OF_THE_TEACHER)
         return super().to_dict() | {name: getattr(shown, name) for name in names}

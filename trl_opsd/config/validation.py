@@ -20,6 +20,7 @@ from trl_opsd.options import check_fields, check_option
 from trl_opsd.privileged.named import build_source
 from trl_opsd.rollouts.view import PLACES_WITHOUT_POSITION
 from trl_opsd.teacher.kinds import TEACHER_KINDS, dependent_options
+from trl_opsd.turns.options import turn_options
 
 
 CHOICES = {
@@ -79,6 +80,40 @@ def check_method(config: Any) -> None:
         raise ValueError(f"The method {config.method!r} has its own target: leave `distillation_target` out.")
 
 
+def check_turns(config: Any) -> None:
+    """Refuse turns that can't be dealt, and a method without the roles that it needs."""
+    options = turn_options(config.turns)
+    roles = () if config.method is None else method_of(config.method).roles
+    missing = [role for role in roles if options is None or role not in options.slots]
+    if missing:
+        raise ValueError(
+            f"The method {config.method!r} needs the role `{missing[0]}`: set `turns` with it among the `slots`, got "
+            f"{None if options is None else options.slots}."
+        )
+    if options is None:
+        return
+    if config.distillation_weight == 0:
+        raise ValueError("`turns` are dealt by a run that distils, and `distillation_weight` is 0: leave `turns` out.")
+    if options.weights == "teacher" and config.teacher_model_kind == "live":
+        raise ValueError(
+            "`turns`: `weights: teacher` with `teacher_model_kind='live'` are the live ones: leave it out."
+        )
+    check_turn_sizes(config)
+
+
+def check_turn_sizes(config: Any) -> None:
+    """Refuse a number of slots by which rollouts can't be dealt; again once `num_generations` is resolved."""
+    size = len(config.turns["slots"])
+    rows = config.per_device_train_batch_size * config.steps_per_generation
+    for name, value in (("num_generations", config.num_generations), ("the rollouts of a process", rows)):
+        if value is not None and value % size:
+            raise ValueError(
+                f"`turns` deal rollouts in units of {size} `slots`, which must divide `num_generations` and the "
+                "rollouts of a process in a generation batch (`per_device_train_batch_size` * "
+                f"`steps_per_generation`), and {name} is {value}. Set it to a multiple of {size}."
+            )
+
+
 def check_policy_weight(config: Any, policy_weight: float) -> None:
     """
     Check the options that depend on the resolved weight of the policy term.
@@ -90,6 +125,11 @@ def check_policy_weight(config: Any, policy_weight: float) -> None:
     """
     if config.method is not None:
         check_reward(config.method, method_of(config.method).needs_reward, policy_weight)
+        if method_of(config.method).credit and policy_weight == 0 and config.distillation_mode != "sampled_token":
+            raise ValueError(
+                f"The method {config.method!r} gives credit to rollouts, which the policy term or "
+                "`distillation_mode='sampled_token'` trains: leave `policy_weight` above 0."
+            )
     if policy_weight == 0 and config.distillation_weight == 0:
         raise ValueError(
             "`policy_weight` and `distillation_weight` are both 0 (`policy_weight=None` counts as 0 without reward "
@@ -156,6 +196,7 @@ def check_combinations(config: Any) -> None:
     check_teacher(config)
     check_hub(config)
     check_source(config)
+    check_turns(config)
 
 
 def check_divergence(config: Any) -> None:

@@ -15,10 +15,12 @@ from typing import Any
 
 import torch
 
+from trl_opsd.batches.roles import Roles
 from trl_opsd.deprecated import renamed_arguments, renamed_attribute
 from trl_opsd.losses import AuxiliaryLoss, Target, TokenWeight
 from trl_opsd.losses.method_types import HiddenStateLoss
 from trl_opsd.options import check_option, kind_of
+from trl_opsd.rollouts.rollout import ROLES, Group
 
 
 State = dict[str, float]
@@ -83,6 +85,8 @@ class TokenSignals:
             had success, as 0 or 1.
         scale (`torch.Tensor`, 0-d): Factor on a gap beside the verifier's advantages, so that TRL's mean over all
             tokens (or rows) is `distillation_weight` times the mean over the distilled ones.
+        roles ([`~trl_opsd.batches.roles.Roles`], *optional*): Roles of the rows under `turns`, for [`role`],
+            [`token_scale`] and [`row_scale`].
     """
 
     step_context: StepContext
@@ -98,6 +102,7 @@ class TokenSignals:
     success: torch.Tensor
     group_success: torch.Tensor
     scale: torch.Tensor
+    roles: Roles | None = None
 
     moment = renamed_attribute("TokenSignals", "moment", "step_context")
 
@@ -105,6 +110,22 @@ class TokenSignals:
     def options(self) -> dict[str, Any]:
         """Options of the method."""
         return self.step_context.options
+
+    def role(self, name: str) -> torch.Tensor:
+        """1 in rows of a role under `turns`, else 0, `(B, 1)`. Without turns all rows are `first`."""
+        if self.roles is None:
+            return torch.full_like(self.advantages, float(name == "first"))
+        return self.roles.rows_of(name).to(self.advantages.dtype)
+
+    def token_scale(self, name: str) -> torch.Tensor:
+        """[`scale`] for a mean over the tokens of the rows of a role, 0-d. With `loss_type: dapo`."""
+        return self.scale if self.roles is None else self.scale * self.roles.token_scale(name)
+
+    def row_scale(self, name: str) -> torch.Tensor:
+        """[`scale`] for a mean over the rows of a role of sums over their tokens, 0-d. With `loss_type: dapo`."""
+        if self.roles is None:
+            raise ValueError(f"`row_scale({name!r})` counts the rows of a role, and the run has no `turns`.")
+        return self.scale * self.roles.row_scale(name)
 
     @property
     def gap(self) -> torch.Tensor:
@@ -197,6 +218,9 @@ class Method:
         hidden_state_loss (`Callable[[StepContext], HiddenStateLoss]`, *optional*): A loss of hidden states.
         distillation_weight (`Callable[[StepContext], float]`, *optional*): A factor on the weight of the distillation
             at a step, from progress and state.
+        roles (`tuple[str]`): Roles that `turns` must deal, see docs/turns.md.
+        credit (`Callable[[list[Group], StepContext], list[list[float]]]`, *optional*): Advantages of the rollouts of
+            whole groups, in place of TRL's, in training. Needs the policy term or `distillation_mode="sampled_token"`.
         state (`dict[str, float]`): Initial state.
         update_state (`Callable[[StepSummary], dict[str, float]]`, *optional*): State after each step. It is saved with
             each checkpoint.
@@ -223,6 +247,8 @@ class Method:
     auxiliary_loss: Callable[[StepContext], AuxiliaryLoss] | None = None
     hidden_state_loss: Callable[[StepContext], HiddenStateLoss] | None = None
     distillation_weight: Callable[[StepContext], float] | None = None
+    roles: tuple[str, ...] = ()
+    credit: Callable[[list[Group], StepContext], list[list[float]]] | None = None
     state: State = field(default_factory=dict)
     update_state: Callable[[StepSummary], State] | None = None
     should_sync_teacher: Callable[[State], bool] | None = None
@@ -232,6 +258,8 @@ class Method:
             raise ValueError(f"`label` must be one of {list(LABELS)}, got {self.label!r}.")
         if self.label != "own" and not self.paper:
             raise ValueError(f"The label {self.label!r} speaks of a paper: give it as `paper`, or leave out `label`.")
+        if unknown := set(self.roles) - set(ROLES):
+            raise ValueError(f"`roles` names {sorted(unknown)}; the roles are {list(ROLES)}.")
         if unknown := self.option_types.keys() - self.options.keys():
             raise ValueError(f"`option_types` names {sorted(unknown)}, which `options` does not have.")
         for option, default in self.options.items():

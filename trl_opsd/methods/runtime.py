@@ -17,7 +17,7 @@ from trl_opsd.methods.base import Method, StepContext, StepSummary, TokenSignals
 from trl_opsd.methods.registry import method_of, options_of
 from trl_opsd.monitoring.metrics import Sums
 from trl_opsd.monitoring.names import PREFIX
-from trl_opsd.rollouts.rollout import Rollout
+from trl_opsd.rollouts.rollout import Group, Rollout
 
 
 _PLAIN = Method("")
@@ -65,6 +65,14 @@ class MethodRun(TrainerCallback):
         """Advantages of the sampled tokens, `(B, C)`: the method's, or the verifier's plus the teacher's gap."""
         made = self.method.advantages
         return signals.advantages + signals.scale * signals.gap if made is None else made(signals)
+
+    def credit(self, groups: list[Group]) -> dict[int, float] | None:
+        """Advantages that the method gives rollouts, by their index; `None` for TRL's own."""
+        if self.method.credit is None:
+            return None
+        values = self.method.credit(groups, self.step_context([]))
+        pairs = (pair for group, row in zip(groups, values, strict=True) for pair in zip(group, row, strict=True))
+        return {rollout.index: float(value) for rollout, value in pairs}
 
     def spec(self, spec: DivergenceSpec, views: list[str]) -> DivergenceSpec:
         """Divergence specification of the config with the method's target, token weight and auxiliary loss."""

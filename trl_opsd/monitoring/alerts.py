@@ -55,10 +55,13 @@ class SignalMonitor:
     Args:
         clip_reverses_signs (`bool`): As in [`~trl_opsd.losses.DivergenceSpec`]: whether the signed entry clip of the
             forward KL is the one clip, so that `self_distillation/clipped_share` is the teacher's mass on its entries.
+        expects_views (`bool`): Whether a run without any view is a mistake.
     """
 
-    def __init__(self, clip_reverses_signs: bool = False) -> None:
-        self.signs = {**_SIGNS, "reversed_entries": _reversed_entries} if clip_reverses_signs else _SIGNS
+    def __init__(self, clip_reverses_signs: bool = False, expects_views: bool = True) -> None:
+        self.signs = {**_SIGNS, "reversed_entries": _reversed_entries} if clip_reverses_signs else dict(_SIGNS)
+        if not expects_views:
+            del self.signs["no_views"]
         self.windows: Windows = {}
         self.said: set[str] = set()
 

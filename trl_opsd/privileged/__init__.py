@@ -15,6 +15,8 @@ from trl_opsd.privileged.baselines import WithBaselines
 from trl_opsd.privileged.checks import source_name
 from trl_opsd.privileged.compose import AllOf, FirstOf, When
 from trl_opsd.privileged.named import build_condition, build_source
+from trl_opsd.privileged.sources.attempt import WithAttempt
+from trl_opsd.privileged.sources.bare import Bare
 from trl_opsd.privileged.sources.column import DatasetColumn
 from trl_opsd.privileged.sources.controls import Empty, OtherRow, Shuffled, WrongDemonstration
 from trl_opsd.privileged.sources.critic import Critic
@@ -24,17 +26,20 @@ from trl_opsd.privileged.sources.feedback import VerifierFeedback
 from trl_opsd.privileged.sources.fixed import Fixed
 from trl_opsd.privileged.sources.hints import Rule, TurnHint
 from trl_opsd.privileged.sources.image import ImageView, with_images, without_images
+from trl_opsd.privileged.sources.none import NoViews
 from trl_opsd.privileged.sources.pseudo_reference import PseudoReference
 from trl_opsd.privileged.sources.reflection import Reflection
 from trl_opsd.privileged.sources.retrieval import Retrieval
 from trl_opsd.privileged.sources.sibling import SiblingSuccess
 from trl_opsd.privileged.sources.skills import Skills
+from trl_opsd.privileged.sources.turn_context import TurnContext
 from trl_opsd.privileged.sources.written import Written
 
 
 __all__ = [
     "AllOf",
     "Asker",
+    "Bare",
     "Critic",
     "DatasetColumn",
     "Empty",
@@ -44,6 +49,7 @@ __all__ = [
     "Fixed",
     "ImageView",
     "ModelAuthor",
+    "NoViews",
     "OtherRow",
     "PartialExposure",
     "PseudoReference",
@@ -56,9 +62,11 @@ __all__ = [
     "Skills",
     "Source",
     "TextSource",
+    "TurnContext",
     "TurnHint",
     "VerifierFeedback",
     "When",
+    "WithAttempt",
     "WithBaselines",
     "Written",
     "WrongDemonstration",

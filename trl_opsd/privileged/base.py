@@ -32,6 +32,7 @@ class Run:
             [`~trl_opsd.trainer.text_generator.TextGenerator`].
         process_index, num_processes (`int`): This process among all.
         gather (`Callable[[list], list]`): Items of a list of each process. A collective: every process calls it.
+        turn_source (`Source`, *optional*): Source of the second turns, in a run with `turns`.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -40,6 +41,7 @@ class Run:
     process_index: int = 0
     num_processes: int = 1
     gather: Callable[[list], list] = field(default=list)
+    turn_source: "Source | None" = None
 
     def raise_on_all_ranks(self, what: str) -> AbstractContextManager[None]:
         """Context for code that may fail on one process alone: if it does, every process raises at its end. A

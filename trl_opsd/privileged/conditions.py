@@ -7,14 +7,14 @@ rewards and successes raise a ValueError in a run that has no reward.
 
 import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from trl_opsd.options import PositiveShare, Share, checked
+from trl_opsd.options import OneOf, PositiveShare, Share, checked
 from trl_opsd.privileged.base import rollout_rng
 from trl_opsd.privileged.checks import check_scored
 from trl_opsd.privileged.transcripts import without_thinking
 from trl_opsd.privileged.votes import NUMBER, answer_reader, majority
-from trl_opsd.rollouts.rollout import Group, Rollout, reaches
+from trl_opsd.rollouts.rollout import ROLES, Group, Rollout, reaches
 
 
 Condition = Callable[[Rollout, Group], bool]
@@ -63,6 +63,17 @@ def succeeded() -> Condition:
 def group_failed() -> Condition:
     """Rollouts of a group without any success."""
     return _of_rewards(lambda rollout, group: not any(one.success for one in group), "group_failed")
+
+
+@_named
+def role(name: Annotated[str, OneOf(ROLES)]) -> Condition:
+    """
+    Rollouts of a role under `turns`.
+
+    Args:
+        name (`str`): The role, such as `"first"`.
+    """
+    return lambda rollout, group: rollout.role == name
 
 
 @_named

@@ -6,7 +6,7 @@ Encoding of views: the token ids that the teacher reads before the student's own
 Legend: B rows of the local generation batch, P longest teacher prompt of a view, C longest completion.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from accelerate.logging import get_logger
@@ -18,7 +18,7 @@ from trl_opsd.prompts.teacher_prompt import named_error, whole_prompt
 from trl_opsd.prompts.tokenizer import PromptError, PromptRequest, PromptTokenizer, Tools
 from trl_opsd.rollouts.message_images import images_of, same_images
 from trl_opsd.rollouts.rollout import Messages, Rollout
-from trl_opsd.rollouts.view import PROMPT_PLACES, View, placed_views
+from trl_opsd.rollouts.view import PROMPT_PLACES, PlacedView, View, placed_views
 
 
 logger = get_logger(__name__)
@@ -80,6 +80,41 @@ class ViewEncoder:
         limit = LengthLimit(self.max_length, self.overlong, lambda reading: self.encode_readings([reading], cache)[0])
         fitting = [limit.fitting(row) for row in found]
         return {name: self._of_name(name, reader, rollouts, found, fitting) for name, reader in readers}
+
+    def second_prompts(
+        self, rollouts: list[Rollout], views: list[View | None], room: int
+    ) -> list[EncodedReading | None]:
+        """
+        Encode views as prompts under which a text is sampled anew, where [`encode`] has the completion follow.
+
+        Args:
+            rollouts (`list[Rollout]`): Rollouts that the views are of.
+            views (`list[View | None]`): View of each, or none.
+            room (`int`): Most tokens of the text.
+
+        Returns:
+            `list[EncodedReading | None]`: `None` without a view, or for one that `teacher_overlong` drops.
+
+        Raises:
+            ValueError: If a view can't be read before a text, or is too long.
+        """
+        rows = [row for row, view in enumerate(views) if view is not None]
+        for row in rows:
+            if views[row].inserted:
+                why = (
+                    f"the place {views[row].place!r} is within a completion, and under `turns` another one follows it."
+                )
+                raise named_error(views[row], rollouts[row].prompt, ValueError(why))
+        cache = ImageCache()
+        readings = [Reading(views[row], rollouts[row].prompt, rollouts[row].prompt_ids, None) for row in rows]
+        limit = LengthLimit(self.max_length, self.overlong, lambda reading: self.encode_readings([reading], cache)[0])
+        found: list[EncodedReading | None] = [None] * len(views)
+        for row, reading, (ids, seen) in zip(rows, readings, self.encode_readings(readings, cache), strict=True):
+            rollout = replace(rollouts[row], completion_ids=[0] * room)
+            placed = PlacedView(reading.view, rollout, 0, (0, room), reading.before)
+            fitting = limit.fitting({reading.view.name: EncodedReading(placed, reading, ids, seen)})
+            found[row] = fitting.get(reading.view.name)
+        return found
 
     def _of_name(
         self,

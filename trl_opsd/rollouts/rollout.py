@@ -10,6 +10,9 @@ from typing import Any
 
 Messages = list[dict[str, Any]]
 
+# Roles of a rollout under `turns`: which text is trained under which prompt. Without turns all are `first`
+ROLES = ("first", "second", "distil", "feedback", "reread", "given", "idle")
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -80,6 +83,14 @@ class Rollout:
         environment (`Any`):
             The environment that it was sampled in, in its final state. `None` without one, and where another process
             holds the rollout.
+        role (`str`):
+            Its role under `turns`, one of `ROLES`: `"first"` without them. `prompt` and `prompt_ids` are then what it
+            is trained under.
+        attempt ([`Rollout`], *optional*):
+            First turn of its unit under `turns`; without tokens where none was sampled. It is `wanted` where the
+            source of the turns was asked about it.
+        turn_view ([`View`], *optional*):
+            View under which its unit's later turn is read, `None` where the unit has none.
     """
 
     row: dict[str, Any]
@@ -99,6 +110,9 @@ class Rollout:
     training: bool
     wanted: bool = True
     environment: Any = field(default=None, repr=False, compare=False)
+    role: str = "first"
+    attempt: "Rollout | None" = field(default=None, repr=False, compare=False)
+    turn_view: Any = field(default=None, repr=False, compare=False)
 
     @property
     def text(self) -> str:

@@ -246,6 +246,7 @@ class DistillationObjective:
             success=batch.success.unsqueeze(1),
             group_success=batch.group_success.unsqueeze(1),
             scale=self.distillation_weight * batch.counts.dilution(self.args.loss_type, batch.num_items),
+            roles=batch.roles and replace(batch.roles, loss_type=self.args.loss_type),
         )
 
     # The teacher

@@ -55,6 +55,7 @@ from trl_opsd.monitoring.progress import Progress
 from trl_opsd.monitoring.run_folder import RunFolder
 from trl_opsd.monitoring.trackers import send_alert
 from trl_opsd.privileged.base import Run, Source
+from trl_opsd.privileged.sources.none import NoViews
 from trl_opsd.prompts.tokenizer import PromptTokenizer
 from trl_opsd.prompts.view_encoder import ViewEncoder
 from trl_opsd.rollouts.capture import Sampled, build_rollouts
@@ -70,6 +71,7 @@ from trl_opsd.trainer.objective import DistillationObjective, PolicyLoss
 from trl_opsd.trainer.prefix_sharing import PrefixSharing
 from trl_opsd.trainer.prompt_checks import check_prompts, check_sampled_prompts
 from trl_opsd.trainer.recorder import Recorder
+from trl_opsd.trainer.rehearsal import generate_from
 from trl_opsd.trainer.rollout_function import CheckedRolloutFunc
 from trl_opsd.trainer.scoring import ScoreFunc, Scorer
 from trl_opsd.trainer.setup_checks import (
@@ -89,7 +91,9 @@ from trl_opsd.trainer.setup_checks import (
 )
 from trl_opsd.trainer.text_generator import TextGenerator
 from trl_opsd.trainer.token_probe import TokenProbe
+from trl_opsd.trainer.turn_hooks import check_turns, credited, scored_rewards, set_up_turns, turn_sums, turns_of
 from trl_opsd.trainer.view_collector import CollectedViews, ViewCollector, check_alignment, source_of
+from trl_opsd.turns.sampler import Turns
 
 
 class OPSDTrainer(CrashSafeGRPOTrainer):
@@ -143,6 +147,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
     has_reward: bool
     run_folder: RunFolder
     prompts_checked: bool  # of all rows, before training
+    turns: Turns | None = None
     # Parts of a run that distils, set by `_set_up_distillation`
     privileged: Source
     teacher: Teacher
@@ -206,6 +211,8 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
             rollout_func = rollout_func and CheckedRolloutFunc(rollout_func)
             self.prompts_checked = check_prompts(train_dataset, eval_dataset, environment_factory is not None)
             check_datasets(self.privileged, train_dataset, eval_dataset)
+            others = {"rollout_func": rollout_func, "tools": tools, "environment_factory": environment_factory}
+            self.turns = turns_of(args, others, train_dataset, eval_dataset)
         self.policy_weight = 1.0
         if isinstance(args, OPSDConfig):
             # With environments, whether there is a reward is only known once TRL has probed them
@@ -215,6 +222,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
             args.resolve_num_generations(self.has_reward or not known)
             if known and not self.is_plain_grpo:
                 check_needs(args, self.privileged, self.has_reward)
+                check_turns(args, self.turns, self.has_reward)
         if eval_dataset is None or args.eval_strategy != "no":  # else it may be for `evaluate` alone
             check_steps(args, train_dataset)
         super().__init__(
@@ -226,6 +234,8 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
             self.reward_processing_classes = self.reward_processing_classes[1:]
             self.reward_weights = self.reward_weights[1:]
         self.has_reward = self.reward_funcs[0] is not no_reward
+        if self.turns is not None:  # not as an argument, of which TRL warns users that it may change
+            self.rollout_func = self.turns
         if isinstance(args, OPSDConfig):
             self.policy_weight = resolve_policy_weight(args, self.has_reward)
         self.run_folder = RunFolder({"train": train_dataset, "eval": eval_dataset})
@@ -267,7 +277,8 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         logs = (TokenLog(args, self.accelerator, self._tokenizer, [*self.eos_token_ids, *stops]) for _ in range(2))
         self.token_log, self.probe = next(logs), TokenProbe(self, next(logs))
         self.add_callback(self.probe)
-        self.monitor = SignalMonitor(args.divergence_spec.clip_reverses_signs)
+        views = not (self.method.method.roles and isinstance(self.privileged, NoViews))
+        self.monitor = SignalMonitor(args.divergence_spec.clip_reverses_signs, expects_views=views)
         # That of transformers, which prints each log as a dict; one of the user's own stays
         if any(type(one) is ProgressCallback for one in self.callback_handler.callbacks):
             self.remove_callback(ProgressCallback)
@@ -288,7 +299,8 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         self.parts = {"method": self.method, "privileged_source": self.collector, "metrics": self.recorder}
         self.text_generator = TextGenerator(self, tokenizer, self.teacher.teacher_forward)
         ranks = self.accelerator.process_index, self.accelerator.num_processes
-        self.collector.setup(Run(self._tokenizer, self.train_dataset, self.text_generator, *ranks, gather_object))
+        run = Run(self._tokenizer, self.train_dataset, self.text_generator, *ranks, gather_object)
+        self.collector.setup(set_up_turns(self, encoder, run))
         if self.environment_factories is None:  # they write the prompts
             datasets = {"train_dataset": self.train_dataset, "eval_dataset": self.eval_dataset}
             check_rows(
@@ -307,6 +319,8 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         super()._set_signature_columns_if_needed()
         if not self.is_plain_grpo:
             self._signature_columns = list(dict.fromkeys([*self._signature_columns, *self.privileged.columns]))
+            if self.turns is not None:
+                self._signature_columns = list(dict.fromkeys([*self._signature_columns, *self.turns.columns]))
 
     def _prepare_inputs(self, generation_batch: dict[str, Any]) -> dict[str, Any]:
         generation = self._generation
@@ -328,9 +342,16 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         if not self.is_plain_grpo:
             group_size = self.num_generations if self.model.training else self.num_generations_eval
             given = rewards, inputs, prompts, completions, completion_ids_list, group_size
-            self.collected = self.collector.collect(lambda: self._captured(*given), group_size, self.state.global_step)
+
+            def capture() -> list[Rollout]:
+                rollouts = self._captured(*given)
+                return rollouts if self.turns is None else self.turns.dressed(rollouts)
+
+            self.collected = self.collector.collect(capture, group_size, self.state.global_step)
             if self.log_completions:  # must be there before TRL flushes the table's extra columns
                 self._log_collected(self.collected)
+            if self.turns is not None:
+                rewards = scored_rewards(rewards, self.collected.rollouts, self.accelerator)
         return rewards
 
     def _generate(self, prompts: list) -> tuple:
@@ -346,6 +367,8 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         if not self.is_plain_grpo and not self.prompts_checked:
             with raise_on_all_ranks(self.accelerator, "the prompts", self.state.global_step):
                 check_sampled_prompts(inputs, self.environment_factories is not None)
+        if self.turns is not None:
+            self.turns.begin(inputs)
         output = super()._generate_and_score_completions(inputs)
         if self.is_plain_grpo:
             return output
@@ -362,7 +385,12 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
             self.scores.add(collected.rollouts, encoded, rows, self.evaluation.seen)
         off = collected.without_policy(encoded)
         self._log_sums(*self.collector.metrics(collected, encoded, off, rows))
-        advantages = output["advantages"].masked_fill(torch.tensor(off, device=self.accelerator.device), 0.0)
+        advantages = output["advantages"]
+        if self.turns is not None:
+            self._log_sums(turn_sums(self.turns, collected.rollouts, self.accelerator))
+        if self.model.training:
+            advantages = credited(advantages, self)
+        advantages = advantages.masked_fill(torch.tensor(off, device=self.accelerator.device), 0.0)
         return self.with_views({**output, "advantages": advantages}, encoded)
 
     def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
@@ -529,7 +557,8 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         }
         padding = batch["completion_ids"].shape[1], self._tokenizer.pad_token_id, self.pad_to_multiple_of
         views = [view.tensors(name, *padding, device) for name, view in encoded.items()]
-        return with_flat_keys(batch, views, self.args.num_loss_tokens_to_skip, self.accelerator, known)
+        roles = None if self.turns is None else [one.role for one in collected.rollouts]
+        return with_flat_keys(batch, views, self.args.num_loss_tokens_to_skip, self.accelerator, known, roles)
 
     def micro_batches(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
         """The micro-batches of a generation batch, in its order, as they are trained on. A collective."""
@@ -581,6 +610,23 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         self._pending_metrics.clear()
         return rewards
 
+    # For the turns
+
+    def first_turns(
+        self, rows: list[dict], prompts: list, prompt_ids: list[list[int]], ids: list[list[int]], group_size: int
+    ) -> list[Rollout]:
+        """First turns of the units of this process as rollouts with their rewards. A collective."""
+        seen = self.state.num_input_tokens_seen  # is counted with the rows
+        ids, completions = generate_from(self, rows, prompts, prompt_ids, lambda _: ids)
+        self.state.num_input_tokens_seen = seen
+        rewards = super()._calculate_rewards(rows, prompts, completions, ids)
+        self._sampled = Sampled(prompt_ids=prompt_ids, tool_mask=None)
+        with raise_on_all_ranks(self.accelerator, "the rewards of first turns", self.state.global_step):
+            rollouts = self._captured(rewards, rows, prompts, completions, ids, group_size)
+        self._pending_extra_logs.clear()  # the rewards of the whole batch log them
+        self._pending_metrics.clear()
+        return rollouts
+
     # Helpers
 
     def _captured(
@@ -618,6 +664,8 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         """Columns of the completions table."""
         if self.args.log_privileged_context:
             self._log_completion_extra("privileged_context", [shown_context(views) for views in collected.views])
+        if self.turns is not None:
+            self._log_completion_extra("role", [one.role for one in collected.rollouts])
         self._log_completion_extra("leak", [leak.shown for leak in collected.leaks])
         self._log_completion_extra("mean_gap", [torch.nan] * len(collected.rollouts))
 

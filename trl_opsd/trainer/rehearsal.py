@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Dataset
 from trl import GRPOTrainer
 
-from trl_opsd.rollouts.rollout import Rollout
+from trl_opsd.rollouts.rollout import Messages
 
 
 def generation_batches(trainer: GRPOTrainer, rows: int, note: Callable[[str], None]) -> list[list[dict[str, Any]]]:
@@ -61,7 +61,8 @@ def pop_metrics(trainer: GRPOTrainer) -> dict[str, list[float]]:
 
 def generate_from(
     trainer: GRPOTrainer,
-    rollouts: list[Rollout],
+    rows: list[dict[str, Any]],
+    prompts: list[str | Messages],
     prompt_ids: list[list[int]],
     write: Callable[[list[list[int]]], list[list[int]]],
 ) -> tuple[list[list[int]], list]:
@@ -70,16 +71,17 @@ def generate_from(
 
     Args:
         trainer (`GRPOTrainer`): Gives generation, tools and environments.
-        rollouts (`list[Rollout]`): Those of this process, whose environments are reset with their rows.
+        rows (`list[dict]`): Those of this process, with which environments are reset.
+        prompts (`list`): Their prompts.
         prompt_ids (`list[list[int]]`): What the writer reads instead of their prompts.
         write (`Callable`): From token ids of prompts to those of completions.
 
     Returns:
         Token ids and decoded completions of each.
     """
-    for environment, rollout in zip(trainer.environments or (), rollouts, strict=False):
+    for environment, row in zip(trainer.environments or (), rows, strict=False):
         left_out = {"environment"} if trainer._multi_environment else set()
-        environment.reset(**{name: value for name, value in rollout.row.items() if name not in left_out})
+        environment.reset(**{name: value for name, value in row.items() if name not in left_out})
     replaced = {
         "_tokenize_prompts": lambda prompts: (prompt_ids, None, {}),
         "_generate_single_turn": lambda ids, *_, **__: (write(ids), None),
@@ -89,7 +91,7 @@ def generate_from(
     logged = {mode: {name: list(values) for name, values in own.items()} for mode, own in trainer._metrics.items()}
     vars(trainer).update(replaced)
     try:
-        _, ids, _, completions, *_ = trainer._generate([rollout.prompt for rollout in rollouts])
+        _, ids, _, completions, *_ = trainer._generate(prompts)
     finally:
         for name in replaced:
             del vars(trainer)[name]

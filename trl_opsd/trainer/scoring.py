@@ -193,7 +193,7 @@ class Scorer:
             begun (`list[list[int]]`, *optional*): What of each completion is there already.
         """
         trainer = self.trainer
-        if trainer.rollout_func is not None:
+        if trainer.rollout_func is not None and trainer.turns is None:
             self.note("answers are written in one go where `rollout_func` can't be told what to read.")
         if trainer.environments is not None:
             self.note("environments are reset with their row for each answer: one that starts at random starts anew.")
@@ -205,7 +205,8 @@ class Scorer:
                 written = [(own + new)[:limit] for own, new in zip(begun, written, strict=True)]
             return written
 
-        return generate_from(trainer, rollouts, prompt_ids, write)
+        rows, prompts = [rollout.row for rollout in rollouts], [rollout.prompt for rollout in rollouts]
+        return generate_from(trainer, rows, prompts, prompt_ids, write)
 
 
 def _begun(rollouts: list[Rollout], view: EncodedView) -> list[list[int]]:

@@ -24,7 +24,7 @@ from trl_opsd.privileged.checks import source_name
 from trl_opsd.prompts.tokenizer import Tools
 from trl_opsd.prompts.view_encoder import ViewEncoder
 from trl_opsd.rollouts.capture import whole_groups
-from trl_opsd.rollouts.rollout import Rollout
+from trl_opsd.rollouts.rollout import Group, Rollout
 from trl_opsd.rollouts.view import PrivilegedSource, View
 from trl_opsd.teacher import TEACHER_KINDS
 from trl_opsd.token_report.token_log import Known
@@ -64,6 +64,7 @@ class CollectedViews:
         group_success (`list[bool]` of length B): Whether any rollout of its group had success.
         counts (`dict[str, float]`): What the source counted, by name.
         skipped (`int`): Rollouts without views because of an error of the source.
+        groups (`list[Group]`): Whole groups of the rollouts, with those that other processes hold.
     """
 
     rollouts: list[Rollout]
@@ -72,6 +73,7 @@ class CollectedViews:
     group_success: list[bool]
     counts: dict[str, float]
     skipped: int
+    groups: list[Group]
 
     @property
     def mode(self) -> str:
@@ -145,9 +147,10 @@ class ViewCollector:
             rollouts = capture()
             stage = "the privileged source"
             groups = whole_groups(rollouts, group_size, self.accelerator)
-            found = self.asker(groups)
+            given = iter(self.asker(groups))
+            found = [next(given) if one.wanted else [] for one in rollouts]
             views = [views if self._complete([view.name for view in views]) else [] for views in found]
-            success = {group[0].group: any(one.success for one in group) for group in groups}
+            success = {group[0].group: group_success(group) for group in groups}
             counts = self._counted()
             if self.required:
                 counts["incomplete_rollouts"] = sum(map(bool, found)) - sum(map(bool, views))
@@ -155,10 +158,11 @@ class ViewCollector:
             collected = CollectedViews(
                 rollouts=rollouts,
                 views=views,
-                leaks=find_leaks(rollouts, views, self.args.leak_ngram_size, self._phrases),
+                leaks=find_leaks(rollouts, _read(rollouts, views), self.args.leak_ngram_size, self._phrases),
                 group_success=[success[one.group] for one in rollouts],
                 counts=counts,
                 skipped=self.asker.skipped,
+                groups=groups,
             )
             if self.args.log_privileged_context:
                 self._write_down(collected, step)
@@ -249,6 +253,18 @@ class ViewCollector:
         """Restore what [`state`] returned."""
         if state:
             self.source.load_state_dict(state)
+
+
+def _read(rollouts: list[Rollout], views: list[list[View]]) -> list[list[View]]:
+    """Contexts that a rollout may give away: those of its views, or what a second turn was written with."""
+    written = [[one.turn_view] if one.role == "distil" and one.turn_view is not None else [] for one in rollouts]
+    return [own or others for own, others in zip(views, written, strict=True)]
+
+
+def group_success(group: Group) -> bool:
+    """Whether any rollout of a group had success, of the first turns alone where there are some."""
+    first = [one for one in group if one.role == "first"]
+    return any(one.success for one in first or group)
 
 
 def check_alignment(rollouts: list[Rollout], completion_ids: torch.Tensor) -> None:
