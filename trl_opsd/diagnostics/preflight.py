@@ -24,7 +24,7 @@ from trl_opsd.monitoring.names import PREFIX
 from trl_opsd.privileged import as_source
 from trl_opsd.rollouts.rollout import Rollout
 from trl_opsd.rollouts.view import PrivilegedSource
-from trl_opsd.trainer.rehearsal import pop_metrics, training_rows
+from trl_opsd.trainer.rehearsal import generation_batches, pop_metrics, training_rows
 from trl_opsd.trainer.scoring import Answers, ScoreFunc, Scorer
 from trl_opsd.trainer.setup_checks import check_datasets
 from trl_opsd.trainer.view_collector import CollectedViews, ViewCollector
@@ -190,13 +190,7 @@ class _Measurement:
             )
         if len(chosen) < wanted:
             self._note(f"the dataset has {len(chosen)} rows, fewer than were asked for.")
-        local = trainer.args.generation_batch_size // self.accelerator.num_processes
-        first = self.accelerator.process_index * local
-        batches = []
-        for start in range(0, len(chosen) - size + 1, size):
-            batch = [row for row in chosen[start : start + size] for _ in range(trainer.num_generations)]
-            batches.append(batch[first : first + local])
-        return batches
+        return generation_batches(trainer, chosen)
 
     # One generation batch
 

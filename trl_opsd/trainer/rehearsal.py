@@ -16,6 +16,25 @@ def training_rows(trainer: GRPOTrainer, numbers: list[int]) -> list[dict[str, An
     return [dataset[number] for number in numbers]
 
 
+def generation_batches(trainer: GRPOTrainer, rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """
+    The local part of each generation batch of some rows: each row as often as it is sampled, groups side by side. Rows
+    that fill no whole batch are left out.
+
+    Args:
+        trainer (`GRPOTrainer`): Gives the sizes.
+        rows (`list[dict]`): The rows, the same on every process.
+    """
+    size = trainer.args.generation_batch_size // trainer.num_generations
+    local = trainer.args.generation_batch_size // trainer.accelerator.num_processes
+    first = trainer.accelerator.process_index * local
+    batches = []
+    for start in range(0, len(rows) - size + 1, size):
+        batch = [row for row in rows[start : start + size] for _ in range(trainer.num_generations)]
+        batches.append(batch[first : first + local])
+    return batches
+
+
 def pop_metrics(trainer: GRPOTrainer) -> dict[str, list[float]]:
     """Values by name that were logged in training since the last call or log."""
     metrics = dict(trainer._metrics["train"])
@@ -28,7 +47,7 @@ def generate_from(
     rollouts: list[Rollout],
     prompt_ids: list[list[int]],
     write: Callable[[list[list[int]]], list[list[int]]],
-) -> tuple[list[list[int]], list]:
+) -> tuple[list[list[int]], list[list[int]] | None, list]:
     """
     TRL's generation with tools and environments, by another writer, which leaves no metrics. A collective.
 
@@ -39,7 +58,7 @@ def generate_from(
         write (`Callable`): From token ids of prompts to those of completions.
 
     Returns:
-        Token ids and decoded completions of each.
+        Token ids of each, with 0 at tool results and 1 elsewhere (`None` without tools), and decoded completions.
     """
     for environment, rollout in zip(trainer.environments or (), rollouts, strict=False):
         left_out = {"environment"} if trainer._multi_environment else set()
@@ -53,7 +72,7 @@ def generate_from(
     logged = {mode: {name: list(values) for name, values in own.items()} for mode, own in trainer._metrics.items()}
     vars(trainer).update(replaced)
     try:
-        _, ids, _, completions, *_ = trainer._generate([rollout.prompt for rollout in rollouts])
+        _, ids, masks, completions, *_ = trainer._generate([rollout.prompt for rollout in rollouts])
     finally:
         for name in replaced:
             del vars(trainer)[name]
@@ -61,4 +80,4 @@ def generate_from(
         for mode, values in logged.items():
             trainer._metrics[mode].clear()
             trainer._metrics[mode].update(values)
-    return ids, completions
+    return ids, masks, completions
