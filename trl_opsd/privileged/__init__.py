@@ -27,6 +27,7 @@ from trl_opsd.privileged.sources.image import ImageView, with_images, without_im
 from trl_opsd.privileged.sources.pseudo_reference import PseudoReference
 from trl_opsd.privileged.sources.reflection import Reflection
 from trl_opsd.privileged.sources.retrieval import Retrieval
+from trl_opsd.privileged.sources.self_revision import SelfRevision
 from trl_opsd.privileged.sources.sibling import SiblingSuccess
 from trl_opsd.privileged.sources.skills import Skills
 from trl_opsd.privileged.sources.written import Written
@@ -51,6 +52,7 @@ __all__ = [
     "Retrieval",
     "Rule",
     "Run",
+    "SelfRevision",
     "Shuffled",
     "SiblingSuccess",
     "Skills",
