@@ -20,7 +20,7 @@ from accelerate.commands.launch import launch_command_parser
 import named
 from benchmarks import __main__ as benchmarks
 from named import ROOT
-from trl_opsd.cli import estimate, launch, preflight, recipe_check
+from trl_opsd.cli import collect, estimate, launch, preflight, recipe_check
 from trl_opsd.cli import main as cli
 from trl_opsd.cli.errors import UserError
 
@@ -33,6 +33,7 @@ FILLED = {
     "recipes": "smollm2_json",
     "train": "smollm2_json",
     "agents": "smollm2_calculator_hint",
+    "phases": "rft",
 }
 LISTINGS = ("methods", "options", "recipes", "sources")
 COMMANDS = {command: file for file in named.TEXTS for command in named.commands(file)}
@@ -84,8 +85,9 @@ def parse_own(words: list[str]) -> None:
     if name == "train":
         parse_training(words[1:])
         return
-    if name == "preflight":
-        parse_training(preflight.named(words[1:]))
+    if name in ("preflight", "collect"):
+        module = preflight if name == "preflight" else collect
+        parse_training(module.named(words[1:]))
         return
     if name == "estimate":
         words = recipe_check.spelled(filled("train", words[1:]))

@@ -54,6 +54,7 @@ PUBLISHED = {
         {"share": 0.5, "steps": 50, "clip": 0.2},
     ),
     "rosd": ("ema", 0.5, {"topk": 100, "tail": True, "distillation_is_clip": 2.0, "teacher_update_rate": 0.05}, {}),
+    "sd_zero": ("base", 1.0, {}, {"forward": 0.0}),
     "sdar": ("live", "sampled", {"distillation_weight": 0.1}, {"beta": 5.0}),
     "sdft": ("ema", 0.0, {"num_loss_tokens_to_skip": 3, "teacher_update_rate": 0.02}, {}),
     "sdpg": ("live", 1.0, {"distillation_weight": 0.001, "beta": 0.001}, {}),
@@ -89,7 +90,7 @@ PUBLISHED = {
         {"agreement": "token", "gamma": 1.0, "contrast": 0.1, "margin": 0.5, "matching": 0.1, "divergence": 1.0},
     ),
 }
-WITHOUT_POLICY = {"rosd", "sdpo", "sdpo_trust_region", "unisd"}
+WITHOUT_POLICY = {"rosd", "sd_zero", "sdpo", "sdpo_trust_region", "unisd"}
 
 
 def test_every_method_is_here():
@@ -128,6 +129,7 @@ RUNS = {
     "purified": (32, 1, 5e-6, {"max_steps": 200, "max_completion_length": 1024, "lora_r": 64}),
     "rl_opsd": (64, 5, 5e-6, {"max_steps": 600, "temperature": 0.75, "num_iterations": 3, "epsilon": 0.2}),
     "rosd": (32, 8, 1e-5, {}),
+    "sd_zero": (128, 1, 5e-6, {"distillation_topk": 64, "distillation_topk_source": "teacher"}),
     "sdpg": (128, 8, 1e-6, {}),
     "sdpo": (32, 8, 1e-5, {"warmup_steps": 10}),
     "sdpo_trust_region": (32, 8, 1e-5, {"warmup_steps": 10}),

@@ -24,6 +24,7 @@ FLOORS = [
     {"token_report"},
     {"trainer"},
     {"diagnostics"},
+    {"phases"},
     {"__init__"},
     {"cli"},
 ]

@@ -59,6 +59,17 @@ class OPSDScriptArguments(ScriptArguments):
         preflight_sources (`dict`, *optional*):
             Further sources by a name of one's own, each described as in `privileged_source`, to compare with the
             recipe's.
+        collect (`bool`, *optional*, defaults to `False`):
+            Sample rows for supervised fine-tuning into `output_dir`, and do not train.
+        collect_rows (`int`, *optional*):
+            Rows of the training set to draw for that. `None` means each once.
+        collect_layout (`list[str]`, *optional*, defaults to `["answer"]`):
+            Rows that are made of the samples: `answer`, `distil`, `revision`, `generation`.
+        collect_keep (`list`, *optional*):
+            Conditions of what is kept, by name or as a mapping to their arguments: those of `when`, and `no_leak`,
+            `not_truncated` and `unique`.
+        collect_view (`str`, *optional*):
+            View whose reader writes the answers, where the source gives several.
     """
 
     _VALID_DICT_FIELDS = ["preflight_sources"]
@@ -98,8 +109,20 @@ class OPSDScriptArguments(ScriptArguments):
     preflight_sources: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Further sources by name, to compare with the recipe's."}
     )
+    collect: bool = field(default=False, metadata={"help": "Sample rows for fine-tuning, and do not train."})
+    collect_rows: int | None = field(default=None, metadata={"help": "Rows to draw for that; by default each once."})
+    collect_layout: list[str] = field(
+        default_factory=lambda: ["answer"],
+        metadata={"help": "Rows made of the samples: answer, distil, revision, generation."},
+    )
+    collect_keep: list[str] | None = field(
+        default=None,
+        metadata={"help": "Conditions of what is kept, and `no_leak`, `not_truncated`, `unique`."},
+    )
+    collect_view: str | None = field(default=None, metadata={"help": "View whose reader writes the answers."})
 
     def __post_init__(self) -> None:
+        self.collect_keep = [_described(one) for one in self.collect_keep or ()]
         given = self.preflight_sources
         if isinstance(given, str):  # from the command line
             try:
@@ -112,6 +135,11 @@ class OPSDScriptArguments(ScriptArguments):
                 f"{{'beside': {{'column': 'solution'}}}}; got {given!r}."
             )
         self.preflight_sources = given
+
+
+def _described(condition: str | dict[str, Any]) -> str | dict[str, Any]:
+    """Condition with arguments that stands as JSON on a command line, as a mapping."""
+    return json.loads(condition) if isinstance(condition, str) and condition.startswith("{") else condition
 
 
 def make_parser() -> TrlParser:

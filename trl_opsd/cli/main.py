@@ -20,6 +20,8 @@ COMMANDS = {
     "estimate": "memory of a recipe or model on your GPUs, and what makes it fit",
     "preflight": "is a recipe worth training, and what does its teacher read?",
     "train": "train from a recipe, by name or file",
+    "collect": "sample rows for supervised fine-tuning by a recipe",
+    "phases": "run several commands in a row, with each other's output",
     "report": "see what the teacher of a run teaches, token by token",
     "chat": "talk to a model, beside another one or beside itself with a context",
     "recipes": "list the recipes; print or copy one",
@@ -30,7 +32,7 @@ COMMANDS = {
     "doctor": "versions, devices and disk, each with a remedy",
 }
 # Commands whose options are those of a recipe, and the module of each
-OF_RECIPES = {"train": "launch", "preflight": "preflight", "estimate": "estimate"}
+OF_RECIPES = {"train": "launch", "preflight": "preflight", "estimate": "estimate", "collect": "collect"}
 EPILOG = """examples:
   trl-opsd data json                              model and data of the demo
   trl-opsd preflight --config smollm2_json        see what its teacher reads, and both answers

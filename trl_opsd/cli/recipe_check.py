@@ -8,7 +8,7 @@ What passes here is parsed by TRL's parser and checked by the config; this is no
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -229,10 +229,27 @@ def check(args: Sequence[str]) -> dict[str, Any]:
         UserError: For the first mistake.
     """
     line, recipe = options_of(args)
-    given = (recipe or {}) | line
-    for name, advice in REQUIRED.items():
+    return check_given((recipe or {}) | line, "" if recipe else " A recipe is named by `--config`.")
+
+
+def check_given(given: dict[str, Any], advice: str = "", made: Collection[str] = ()) -> dict[str, Any]:
+    """
+    Check the options of a training beside each other.
+
+    Args:
+        given (`dict[str, Any]`): Values of the options that are set.
+        advice (`str`): What the error says where one is missing.
+        made (`Collection[str]`): Folders that need not be there yet.
+
+    Returns:
+        `dict[str, Any]`: The same.
+
+    Raises:
+        UserError: For the first mistake.
+    """
+    for name, remedy in REQUIRED.items():
         if given.get(name) is None:
-            raise UserError(f"`{name}` is missing: {advice}." + ("" if recipe else " A recipe is named by `--config`."))
+            raise UserError(f"`{name}` is missing: {remedy}.{advice}")
     if not given.get("dataset_name") and not given.get("datasets"):
         raise UserError("`dataset_name` is missing: name a Hub data set or a local folder.")
     check_source(given.get("privileged_source"))
@@ -241,5 +258,6 @@ def check(args: Sequence[str]) -> dict[str, Any]:
     check_rewards(given.get("score_func"), "score_func")
     check_combinations(given)
     for name in ("model_name_or_path", "dataset_name"):
-        check_folder(name, given.get(name))
+        if given.get(name) not in made:
+            check_folder(name, given.get(name))
     return given

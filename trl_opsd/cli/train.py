@@ -31,6 +31,7 @@ from trl_opsd.cli.hub_check import check_hub
 from trl_opsd.cli.quiet import keep_quiet
 from trl_opsd.config import OPSDConfig
 from trl_opsd.diagnostics import preflight
+from trl_opsd.phases.collect import check_free, collect
 from trl_opsd.privileged import build_source
 from trl_opsd.privileged.imports import check_reward, check_takes, imported
 from trl_opsd.trainer import OPSDTrainer
@@ -173,6 +174,20 @@ def look_ahead(trainer: OPSDTrainer, script_args: OPSDScriptArguments) -> None:
     trainer.accelerator.print(json.dumps(report.as_dict(), indent=2) if script_args.preflight_json else report)
 
 
+def gather(trainer: OPSDTrainer, script_args: OPSDScriptArguments) -> None:
+    """Sample rows for supervised fine-tuning, and write them into `output_dir`."""
+    found = collect(
+        trainer,
+        script_args.collect_rows,
+        layouts=script_args.collect_layout,
+        keep=script_args.collect_keep,
+        view=script_args.collect_view,
+    )
+    if trainer.is_world_process_zero():
+        folder = found.write(trainer.args.output_dir)
+        print(f"{found}\nThe rows are in {folder}. Next: trl sft --dataset_name {trainer.args.output_dir}")
+
+
 def save(trainer: OPSDTrainer, script_args: OPSDScriptArguments) -> None:
     """Save the model with its card, which TRL alone would only write beside a checkpoint."""
     output_dir = Path(trainer.args.output_dir)
@@ -192,12 +207,18 @@ def main(
     model_args: ModelConfig,
     dataset_args: DatasetMixtureConfig,
 ) -> None:
-    """Train, or only look ahead under `preflight`."""
+    """Train, or only look ahead under `preflight`, or sample rows under `collect`."""
     with told(expected=MISTAKES):
+        if script_args.collect:
+            check_free(training_args.output_dir)
+            training_args.push_to_hub = False  # the rows hold contexts
         dataset = load_data(script_args, dataset_args)
         trainer = build_trainer(script_args, training_args, model_args, dataset)
     if script_args.preflight:
         look_ahead(trainer, script_args)
+    elif script_args.collect:
+        with told(expected=(ValueError,)):
+            gather(trainer, script_args)
     else:
         resume = training_args.resume_from_checkpoint
         trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)

@@ -18,7 +18,7 @@ from trl_opsd.engines.random_state import keep_random_state
 from trl_opsd.rollouts.rollout import reaches
 from trl_opsd.token_report.load import CHECKPOINTS, Group
 from trl_opsd.token_report.record import Line, rounded
-from trl_opsd.trainer.rehearsal import generation_batches
+from trl_opsd.trainer.rehearsal import drawn_batches
 from trl_opsd.trainer.scoring import Scorer
 
 
@@ -54,7 +54,7 @@ def checkpoint_tokens(trainer: "OPSDTrainer", checkpoints: Sequence[str], rows: 
     _check(trainer, checkpoints)
     groups = {}
     with preserve_trainer_state(trainer):
-        batches = generation_batches(trainer, rows, lambda text: logger.warning(f"Token report: {text}"))
+        batches = drawn_batches(trainer, rows, lambda text: logger.warning(f"Token report: {text}"))
         # Before the first folder takes the place of these weights
         for name in sorted(checkpoints, key=lambda name: name != START):
             if name != START:

@@ -21,7 +21,7 @@ from trl_opsd.monitoring.names import PREFIX
 from trl_opsd.privileged import as_source
 from trl_opsd.rollouts.rollout import Rollout
 from trl_opsd.rollouts.view import PrivilegedSource
-from trl_opsd.trainer.rehearsal import generation_batches, pop_metrics
+from trl_opsd.trainer.rehearsal import drawn_batches, pop_metrics
 from trl_opsd.trainer.scoring import Answers, ScoreFunc, Scorer
 from trl_opsd.trainer.setup_checks import check_datasets
 from trl_opsd.trainer.view_collector import CollectedViews, ViewCollector
@@ -140,7 +140,7 @@ class _Measurement:
 
     def report(self, rows: int) -> PreflightReport:
         trainer, args = self.trainer, self.trainer.args
-        for batch in generation_batches(trainer, rows, self._note):
+        for batch in drawn_batches(trainer, rows, self._note):
             output = self._batch(batch)
         steps = args.steps_per_generation * args.num_iterations / args.gradient_accumulation_steps
         seconds = torch.tensor([statistics.mean(self.seconds), self._loss_seconds(output) * args.num_iterations])

@@ -208,6 +208,7 @@ class Method:
             loss, in place of the verifier's plus the gap. Needs `distillation_mode="sampled_token"` and no divergence.
         target (`Callable[[StepContext], Target]`, *optional*): Target distribution, made of the views.
         token_weight (`Callable[[StepContext], TokenWeight]`, *optional*): A factor on the divergence of each token.
+            The function may return `None`, for none; so may that of `auxiliary_loss`.
         needs_all_tokens (`bool`): Whether that and `auxiliary_loss` must see all tokens of a micro-batch at once. It
             costs a product of each head.
         micro_batch_statistics (`bool`): Whether what it makes of a token depends on other rows of the micro-batch, by a
@@ -241,10 +242,10 @@ class Method:
     option_types: dict[str, Any] = field(default_factory=dict)
     advantages: Callable[[TokenSignals], torch.Tensor] | None = None
     target: Callable[[StepContext], Target] | None = None
-    token_weight: Callable[[StepContext], TokenWeight] | None = None
+    token_weight: Callable[[StepContext], TokenWeight | None] | None = None
     needs_all_tokens: bool = False
     micro_batch_statistics: bool = False
-    auxiliary_loss: Callable[[StepContext], AuxiliaryLoss] | None = None
+    auxiliary_loss: Callable[[StepContext], AuxiliaryLoss | None] | None = None
     hidden_state_loss: Callable[[StepContext], HiddenStateLoss] | None = None
     distillation_weight: Callable[[StepContext], float] | None = None
     roles: tuple[str, ...] = ()

@@ -30,6 +30,7 @@ from trl_opsd.privileged.sources.none import NoViews
 from trl_opsd.privileged.sources.pseudo_reference import PseudoReference
 from trl_opsd.privileged.sources.reflection import Reflection
 from trl_opsd.privileged.sources.retrieval import Retrieval
+from trl_opsd.privileged.sources.self_revision import SelfRevision
 from trl_opsd.privileged.sources.sibling import SiblingSuccess
 from trl_opsd.privileged.sources.skills import Skills
 from trl_opsd.privileged.sources.turn_context import TurnContext
@@ -57,6 +58,7 @@ __all__ = [
     "Retrieval",
     "Rule",
     "Run",
+    "SelfRevision",
     "Shuffled",
     "SiblingSuccess",
     "Skills",

@@ -617,7 +617,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
     ) -> list[Rollout]:
         """First turns of the units of this process as rollouts with their rewards. A collective."""
         seen = self.state.num_input_tokens_seen  # is counted with the rows
-        ids, completions = generate_from(self, rows, prompts, prompt_ids, lambda _: ids)
+        ids, _, completions = generate_from(self, rows, prompts, prompt_ids, lambda _: ids)
         self.state.num_input_tokens_seen = seen
         rewards = super()._calculate_rewards(rows, prompts, completions, ids)
         self._sampled = Sampled(prompt_ids=prompt_ids, tool_mask=None)

@@ -13,10 +13,15 @@ from trl import GRPOTrainer
 from trl_opsd.rollouts.rollout import Messages
 
 
-def generation_batches(trainer: GRPOTrainer, rows: int, note: Callable[[str], None]) -> list[list[dict[str, Any]]]:
+def training_rows(trainer: GRPOTrainer, numbers: list[int]) -> list[dict[str, Any]]:
+    """Rows of `train_dataset` with the columns that training sees."""
+    dataset = trainer._remove_unused_columns(trainer.train_dataset, description="training")
+    return [dataset[number] for number in numbers]
+
+
+def drawn_batches(trainer: GRPOTrainer, rows: int, note: Callable[[str], None]) -> list[list[dict[str, Any]]]:
     """
-    Rows of `train_dataset` in generation batches: of each the part of this process, each row as often as it is sampled,
-    groups side by side.
+    [`generation_batches`] of rows that are drawn from `train_dataset`.
 
     Args:
         trainer (`GRPOTrainer`): Whose data and batches they are.
@@ -31,9 +36,7 @@ def generation_batches(trainer: GRPOTrainer, rows: int, note: Callable[[str], No
     wanted = -(-rows // size) * size
     if isinstance(dataset, Dataset):
         numbers = random.Random(trainer.args.seed).sample(range(len(dataset)), min(wanted, len(dataset)))
-        # With the columns that training sees
-        seen = trainer._remove_unused_columns(dataset, description="training")
-        chosen = [seen[number] for number in numbers]
+        chosen = training_rows(trainer, numbers)
     else:
         chosen = list(itertools.islice(dataset, wanted))
     if len(chosen) < size:
@@ -43,11 +46,24 @@ def generation_batches(trainer: GRPOTrainer, rows: int, note: Callable[[str], No
         )
     if len(chosen) < wanted:
         note(f"the dataset has {len(chosen)} rows, fewer than were asked for.")
+    return generation_batches(trainer, chosen)
+
+
+def generation_batches(trainer: GRPOTrainer, rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """
+    The local part of each generation batch of some rows: each row as often as it is sampled, groups side by side. Rows
+    that fill no whole batch are left out.
+
+    Args:
+        trainer (`GRPOTrainer`): Gives the sizes.
+        rows (`list[dict]`): The rows, the same on every process.
+    """
+    size = trainer.args.generation_batch_size // trainer.num_generations
     local = trainer.args.generation_batch_size // trainer.accelerator.num_processes
     first = trainer.accelerator.process_index * local
     batches = []
-    for start in range(0, len(chosen) - size + 1, size):
-        batch = [row for row in chosen[start : start + size] for _ in range(trainer.num_generations)]
+    for start in range(0, len(rows) - size + 1, size):
+        batch = [row for row in rows[start : start + size] for _ in range(trainer.num_generations)]
         batches.append(batch[first : first + local])
     return batches
 
@@ -65,7 +81,7 @@ def generate_from(
     prompts: list[str | Messages],
     prompt_ids: list[list[int]],
     write: Callable[[list[list[int]]], list[list[int]]],
-) -> tuple[list[list[int]], list]:
+) -> tuple[list[list[int]], list[list[int]] | None, list]:
     """
     TRL's generation with tools and environments, by another writer, which leaves no metrics. A collective.
 
@@ -77,7 +93,7 @@ def generate_from(
         write (`Callable`): From token ids of prompts to those of completions.
 
     Returns:
-        Token ids and decoded completions of each.
+        Token ids of each, with 0 at tool results and 1 elsewhere (`None` without tools), and decoded completions.
     """
     for environment, row in zip(trainer.environments or (), rows, strict=False):
         left_out = {"environment"} if trainer._multi_environment else set()
@@ -91,7 +107,7 @@ def generate_from(
     logged = {mode: {name: list(values) for name, values in own.items()} for mode, own in trainer._metrics.items()}
     vars(trainer).update(replaced)
     try:
-        _, ids, _, completions, *_ = trainer._generate(prompts)
+        _, ids, masks, completions, *_ = trainer._generate(prompts)
     finally:
         for name in replaced:
             del vars(trainer)[name]
@@ -99,4 +115,4 @@ def generate_from(
         for mode, values in logged.items():
             trainer._metrics[mode].clear()
             trainer._metrics[mode].update(values)
-    return ids, completions
+    return ids, masks, completions

@@ -105,7 +105,20 @@ class Scorer:
         if self._beyond_replay(view):
             return Answers.none(len(rollouts))
         begun = _begun(rollouts, view) if self._within(view) else None
-        return self._scored(rollouts, view.prompt_ids, "teacher", view, begun)
+        return self._scored(rollouts, view.prompt_ids, _reader(view), view, begun)
+
+    def written(
+        self, rollouts: list[Rollout], view: EncodedView
+    ) -> tuple[list[list[int]], list[list[int]] | None, list[str] | list[Messages]]:
+        """
+        Answers by the reader of a view, whose context stands before them, without scores: as
+        [`~trl_opsd.trainer.rehearsal.generate_from`] returns them.
+
+        Args:
+            rollouts (`list[Rollout]`): The local rollouts.
+            view ([`EncodedView`]): Text that is read before the answer to each.
+        """
+        return self._answers(rollouts, view.prompt_ids, self._pixels(rollouts, view), _reader(view))
 
     def _within(self, view: EncodedView) -> bool:
         """Whether any context of the view, on any process, stands within a completion."""
@@ -129,7 +142,7 @@ class Scorer:
         begun: list[list[int]] | None = None,
     ) -> Answers:
         """Answers to `prompt_ids` by these weights."""
-        ids, completions = self._answers(rollouts, prompt_ids, self._pixels(rollouts, view), weights, begun)
+        ids, _, completions = self._answers(rollouts, prompt_ids, self._pixels(rollouts, view), weights, begun)
         if not self.scores:
             return Answers(completions, [math.nan] * len(rollouts))
         return Answers(completions, self._scores(rollouts, completions, ids))
@@ -181,9 +194,10 @@ class Scorer:
         pixels: list[Pixels],
         weights: str,
         begun: list[list[int]] | None = None,
-    ) -> tuple[list[list[int]], list]:
+    ) -> tuple[list[list[int]], list[list[int]] | None, list]:
         """
-        TRL's own generation with other prompts and weights, so that its tools are called: token ids and messages.
+        TRL's own generation with other prompts and weights, so that its tools are called: token ids, masks of them and
+        messages.
 
         Args:
             rollouts (`list[Rollout]`): Whose rows and environments.
@@ -207,6 +221,11 @@ class Scorer:
 
         rows, prompts = [rollout.row for rollout in rollouts], [rollout.prompt for rollout in rollouts]
         return generate_from(trainer, rows, prompts, prompt_ids, write)
+
+
+def _reader(view: EncodedView) -> str:
+    """Weights that read a view, as [`~trl_opsd.trainer.text_generator.TextGenerator`] names them."""
+    return "live" if view.live else "teacher"
 
 
 def _begun(rollouts: list[Rollout], view: EncodedView) -> list[list[int]]:
