@@ -97,7 +97,9 @@ def load_groups(folder: Path, log: RunLog, steps: Sequence[int] | None, rows: in
 
 
 def _same_weights(log: RunLog, step: int) -> bool:
-    """Whether a teacher has the student's weights: always, or until the first step has changed the student's."""
-    if "teacher_model_kind" not in log.options or log.options.get("teacher_model_name_or_path"):
+    """Whether a teacher has the student's weights: always, or until the first step has changed the student's. The
+    `base` teacher lacks the student's virtual tokens."""
+    kind = log.options.get("teacher_model_kind")
+    if kind is None or log.options.get("teacher_model_name_or_path"):
         return False
-    return log.options["teacher_model_kind"] == "live" or step == 1
+    return kind == "live" or (step == 1 and not (kind == "base" and log.options.get("virtual_tokens")))
