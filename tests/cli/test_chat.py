@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 import tiny
 from trl_opsd.cli import doctor
 from trl_opsd.cli import main as cli
+from virtual_tokens import holding
 
 
 @pytest.fixture
@@ -47,6 +48,25 @@ def test_a_conversation_remembers(folder, tokenizer, capsys, monkeypatch):
     messages = [("user", "One?"), ("assistant", first), ("user", "Two?")]
     second = greedy(folder, tokenizer, [{"role": role, "content": text} for role, text in messages], 3)
     assert capsys.readouterr().out == f"{first}\n{second}\n"
+
+
+def test_an_adapter_with_virtual_tokens(folder, tokenizer, tmp_path, capsys):
+    """The student's tokens are those of whole forwards with them, the teacher is the model without."""
+    model = holding(tiny.model(tokenizer), "prefix", tokenizer("Say seven.")["input_ids"]).eval()
+    model.peft_config["default"].base_model_name_or_path = str(folder)
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "adapter")
+    user = {"role": "user", "content": "What is 1 + 1?"}
+    extra = ["--context", "It is 2.", "--place", "system", "--max_new_tokens", "5"]
+    cli.main(["chat", str(tmp_path / "adapter"), user["content"], *extra])
+    ids = tokenizer.apply_chat_template([user], add_generation_prompt=True)["input_ids"]
+    written = list(ids)
+    for _ in range(5):
+        read = torch.tensor([written])
+        written.append(model(input_ids=read, attention_mask=torch.ones_like(read)).logits[0, -1].argmax().item())
+    alone = tokenizer.decode(written[len(ids) :], skip_special_tokens=True).strip()
+    taught = greedy(folder, tokenizer, [{"role": "system", "content": "It is 2."}, user], 5)
+    assert capsys.readouterr().out == f"student: {alone}\nteacher: {taught}\n"
 
 
 def test_the_doctor_finds_what_is_outside_its_bounds(capsys, monkeypatch):

@@ -120,7 +120,9 @@ def test_each_reader_is_asked_for_its_own_views(make_trainer, tokenizer, tmp_pat
 @pytest.mark.parametrize("problem", ["prefix", "longrope"])
 def test_a_reader_that_says_it_can_is_checked(make_trainer, tokenizer, monkeypatch, problem, live):
     """The first shared read, compared with a plain one: one warning, and rows read for themselves from then on."""
-    options = {"peft_config": PROMPT_LEARNING["prefix"]} if problem == "prefix" else {}
+    # Another teacher than `base`, which reads without the adapter
+    adapter = {"peft_config": PROMPT_LEARNING["prefix"], "teacher_model_kind": "ema"}
+    options = adapter if problem == "prefix" else {}
     # Prompts have up to 133 tokens, with completions 141
     long = {**LENGTH_DEPENDENT["longrope"], "original_max_position_embeddings": 135}
     rope = {"rope_parameters": long} if problem == "longrope" else {}

@@ -4,10 +4,11 @@
 A conversation with a model, beside another one or beside itself with a context: `trl-opsd chat`.
 
 With `--beside` or `--context` each question is answered by all of them; the conversation goes on with the model's own
-answers.
+answers. The teacher of an adapter with virtual tokens, such as a trained prefix, is the model without them.
 """
 
 import argparse
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,8 +59,15 @@ class Speaker:
         inputs = self.tokenizer.apply_chat_template(
             read, add_generation_prompt=True, return_tensors="pt", return_dict=True
         ).to(self.model.device)
-        ids = self.model.generate(**inputs, **self.sampling, pad_token_id=self.tokenizer.pad_token_id)
+        with self._as_teacher() if self.view is not None else nullcontext():
+            ids = self.model.generate(**inputs, **self.sampling, pad_token_id=self.tokenizer.pad_token_id)
         return self.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+
+    def _as_teacher(self) -> AbstractContextManager[None]:
+        """The weights of the `base` teacher where the adapter is virtual tokens; else those that were trained."""
+        from trl_opsd.model.virtual_tokens import prompt_learning_config
+
+        return self.model.disable_adapter() if prompt_learning_config(self.model) else nullcontext()
 
 
 def load(folder: str) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
@@ -67,9 +75,13 @@ def load(folder: str) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
     from peft import AutoPeftModelForCausalLM
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from trl_opsd.model.virtual_tokens import mend_generation
+
     kind = AutoPeftModelForCausalLM if (Path(folder) / "adapter_config.json").is_file() else AutoModelForCausalLM
     try:
-        return kind.from_pretrained(folder, device_map="auto").eval(), AutoTokenizer.from_pretrained(folder)
+        model = kind.from_pretrained(folder, device_map="auto").eval()
+        mend_generation(model)
+        return model, AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise UserError(f"there is no model {folder}: {str(error).splitlines()[0]}") from error
 

@@ -162,7 +162,9 @@ class OPSDConfig(GRPOConfig):
             Whose weights read the privileged context: `"base"` the weights as they were at the start (no extra memory
             under PEFT, a frozen copy otherwise), `"live"` the current weights, `"ema"` a float32 moving average,
             `"snapshot"` a copy renewed every `teacher_sync_steps`, `"checkpoint"` other weights with the same
-            vocabulary. With `"checkpoint"`, a row without privileged context is taught from the student's own prompt.
+            vocabulary. Under an adapter with virtual tokens (prefix tuning, cartridges, prompt tuning) `"base"` is the
+            model without them. With `"checkpoint"`, a row without privileged context is taught from the student's own
+            prompt.
         teacher_update_rate (`float`, *optional*, defaults to `0.05`):
             Rate r of the moving average: teacher = (1 - r) * teacher + r * student.
         teacher_sync_steps (`int`, *optional*, defaults to `1`):
@@ -188,8 +190,8 @@ class OPSDConfig(GRPOConfig):
             Whether rows of a micro-batch that share a teacher's prompt read it once, where that saves a fifth of the
             tokens or more. Results agree up to rounding, which the first such read is checked for; where it does not
             hold, a warning says so and each row reads its prompt. So it is from the start for readers with sliding
-            windows, linear attention, `dynamic` or `longrope` rotary embeddings, a prompt-learning adapter, or an
-            attention kernel other than `sdpa` and `eager`.
+            windows, linear attention, `dynamic` or `longrope` rotary embeddings, a prompt-learning adapter that is
+            on, or an attention kernel other than `sdpa` and `eager`.
 
         > Parameters that control the privileged context
 

@@ -15,24 +15,25 @@ from trl_opsd.model.head_check import HeadCheckRequest
 from trl_opsd.model.positions import PaddedPositions
 
 
-def add_distillation_forward(model: PreTrainedModel) -> None:
+def add_distillation_forward(model: PreTrainedModel, virtual_tokens: bool = False) -> None:
     """
     Let `model(..., distillation=request)` answer a [`~trl_opsd.model.forward.TeacherRequest`], a
     [`~trl_opsd.model.forward.StudentRequest`] or a [`HeadCheckRequest`]. Without it nothing changes, but that a model
-    with absolute positions counts them from each row's own first token.
+    with absolute positions, or behind virtual tokens, counts positions from each row's own first token.
 
     Call it after TRL's `add_fused_lm_head` and before any wrapping, on the model under a PEFT wrapper. Copies of the
     model answer with their own weights.
 
     Args:
         model ([`~transformers.PreTrainedModel`]): Causal language model to patch.
+        virtual_tokens (`bool`): Whether its PEFT wrapper puts virtual tokens before every row.
 
     Raises:
         ValueError: If its head is no plain matrix. See [`~trl_opsd.model.head.check_head`].
         ValueError: By the patched forward, as [`HeadCheckRequest`] and [`PaddedPositions`] say.
     """
     check_head(model)
-    fused, positions = model.forward, PaddedPositions()
+    fused, positions = model.forward, PaddedPositions(virtual_tokens)
 
     # Keep the original signature: `generate` validates its model kwargs against it
     @functools.wraps(type(model).forward)

@@ -5,7 +5,8 @@ Position ids of rows that are padded on the left.
 
 Models with absolute positions (learned or sinusoidal) count them from the first column of a batch unless they are told
 otherwise, so that a row would be read otherwise beside longer rows than alone. Whether a model does is measured on a
-few tokens; those that do not are called as before.
+few tokens; those that do not are called as before. Behind virtual tokens the padding stands within the row, so that
+every model would count it.
 
 Legend: B rows, T tokens, V virtual tokens of a prompt-learning adapter.
 """
@@ -27,9 +28,15 @@ _LEAK = 10  # times as much is more than rounding in any model
 
 
 class PaddedPositions:
-    """Gives a model position ids that do not count padding, if it needs them, which the first call measures."""
+    """
+    Gives a model position ids that do not count padding, if it needs them, which the first call measures.
 
-    def __init__(self) -> None:
+    Args:
+        virtual_tokens (`bool`): Whether an adapter puts virtual tokens before the padding, so that it needs them.
+    """
+
+    def __init__(self, virtual_tokens: bool = False) -> None:
+        self._virtual_tokens = virtual_tokens
         self._needed: bool | None = None
 
     def added(self, model: PreTrainedModel, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -47,7 +54,7 @@ class PaddedPositions:
         mask = kwargs.get("attention_mask")
         read = next(one for one in (kwargs.get("input_ids"), kwargs.get("inputs_embeds"), *args) if one is not None)
         if self._needed is None:
-            self._needed = needs_position_ids(model, read.device)
+            self._needed = needs_position_ids(model, read.device) or self._virtual_tokens
         if not self._needed or kwargs.get("position_ids") is not None or getattr(mask, "ndim", 0) != 2:
             return kwargs
         return {**kwargs, "position_ids": position_ids(mask)[:, -read.shape[1] :]}
@@ -79,7 +86,7 @@ def needs_position_ids(model: PreTrainedModel, device: torch.device) -> bool:
         expected = _hidden(model, alone)
         largest = max(_STEPS * rounding_step(model, expected), _LEAST)
         change = _change(expected, _hidden(model, padded))
-        if change > largest and _takes_position_ids(model):
+        if change > largest and takes_position_ids(model):
             change = _change(
                 expected, _hidden(model, {**padded, "position_ids": position_ids(padded["attention_mask"])})
             )
@@ -105,7 +112,7 @@ def _change(expected: torch.Tensor, other: torch.Tensor) -> float:
     return ((other - expected).norm(dim=-1) / expected.norm(dim=-1)).median().item()
 
 
-def _takes_position_ids(model: PreTrainedModel) -> bool:
+def takes_position_ids(model: PreTrainedModel) -> bool:
     """Whether position ids of shape `(B, T)` can be given. Models that also see count in several dimensions."""
     if model.config.get_text_config() is not model.config:
         return False

@@ -11,6 +11,8 @@ from torch import nn
 from transformers import PretrainedConfig
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from trl_opsd.model.virtual_tokens import keeps_all_tokens, prompt_learning_config
+
 
 # Kernels that take a mask over keys the queries are not part of. Others may, but were not tried
 _ATTENTION = ("eager", "sdpa")
@@ -21,25 +23,19 @@ _ROPE_TYPES = {"default", "linear", "yarn", "llama3", "proportional"}
 def can_share_prefix(model: nn.Module) -> bool:
     """
     Whether a reader can read a prompt once for several rows, as far as its config tells: every layer keeps keys and
-    values of all tokens, which do not depend on what follows. Sliding windows, linear attention and layers that borrow
-    another layer's keys do not. Models that also see may count positions from the images of an earlier run, and an
-    adapter with virtual tokens puts a cache or embeddings of its own in the place of the prompt's.
+    values of all tokens, which do not depend on what follows. Models that also see may count positions from the images
+    of an earlier run, and an adapter with virtual tokens puts a cache or embeddings of its own in the place of the
+    prompt's.
 
     Args:
-        model (`nn.Module`): The reader before any wrapping, with its PEFT wrapper if it has one.
+        model (`nn.Module`): The reader before any wrapping, with its PEFT wrapper if its adapter is on.
     """
-    adapter = getattr(model, "active_peft_config", None)
-    if adapter is not None and adapter.is_prompt_learning:
+    if prompt_learning_config(model) is not None:
         return False
     config = model.config.get_text_config()
     if config is not model.config or not _rope_types(config) <= _ROPE_TYPES:
         return False
-    if config._attn_implementation not in _ATTENTION or getattr(config, "num_kv_shared_layers", 0):
-        return False
-    if getattr(model, "_is_stateful", False) or not hasattr(config, "num_hidden_layers"):
-        return False
-    layers = DynamicCache(config=config).layers
-    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+    return config._attn_implementation in _ATTENTION and keeps_all_tokens(model)
 
 
 def _rope_types(config: PretrainedConfig) -> set[str]:

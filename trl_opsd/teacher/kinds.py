@@ -18,18 +18,21 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.utils import create_model_from_path
 
 from trl_opsd.engines.backend import loading_kwargs
+from trl_opsd.model.virtual_tokens import prompt_learning_config
 from trl_opsd.teacher.teacher import Patch, Teacher
 from trl_opsd.teacher.weights import CopiedWeights, SeparateModel, StudentWeights, TeacherWeights
 
 
 class Base(Teacher):
-    """Frozen start: the weights as they were when training began, without extra memory under a new LoRA adapter."""
+    """Frozen start: the weights as they were when training began, without extra memory under a new LoRA adapter. Under
+    an adapter with virtual tokens it is the model without them, whatever they start from."""
 
     name = "base"
     description = "the same weights as they were at the start of training"
 
     def make_weights(self, tokenizer: PreTrainedTokenizerBase, patch: Patch) -> TeacherWeights:
-        if hasattr(self.core, "peft_config") and adapter_starts_at_zero(self.core):
+        new = hasattr(self.core, "peft_config") and adapter_starts_at_zero(self.core)
+        if new or prompt_learning_config(self.core) is not None:
             return StudentWeights(self.core, self.args.cast_lm_head_to_fp32, adapter=False)
         return self.copied_weights()
 

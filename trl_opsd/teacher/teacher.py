@@ -143,6 +143,11 @@ class Teacher:
         """Unwrapped model whose weights answer: the student or a separate model."""
         return self.weights.core
 
+    @property
+    def reader(self) -> nn.Module:
+        """The model that reads: `model`, without its PEFT wrapper where the teacher is the student with its adapter off."""
+        return self.weights.reader
+
     def head(self) -> Head | None:
         """The teacher's head, `None` for the student's own. To be called inside the student's forward, by all ranks."""
         return self.weights.head()

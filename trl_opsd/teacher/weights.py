@@ -33,6 +33,11 @@ class TeacherWeights:
     def __init__(self, core: nn.Module, float32_head: bool):
         self.core, self.float32_head = core, float32_head
 
+    @property
+    def reader(self) -> nn.Module:
+        """Unwrapped model that reads, with its PEFT wrapper where its adapter is on."""
+        return self.core
+
     def attach(self) -> None:
         """Copy the start weights, where a copy is needed and has not been made."""
 
@@ -68,6 +73,10 @@ class StudentWeights(TeacherWeights):
             param.requires_grad for param in core.get_base_model().get_output_embeddings().parameters()
         )
         self._head: Head | None = None
+
+    @property
+    def reader(self) -> nn.Module:
+        return self.core if self.adapter else self.core.get_base_model()
 
     @contextmanager
     def active(self, model: nn.Module) -> Iterator[nn.Module]:

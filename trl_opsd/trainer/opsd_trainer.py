@@ -49,6 +49,7 @@ from trl_opsd.kernels import TOP
 from trl_opsd.methods.runtime import MethodRun
 from trl_opsd.model.forward import ObservedForward
 from trl_opsd.model.patch import add_distillation_forward
+from trl_opsd.model.virtual_tokens import mend_generation, prompt_learning_config
 from trl_opsd.monitoring.alerts import SignalMonitor
 from trl_opsd.monitoring.metrics import Sums
 from trl_opsd.monitoring.progress import Progress
@@ -64,6 +65,7 @@ from trl_opsd.rollouts.view import PrivilegedSource, shown_context
 from trl_opsd.teacher import TEACHER_KINDS
 from trl_opsd.teacher.teacher import Teacher, TeacherUpdateCallback, live_forward
 from trl_opsd.token_report.token_log import TokenLog
+from trl_opsd.trainer.adapter_checks import check_adapter_model, check_adapter_options, check_resumable
 from trl_opsd.trainer.evaluation import Evaluation, Terms
 from trl_opsd.trainer.evaluation_scores import EvaluationScores, evaluation_seed, seeded_evaluation
 from trl_opsd.trainer.model_card import PAPER, add_settings, paper_of
@@ -208,6 +210,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
                 reward_funcs, reward_processing_classes = [no_reward], None
             self._paper = paper_of(args)
             self.privileged = source_of(args, privileged)
+            check_adapter_options(args, peft_config or prompt_learning_config(model))
             rollout_func = rollout_func and CheckedRolloutFunc(rollout_func)
             self.prompts_checked = check_prompts(train_dataset, eval_dataset, environment_factory is not None)
             check_datasets(self.privileged, train_dataset, eval_dataset)
@@ -238,7 +241,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
             self.rollout_func = self.turns
         if isinstance(args, OPSDConfig):
             self.policy_weight = resolve_policy_weight(args, self.has_reward)
-        self.run_folder = RunFolder({"train": train_dataset, "eval": eval_dataset})
+        self.run_folder = RunFolder({"train": train_dataset, "eval": eval_dataset}, self._adapter_settings())
         self.add_callback(self.run_folder)
         if self.is_plain_grpo:
             self.router_aux_loss_coef /= self.policy_weight  # which TRL's loss is multiplied by, balancing loss and all
@@ -253,7 +256,11 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         own = self.chat_template_kwargs
         self.chat_template_kwargs = {**own, **(args.student_chat_template_kwargs or {})}
         core = self.accelerator.unwrap_model(self.model)
-        add_distillation_forward(core.get_base_model() if isinstance(core, PeftModel) else core)
+        check_adapter_model(core)
+        if isinstance(core, PeftModel):
+            mend_generation(core)
+        virtual_tokens = prompt_learning_config(core) is not None
+        add_distillation_forward(core.get_base_model() if isinstance(core, PeftModel) else core, virtual_tokens)
         if self.ref_model is not None:  # its log-probabilities are compared with the student's
             add_distillation_forward(self.accelerator.unwrap_model(self.ref_model))
         make_teacher = TEACHER_KINDS[args.teacher_model_kind]
@@ -267,7 +274,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         self.method = MethodRun(args.method, args.method_options)
         self.add_callback(self.method)  # before the teacher, which may ask it
         self.add_callback(TeacherUpdateCallback(self.teacher, self.method.should_sync_teacher))
-        self.sharing = PrefixSharing(core, self.teacher.model, args.teacher_share_prefix, self.accelerator)
+        self.sharing = PrefixSharing(core, self.teacher.reader, args.teacher_share_prefix, self.accelerator)
         self.objective = DistillationObjective(
             args, self.teacher, self.accelerator, self.method, self.policy_weight, self.sharing
         )
@@ -510,6 +517,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         self.probe.save(folder)
 
     def load_own_state(self, folder: Path) -> None:
+        check_resumable(self.teacher.core)
         self.teacher.load(folder)
         self.probe.load(folder)
         self.objective.resumed = True
@@ -628,6 +636,13 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         return rollouts
 
     # Helpers
+
+    def _adapter_settings(self) -> dict[str, Any]:
+        """Entry for `run.json` of an adapter with virtual tokens: a teacher without them is not the student."""
+        config = prompt_learning_config(self.accelerator.unwrap_model(self.model))
+        if config is None:
+            return {}
+        return {"virtual_tokens": {"value": config.num_virtual_tokens, "origin": "adapter"}}
 
     def _captured(
         self,
