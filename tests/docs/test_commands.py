@@ -20,7 +20,7 @@ from accelerate.commands.launch import launch_command_parser
 import named
 from benchmarks import __main__ as benchmarks
 from named import ROOT
-from trl_opsd.cli import estimate, launch, preflight, recipe_check
+from trl_opsd.cli import align, estimate, launch, preflight, recipe_check
 from trl_opsd.cli import main as cli
 from trl_opsd.cli.errors import UserError
 
@@ -84,8 +84,9 @@ def parse_own(words: list[str]) -> None:
     if name == "train":
         parse_training(words[1:])
         return
-    if name == "preflight":
-        parse_training(preflight.named(words[1:]))
+    if name in ("preflight", "align"):
+        names = align.NAMES if name == "align" else preflight.NAMES
+        parse_training(preflight.named(words[1:], names))
         return
     if name == "estimate":
         words = recipe_check.spelled(filled("train", words[1:]))

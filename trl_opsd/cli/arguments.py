@@ -58,7 +58,19 @@ class OPSDScriptArguments(ScriptArguments):
             Temperature of the answers that it scores, 0 for greedy ones. `None` means that of training.
         preflight_sources (`dict`, *optional*):
             Further sources by a name of one's own, each described as in `privileged_source`, to compare with the
-            recipe's.
+            recipe's, by the pre-flight and by `align`.
+        align (`bool`, *optional*, defaults to `False`):
+            Print whether the loss moves the student to better scores at single tokens, and do not train.
+        align_rows (`int`, *optional*, defaults to `8`):
+            Dataset rows for that.
+        align_nodes (`int`, *optional*, defaults to `4`):
+            Tokens of each rollout.
+        align_candidates (`int`, *optional*, defaults to `4`):
+            Most tokens to try in the place of each.
+        align_samples (`int`, *optional*, defaults to `8`):
+            Texts that are written from each, an even number.
+        align_json (`bool`, *optional*, defaults to `False`):
+            Print all figures as JSON.
     """
 
     _VALID_DICT_FIELDS = ["preflight_sources"]
@@ -98,6 +110,14 @@ class OPSDScriptArguments(ScriptArguments):
     preflight_sources: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Further sources by name, to compare with the recipe's."}
     )
+    align: bool = field(
+        default=False, metadata={"help": "Print whether the loss moves the student to better scores, and do not train."}
+    )
+    align_rows: int = field(default=8, metadata={"help": "Dataset rows for that."})
+    align_nodes: int = field(default=4, metadata={"help": "Tokens of each rollout."})
+    align_candidates: int = field(default=4, metadata={"help": "Most tokens to try in the place of each."})
+    align_samples: int = field(default=8, metadata={"help": "Texts that are written from each, an even number."})
+    align_json: bool = field(default=False, metadata={"help": "Print all figures as JSON."})
 
     def __post_init__(self) -> None:
         given = self.preflight_sources

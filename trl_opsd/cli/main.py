@@ -19,6 +19,7 @@ COMMANDS = {
     "new": "write a recipe for data of your own",
     "estimate": "memory of a recipe or model on your GPUs, and what makes it fit",
     "preflight": "is a recipe worth training, and what does its teacher read?",
+    "align": "does a recipe's loss move the student to better scores, token by token?",
     "train": "train from a recipe, by name or file",
     "report": "see what the teacher of a run teaches, token by token",
     "chat": "talk to a model, beside another one or beside itself with a context",
@@ -30,7 +31,7 @@ COMMANDS = {
     "doctor": "versions, devices and disk, each with a remedy",
 }
 # Commands whose options are those of a recipe, and the module of each
-OF_RECIPES = {"train": "launch", "preflight": "preflight", "estimate": "estimate"}
+OF_RECIPES = {"train": "launch", "preflight": "preflight", "align": "align", "estimate": "estimate"}
 EPILOG = """examples:
   trl-opsd data json                              model and data of the demo
   trl-opsd preflight --config smollm2_json        see what its teacher reads, and both answers

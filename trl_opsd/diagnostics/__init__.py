@@ -1,9 +1,11 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""Whether a run is worth beginning."""
+"""Whether a run is worth beginning, and whether its loss points to better scores."""
 
+from trl_opsd.diagnostics.alignment import alignment
+from trl_opsd.diagnostics.alignment_report import Alignment, AlignmentReport
 from trl_opsd.diagnostics.preflight import preflight
 from trl_opsd.diagnostics.preflight_report import PreflightReport, ViewReport
 
 
-__all__ = ["PreflightReport", "ViewReport", "preflight"]
+__all__ = ["Alignment", "AlignmentReport", "PreflightReport", "ViewReport", "alignment", "preflight"]
