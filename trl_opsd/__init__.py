@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trl_opsd.config import OPSDConfig, OPSDParser
-    from trl_opsd.diagnostics import PreflightReport, preflight
+    from trl_opsd.diagnostics import AlignmentReport, PreflightReport, alignment, preflight
     from trl_opsd.losses import Tile, TokenStats
     from trl_opsd.methods import Method
     from trl_opsd.privileged import DatasetColumn
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from trl_opsd.trainer import OPSDTrainer
 
 __all__ = [
+    "AlignmentReport",
     "DatasetColumn",
     "Method",
     "OPSDConfig",
@@ -33,12 +34,13 @@ __all__ = [
     "TokenStats",
     "Turn",
     "View",
+    "alignment",
     "preflight",
 ]
 
 _ROOMS = {
     "config": ("OPSDConfig", "OPSDParser"),
-    "diagnostics": ("PreflightReport", "preflight"),
+    "diagnostics": ("AlignmentReport", "PreflightReport", "alignment", "preflight"),
     "losses": ("Tile", "TokenStats"),
     "methods": ("Method",),
     "privileged": ("DatasetColumn",),

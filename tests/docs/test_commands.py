@@ -20,7 +20,7 @@ from accelerate.commands.launch import launch_command_parser
 import named
 from benchmarks import __main__ as benchmarks
 from named import ROOT
-from trl_opsd.cli import collect, estimate, launch, preflight, recipe_check
+from trl_opsd.cli import align, collect, estimate, launch, preflight, recipe_check
 from trl_opsd.cli import main as cli
 from trl_opsd.cli.errors import UserError
 
@@ -85,9 +85,9 @@ def parse_own(words: list[str]) -> None:
     if name == "train":
         parse_training(words[1:])
         return
-    if name in ("preflight", "collect"):
-        module = preflight if name == "preflight" else collect
-        parse_training(module.named(words[1:]))
+    if name in ("preflight", "align", "collect"):
+        module = {"preflight": preflight, "align": align, "collect": collect}[name]
+        parse_training(preflight.named(words[1:], module.NAMES))
         return
     if name == "estimate":
         words = recipe_check.spelled(filled("train", words[1:]))

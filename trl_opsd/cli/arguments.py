@@ -58,7 +58,7 @@ class OPSDScriptArguments(ScriptArguments):
             Temperature of the answers that it scores, 0 for greedy ones. `None` means that of training.
         preflight_sources (`dict`, *optional*):
             Further sources by a name of one's own, each described as in `privileged_source`, to compare with the
-            recipe's.
+            recipe's, by the pre-flight and by `align`.
         collect (`bool`, *optional*, defaults to `False`):
             Sample rows for supervised fine-tuning into `output_dir`, and do not train.
         collect_rows (`int`, *optional*):
@@ -70,6 +70,18 @@ class OPSDScriptArguments(ScriptArguments):
             `not_truncated` and `unique`.
         collect_view (`str`, *optional*):
             View whose reader writes the answers, where the source gives several.
+        align (`bool`, *optional*, defaults to `False`):
+            Print whether the loss moves the student to better scores at single tokens, and do not train.
+        align_rows (`int`, *optional*, defaults to `8`):
+            Dataset rows for that.
+        align_nodes (`int`, *optional*, defaults to `4`):
+            Tokens of each rollout.
+        align_candidates (`int`, *optional*, defaults to `4`):
+            Most tokens to try in the place of each.
+        align_samples (`int`, *optional*, defaults to `8`):
+            Texts that are written from each, an even number.
+        align_json (`bool`, *optional*, defaults to `False`):
+            Print all figures as JSON.
     """
 
     _VALID_DICT_FIELDS = ["preflight_sources"]
@@ -120,6 +132,14 @@ class OPSDScriptArguments(ScriptArguments):
         metadata={"help": "Conditions of what is kept, and `no_leak`, `not_truncated`, `unique`."},
     )
     collect_view: str | None = field(default=None, metadata={"help": "View whose reader writes the answers."})
+    align: bool = field(
+        default=False, metadata={"help": "Print whether the loss moves the student to better scores, and do not train."}
+    )
+    align_rows: int = field(default=8, metadata={"help": "Dataset rows for that."})
+    align_nodes: int = field(default=4, metadata={"help": "Tokens of each rollout."})
+    align_candidates: int = field(default=4, metadata={"help": "Most tokens to try in the place of each."})
+    align_samples: int = field(default=8, metadata={"help": "Texts that are written from each, an even number."})
+    align_json: bool = field(default=False, metadata={"help": "Print all figures as JSON."})
 
     def __post_init__(self) -> None:
         self.collect_keep = [_described(one) for one in self.collect_keep or ()]

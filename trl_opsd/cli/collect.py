@@ -8,7 +8,7 @@ They are rollouts of the student, or answers that are written with the context i
 
 from collections.abc import Sequence
 
-from trl_opsd.cli import launch
+from trl_opsd.cli import launch, preflight
 from trl_opsd.cli.errors import UserError
 
 
@@ -41,10 +41,4 @@ def run(argv: Sequence[str]) -> None:
         return
     if "--preflight" in argv or "--dry_run" in argv:
         raise UserError("`--preflight` and `--dry_run` are those of trl-opsd train: leave them out.")
-    launch.run([*named(argv), "--collect"])
-
-
-def named(argv: Sequence[str]) -> list[str]:
-    """Command line with the options of this command by their names in a recipe."""
-    parts = [text.partition("=") for text in argv]
-    return [NAMES.get(name, name) + equals + value for name, equals, value in parts]
+    launch.run([*preflight.named(argv, NAMES), "--collect"])

@@ -19,6 +19,7 @@ COMMANDS = {
     "new": "write a recipe for data of your own",
     "estimate": "memory of a recipe or model on your GPUs, and what makes it fit",
     "preflight": "is a recipe worth training, and what does its teacher read?",
+    "align": "does a recipe's loss move the student to better scores, token by token?",
     "train": "train from a recipe, by name or file",
     "collect": "sample rows for supervised fine-tuning by a recipe",
     "phases": "run several commands in a row, with each other's output",
@@ -32,7 +33,13 @@ COMMANDS = {
     "doctor": "versions, devices and disk, each with a remedy",
 }
 # Commands whose options are those of a recipe, and the module of each
-OF_RECIPES = {"train": "launch", "preflight": "preflight", "estimate": "estimate", "collect": "collect"}
+OF_RECIPES = {
+    "train": "launch",
+    "preflight": "preflight",
+    "align": "align",
+    "estimate": "estimate",
+    "collect": "collect",
+}
 EPILOG = """examples:
   trl-opsd data json                              model and data of the demo
   trl-opsd preflight --config smollm2_json        see what its teacher reads, and both answers

@@ -6,7 +6,7 @@ Pre-flight of a recipe: is a training worth it, and what does the teacher read? 
 Student and teacher answer rows of the training set, and no weight changes. Three rows are shown with both answers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from trl_opsd.cli import launch
 
@@ -32,7 +32,7 @@ def run(argv: Sequence[str]) -> None:
     launch.run([*named(argv), "--preflight"])
 
 
-def named(argv: Sequence[str]) -> list[str]:
-    """Command line with the options of this command by their names in a recipe."""
+def named(argv: Sequence[str], names: Mapping[str, str] = NAMES) -> list[str]:
+    """Command line with the options of a command by their names in a recipe."""
     parts = [text.partition("=") for text in argv]
-    return [NAMES.get(name, name) + equals + value for name, equals, value in parts]
+    return [names.get(name, name) + equals + value for name, equals, value in parts]

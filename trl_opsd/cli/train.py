@@ -30,7 +30,7 @@ from trl_opsd.cli.errors import UserError, told
 from trl_opsd.cli.hub_check import check_hub
 from trl_opsd.cli.quiet import keep_quiet
 from trl_opsd.config import OPSDConfig
-from trl_opsd.diagnostics import preflight
+from trl_opsd.diagnostics import AlignmentReport, PreflightReport, alignment, preflight
 from trl_opsd.phases.collect import check_free, collect
 from trl_opsd.privileged import build_source
 from trl_opsd.privileged.imports import check_reward, check_takes, imported
@@ -166,12 +166,19 @@ def build_trainer(
 
 
 def look_ahead(trainer: OPSDTrainer, script_args: OPSDScriptArguments) -> None:
-    """Print the pre-flight report, of the recipe's source and of `preflight_sources`, in words or as JSON."""
+    """Print the report of the pre-flight or of the alignment, of the recipe's source and of `preflight_sources`, in
+    words or as JSON."""
     described = script_args.preflight_sources or {}
     sources = {name: build_source(spec, f"preflight_sources.{name}") for name, spec in described.items()}
-    how = {"sources": sources, "temperature": script_args.preflight_temperature}
-    report = preflight(trainer, script_args.preflight_rows, **how)
-    trainer.accelerator.print(json.dumps(report.as_dict(), indent=2) if script_args.preflight_json else report)
+    report: PreflightReport | AlignmentReport
+    if script_args.align:
+        sizes = {name: getattr(script_args, f"align_{name}") for name in ("nodes", "candidates", "samples")}
+        report = alignment(trainer, script_args.align_rows, sources=sources, **sizes)
+    else:
+        how = {"sources": sources, "temperature": script_args.preflight_temperature}
+        report = preflight(trainer, script_args.preflight_rows, **how)
+    as_json = script_args.align_json if script_args.align else script_args.preflight_json
+    trainer.accelerator.print(json.dumps(report.as_dict(), indent=2) if as_json else report)
 
 
 def gather(trainer: OPSDTrainer, script_args: OPSDScriptArguments) -> None:
@@ -207,14 +214,14 @@ def main(
     model_args: ModelConfig,
     dataset_args: DatasetMixtureConfig,
 ) -> None:
-    """Train, or only look ahead under `preflight`, or sample rows under `collect`."""
+    """Train, or only look ahead under `preflight` or `align`, or sample rows under `collect`."""
     with told(expected=MISTAKES):
         if script_args.collect:
             check_free(training_args.output_dir)
             training_args.push_to_hub = False  # the rows hold contexts
         dataset = load_data(script_args, dataset_args)
         trainer = build_trainer(script_args, training_args, model_args, dataset)
-    if script_args.preflight:
+    if script_args.preflight or script_args.align:
         look_ahead(trainer, script_args)
     elif script_args.collect:
         with told(expected=(ValueError,)):

@@ -12,13 +12,13 @@ from peft import PeftModel
 from peft.utils import CONFIG_NAME
 
 from trl_opsd.batches.distillation_batch import KEY
+from trl_opsd.diagnostics.drawn_batches import drawn_batches
 from trl_opsd.diagnostics.preserve_trainer_state import preserve_trainer_state
 from trl_opsd.engines import Backend
 from trl_opsd.engines.random_state import keep_random_state
 from trl_opsd.rollouts.rollout import reaches
 from trl_opsd.token_report.load import CHECKPOINTS, Group
 from trl_opsd.token_report.record import Line, rounded
-from trl_opsd.trainer.rehearsal import drawn_batches
 from trl_opsd.trainer.scoring import Scorer
 
 

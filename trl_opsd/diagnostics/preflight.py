@@ -2,7 +2,6 @@
 
 """Whether a training is worth it, before it: the teacher's and the student's score, divergence, lengths and time."""
 
-import copy
 import math
 import statistics
 import time
@@ -13,24 +12,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import gather_object
 
+from trl_opsd.diagnostics.drawn_batches import OWN, compared_collectors, drawn_batches
 from trl_opsd.diagnostics.preflight_examples import Example, examples_of
 from trl_opsd.diagnostics.preflight_report import PreflightReport, ViewReport, with_p_values
 from trl_opsd.diagnostics.preserve_trainer_state import preserve_trainer_state
 from trl_opsd.engines import Backend
 from trl_opsd.monitoring.names import PREFIX
-from trl_opsd.privileged import as_source
 from trl_opsd.rollouts.rollout import Rollout
 from trl_opsd.rollouts.view import PrivilegedSource
-from trl_opsd.trainer.rehearsal import drawn_batches, pop_metrics
+from trl_opsd.trainer.rehearsal import pop_metrics
 from trl_opsd.trainer.scoring import Answers, ScoreFunc, Scorer
-from trl_opsd.trainer.setup_checks import check_datasets
 from trl_opsd.trainer.view_collector import CollectedViews, ViewCollector
 
 
 if TYPE_CHECKING:
     from trl_opsd.trainer.opsd_trainer import OPSDTrainer
-
-OWN = "own"  # name of the trainer's source in the report
 
 
 def preflight(
@@ -70,14 +66,12 @@ def preflight(
     Raises:
         ValueError: If the trainer does not distil, shards its weights, or has too few rows.
     """
-    _check(trainer, rows, sources or {}, temperature)
+    _check(trainer, rows, temperature)
     with preserve_trainer_state(trainer):
         return _Measurement(trainer, sources or {}, score_func or trainer.score_func, temperature).report(rows)
 
 
-def _check(
-    trainer: "OPSDTrainer", rows: int, sources: Mapping[str, PrivilegedSource], temperature: float | None
-) -> None:
+def _check(trainer: "OPSDTrainer", rows: int, temperature: float | None) -> None:
     if trainer.is_plain_grpo:
         raise ValueError("`preflight` compares teacher and student; this trainer has no teacher (see its `args`).")
     if Backend(trainer.accelerator).prepares_model_in_train:
@@ -89,8 +83,6 @@ def _check(
         raise ValueError(f"`temperature` must not be negative, got {temperature}.")
     if rows < 1:
         raise ValueError(f"`rows` must be at least 1, got {rows}.")
-    if OWN in sources:
-        raise ValueError(f"`sources` must not be named {OWN!r}: that is the trainer's own source.")
 
 
 @dataclass
@@ -117,21 +109,7 @@ class _Measurement:
         self.scorer = Scorer(trainer, score_func, temperature, self._note)
         if self.scorer.scores and temperature is not None:
             self._note(f"scores are of answers at temperature {temperature:g}, all else of {trainer.temperature:g}.")
-        own = trainer.collector
-        args, encoder = copy.copy(trainer.args), copy.copy(own.encoder)
-        args.log_privileged_context = False  # those files are of training
-        if encoder.overlong == "error":
-            encoder.overlong = "drop_view"  # to be counted and reported
-        sources = {name: as_source(source) for name, source in sources.items()}
-        everyone = {OWN: trainer.privileged, **sources}
-        self.collectors = {
-            name: ViewCollector(args, source, encoder, self.accelerator, own.required)
-            for name, source in everyone.items()
-        }
-        for name, source in sources.items():
-            check_datasets(source, trainer.train_dataset, None)
-            source.check_run(trainer.has_reward, args.num_generations)
-            self.collectors[name].setup(own.run)
+        self.collectors = compared_collectors(trainer, sources)
         trainer.collector = self.collectors[OWN]
         self.tallies: dict[tuple[str, str], _Tally] = {}
         self.rollouts: list[tuple[float, int, bool]] = []  # local: the student's score, tokens, truncated

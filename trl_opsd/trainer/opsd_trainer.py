@@ -54,6 +54,7 @@ from trl_opsd.monitoring.alerts import SignalMonitor
 from trl_opsd.monitoring.metrics import Sums
 from trl_opsd.monitoring.progress import Progress
 from trl_opsd.monitoring.run_folder import RunFolder
+from trl_opsd.monitoring.teacher_hacking import HackingMonitor
 from trl_opsd.monitoring.trackers import send_alert
 from trl_opsd.privileged.base import Run, Source
 from trl_opsd.privileged.sources.none import NoViews
@@ -162,6 +163,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
     token_log: TokenLog
     text_generator: TextGenerator
     monitor: SignalMonitor
+    hacking_monitor: HackingMonitor
     # Of an evaluation while it runs, and its eval set among several
     evaluation: Evaluation | None = None
     scores: EvaluationScores
@@ -286,6 +288,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         self.add_callback(self.probe)
         views = not (self.method.method.roles and isinstance(self.privileged, NoViews))
         self.monitor = SignalMonitor(args.divergence_spec.clip_reverses_signs, expects_views=views)
+        self.hacking_monitor = HackingMonitor()
         # That of transformers, which prints each log as a dict; one of the user's own stays
         if any(type(one) is ProgressCallback for one in self.callback_handler.callbacks):
             self.remove_callback(ProgressCallback)
@@ -476,10 +479,11 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
             self._metrics["eval"].clear()
             self._metrics["eval"].update(named)
         super().log(logs, start_time)
-        if not self.is_plain_grpo and training:
-            if self.args.log_tokens:
+        if not self.is_plain_grpo:
+            if training and self.args.log_tokens:
                 self.token_log.flush(self.state.global_step)
-            for kind, text in self.monitor.observe(logs, self.state.global_step).items():
+            monitor = self.monitor if training else self.hacking_monitor
+            for kind, text in monitor.observe(logs, self.state.global_step).items():
                 self.run_folder.warn(text, self.state.global_step)
                 send_alert(self.args.report_to, kind, text)
 
@@ -522,6 +526,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         self.probe.load(folder)
         self.objective.resumed = True
         self.monitor.recall(self.state.log_history)
+        self.hacking_monitor.recall(self.state.log_history)
         if self._buffered_inputs is not None:
             count = self.args.steps_per_generation
             passes, within = divmod(self._step % (count * self.args.num_iterations), count)

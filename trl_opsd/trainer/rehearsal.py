@@ -2,12 +2,9 @@
 
 """Rehearsal: generation and rows beside a training, by TRL's own members of the trainer."""
 
-import itertools
-import random
 from collections.abc import Callable
 from typing import Any
 
-from datasets import Dataset
 from trl import GRPOTrainer
 
 from trl_opsd.rollouts.rollout import Messages
@@ -17,36 +14,6 @@ def training_rows(trainer: GRPOTrainer, numbers: list[int]) -> list[dict[str, An
     """Rows of `train_dataset` with the columns that training sees."""
     dataset = trainer._remove_unused_columns(trainer.train_dataset, description="training")
     return [dataset[number] for number in numbers]
-
-
-def drawn_batches(trainer: GRPOTrainer, rows: int, note: Callable[[str], None]) -> list[list[dict[str, Any]]]:
-    """
-    [`generation_batches`] of rows that are drawn from `train_dataset`.
-
-    Args:
-        trainer (`GRPOTrainer`): Whose data and batches they are.
-        rows (`int`): Rows to draw, by the seed of the training, rounded up to whole generation batches.
-        note (`Callable[[str], None]`): Is told if there are fewer.
-
-    Raises:
-        ValueError: If there are too few for one batch.
-    """
-    dataset = trainer.train_dataset
-    size = trainer.args.generation_batch_size // trainer.num_generations
-    wanted = -(-rows // size) * size
-    if isinstance(dataset, Dataset):
-        numbers = random.Random(trainer.args.seed).sample(range(len(dataset)), min(wanted, len(dataset)))
-        chosen = training_rows(trainer, numbers)
-    else:
-        chosen = list(itertools.islice(dataset, wanted))
-    if len(chosen) < size:
-        raise ValueError(
-            f"`train_dataset` has {len(chosen)} rows, and one generation batch takes {size}: it could not be trained "
-            "on either. Lower `per_device_train_batch_size` or `steps_per_generation`."
-        )
-    if len(chosen) < wanted:
-        note(f"the dataset has {len(chosen)} rows, fewer than were asked for.")
-    return generation_batches(trainer, chosen)
 
 
 def generation_batches(trainer: GRPOTrainer, rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:

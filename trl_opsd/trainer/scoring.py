@@ -80,6 +80,11 @@ class Scorer:
         """Answers of the student, written anew to the prompt of each rollout."""
         return self._scored(rollouts, [rollout.prompt_ids for rollout in rollouts], "live")
 
+    def continuations(self, rollouts: list[Rollout], begun: list[list[int]]) -> Answers:
+        """Answers of the student that begin with these tokens; one that ends with them stays as it is."""
+        own = [rollout.prompt_ids + tokens for rollout, tokens in zip(rollouts, begun, strict=True)]
+        return self._scored(rollouts, own, "live", begun=begun)
+
     def pairs(self, rollouts: list[Rollout], view: EncodedView, bare: Answers) -> tuple[Answers, Answers]:
         """
         Answers of student and teacher for each rollout, of the one without and of the other with its view. Where a
@@ -96,9 +101,7 @@ class Scorer:
         teacher = self.teachers(rollouts, view)
         if not self._within(view):
             return bare, teacher
-        begun = _begun(rollouts, view)
-        own = [rollout.prompt_ids + tokens for rollout, tokens in zip(rollouts, begun, strict=True)]
-        return self._scored(rollouts, own, "live", begun=begun), teacher
+        return self.continuations(rollouts, _begun(rollouts, view)), teacher
 
     def teachers(self, rollouts: list[Rollout], view: EncodedView) -> Answers:
         """Answers of the teacher with a view, one for each rollout; none where it can't begin as the rollout did."""
@@ -215,8 +218,9 @@ class Scorer:
         def write(ids: list[list[int]]) -> list[list[int]]:
             written = trainer.text_generator.answers(ids, weights, self.temperature, pixels)
             if begun is not None:  # then this is the one call, as there are no tools
-                limit = trainer.max_completion_length
-                written = [(own + new)[:limit] for own, new in zip(begun, written, strict=True)]
+                limit, ends = trainer.max_completion_length, trainer.eos_token_ids
+                pairs = zip(begun, written, strict=True)
+                written = [own if own and own[-1] in ends else (own + new)[:limit] for own, new in pairs]
             return written
 
         rows, prompts = [rollout.row for rollout in rollouts], [rollout.prompt for rollout in rollouts]
