@@ -13,7 +13,7 @@ from conftest import length_reward
 from runs import SAMPLED, interrupted
 from trl_opsd import View, preflight
 from trl_opsd.privileged import rollouts_of
-from trl_opsd.token_report.record import PROBE, STEP, path_of, pieces, read, rounded, steps_of
+from trl_opsd.token_report.record import PROBE, STEP, path_of, pieces, read, rounded, steps_of, write
 
 
 CASES = {
@@ -279,4 +279,7 @@ def test_what_is_no_record(tmp_path):
     path.parent.mkdir()
     path.write_text("no gzip")
     with pytest.raises(ValueError, match=r"step-000003.jsonl.gz is no record of tokens"):
+        read(path)
+    write(path, {"temperature": 1.0, "strings": {}}, [])
+    with pytest.raises(ValueError, match=r"of this version: its first line lacks stops"):
         read(path)

@@ -33,6 +33,7 @@ FOLDER = "_tokens"  # `_`: not pushed to the Hub, as it holds contexts
 # Kinds of records: rollouts of a step, before its update, and the probe's, which stay the same, after a step
 STEP, PROBE = "step", "probe"
 Line = dict[str, Any]
+HEAD = {"temperature", "stops", "strings"}
 
 
 def path_of(output_dir: str | Path, step: int, kind: str = STEP) -> Path:
@@ -76,6 +77,8 @@ def read(path: Path) -> tuple[Line, list[Line]]:
             head, *rollouts = map(json.loads, file)
     except (OSError, EOFError, ValueError) as error:
         raise ValueError(f"{path} is no record of tokens: {error}") from error
+    if missing := HEAD - head.keys():
+        raise ValueError(f"{path} is no record of tokens of this version: its first line lacks {', '.join(missing)}.")
     return head, rollouts
 
 
