@@ -219,6 +219,16 @@ def test_records_of_a_resumed_run(make_trainer, rows, tmp_path):
     assert line["rewards"] == {} and line["success"] is None, "the checkpoint has the rollouts, not their rewards"
 
 
+def test_a_new_run_begins_without_the_records_of_an_earlier_one(make_trainer, rows):
+    with_context = Dataset.from_list([row for row in rows if row["privileged_context"]])
+    probed = {"log_tokens": 2, "log_tokens_probe": 1, "max_steps": 3}
+    folder = trained(make_trainer, dataset=with_context, **probed).args.output_dir
+    trained(make_trainer, dataset=with_context, log_tokens=2, max_steps=1)
+    assert [list(steps_of(folder, kind)) for kind in (STEP, PROBE)] == [[1], []]
+    trained(make_trainer, dataset=with_context, max_steps=1)
+    assert not steps_of(folder)
+
+
 def test_an_evaluation_between_leaves_rewards_and_context(make_trainer, rows):
     """A generation batch lasts for two steps, between which another set is sampled."""
     with_context = Dataset.from_list([row for row in rows if row["privileged_context"]])

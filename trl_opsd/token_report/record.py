@@ -47,6 +47,14 @@ def steps_of(output_dir: str | Path, kind: str = STEP) -> dict[int, Path]:
     return {int(path.name.split("-")[1].split(".")[0]): path for path in sorted(found)}
 
 
+def forget_after(output_dir: str | Path, step: int) -> None:
+    """Delete the records of later steps, and of all where the run begins: those of an earlier run in this folder."""
+    for kind in (STEP, PROBE):
+        for number, path in steps_of(output_dir, kind).items():
+            if number > step or step == 0:
+                path.unlink()
+
+
 def rounded(value: float) -> float | int | None:
     """A number to three digits; what is not finite is null in JSON."""
     if not math.isfinite(value):

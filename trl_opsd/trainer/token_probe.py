@@ -11,7 +11,7 @@ from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trl_opsd.batches.distillation_batch import KEY
-from trl_opsd.token_report.record import PROBE, Line
+from trl_opsd.token_report.record import PROBE, Line, forget_after
 from trl_opsd.token_report.token_log import TokenLog
 
 
@@ -64,6 +64,12 @@ class TokenProbe(TrainerCallback):
             else:
                 _set_facts(line, self.facts[line["index"]])
         self.log.flush(step, PROBE)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            forget_after(args.output_dir, state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         last = state.global_step >= state.max_steps
