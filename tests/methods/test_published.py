@@ -53,6 +53,12 @@ PUBLISHED = {
         {"teacher_sync_steps": 10, "epsilon_high": 0.28},
         {"share": 0.5, "steps": 50, "clip": 0.2},
     ),
+    "rltf_sd": (
+        "live",
+        "sampled",
+        {},
+        {"coefficient": 0.1, "gamma": 0.1, "floor": -5.0, "ramp": False, "baseline": "first"},
+    ),
     "rosd": ("ema", 0.5, {"topk": 100, "tail": True, "distillation_is_clip": 2.0, "teacher_update_rate": 0.05}, {}),
     "sdar": ("live", "sampled", {"distillation_weight": 0.1}, {"beta": 5.0}),
     "sdft": ("ema", 0.0, {"num_loss_tokens_to_skip": 3, "teacher_update_rate": 0.02}, {}),
@@ -81,6 +87,7 @@ PUBLISHED = {
     "stop_grad_topk": ("base", 1.0, {"topk": 20, "distillation_stop_gradient": True}, {}),
     "taid": ("base", 0.0, {}, {"start": 0.4, "end": 1.0, "rate": 5e-4, "momentum": 0.99}),
     "targeted_hint": ("live", 0.0, {}, {}),
+    "trd": ("base", 0.0, {}, {}),
     "tsd_kd": ("base", 0.9, {}, {"entropy": 1.0, "ranking": 0.1, "candidates": 10, "early": 0.1, "least": 0.1}),
     "unisd": (
         "ema",
@@ -89,6 +96,7 @@ PUBLISHED = {
         {"agreement": "token", "gamma": 1.0, "contrast": 0.1, "margin": 0.5, "matching": 0.1, "divergence": 1.0},
     ),
 }
+GROUPS = {"num_generations": 12, "per_device_train_batch_size": 12}  # of two, three or four slots of `turns`
 WITHOUT_POLICY = {"rosd", "sdpo", "sdpo_trust_region", "unisd"}
 
 
@@ -99,7 +107,7 @@ def test_every_method_is_here():
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_values(name):
     teacher, loss, values, options = PUBLISHED[name]
-    config = OPSDConfig("unused", method=name, bf16=False, num_generations=4)
+    config = OPSDConfig("unused", method=name, bf16=False, **GROUPS)
     assert config.teacher_model_kind == teacher and method_of(name).options == options
     sampled, topk = loss == "sampled", values.get("topk")
     wanted = {
@@ -127,11 +135,24 @@ RUNS = {
     "pw_opsd": (None, 1, None, {"max_steps": 150}),
     "purified": (32, 1, 5e-6, {"max_steps": 200, "max_completion_length": 1024, "lora_r": 64}),
     "rl_opsd": (64, 5, 5e-6, {"max_steps": 600, "temperature": 0.75, "num_iterations": 3, "epsilon": 0.2}),
+    "rltf_sd": (
+        None,
+        24,
+        2e-5,
+        {"lora_r": 32, "method_options": {"coefficient": 0.1, "gamma": 0.1, "floor": -5.0, "ramp": True}},
+    ),
     "rosd": (32, 8, 1e-5, {}),
     "sdpg": (128, 8, 1e-6, {}),
     "sdpo": (32, 8, 1e-5, {"warmup_steps": 10}),
     "sdpo_trust_region": (32, 8, 1e-5, {"warmup_steps": 10}),
     "stop_grad_topk": (None, None, 2e-6, {"lr_scheduler_type": "cosine", "adam_beta2": 0.98}),
+    "trd": (
+        128,
+        1,
+        5e-6,
+        {"lora_r": 64, "lora_alpha": 128, "lora_dropout": 0.05, "num_train_epochs": 1, "warmup_steps": 0.1}
+        | {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "distillation_temperature": 1.0},
+    ),
     "tsd_kd": (16, 1, 5e-6, {"num_train_epochs": 3, "max_completion_length": 1024}),
     "unisd": (None, None, 2e-5, {"num_train_epochs": 1, "lr_scheduler_type": "cosine", "temperature": 0.7}),
 }
