@@ -245,14 +245,16 @@ def with_turns(name: str) -> Run:
             {"prompt": [{"role": "user", "content": task}], "answer": answer, "privileged_context": f"{task} {answer}"}
             for task, answer in TASKS.items()
         ]
-        turns = {**method_of(name).defaults["turns"], "source": {"with_attempt": "column"}, "every": 1}
+        turns = {**method_of(name).defaults["turns"]}
+        turns |= {"every": 2} if "every" in turns else {}
+        turns["source"] = {"with_attempt": "column"} if turns.get("attempt", True) else "column"
         trainer = build(
             folder, tiny.model(tiny.tokenizer(), max_position_embeddings=4096), rows, reward_funcs=right, method=name,
             turns=turns, num_generations=12, per_device_train_batch_size=12, max_steps=3, shuffle_dataset=False,
         )  # fmt: skip
 
         def single_turn(prompt_ids: list, *_: Any) -> tuple[list[list[int]], None]:
-            said = [f"{TEXTS[(sum(ids) + i) % 8]}<|im_end|>" for i, ids in enumerate(prompt_ids)]
+            said = [f"{TEXTS[(sum(ids) // 3 + i) % 8]}<|im_end|>" for i, ids in enumerate(prompt_ids)]
             return [trainer.processing_class(text)["input_ids"] for text in said], None
 
         trainer._generate_single_turn = single_turn

@@ -64,7 +64,7 @@ def test_its_defaults_are_options_and_can_be_overridden(name):
 # Their views are made of what a tiny model can't write
 WRITTEN = {"feedback_alignment": "critic_malformed", "skill_sd": "skills_malformed"}
 # No teacher reads anything where a method learns from the roles of its turns alone
-WRITTEN |= dict.fromkeys(("rltf_sd",), "turns/unit_share")
+WRITTEN |= dict.fromkeys(("rltf_fm", "rltf_sd"), "turns/unit_share")
 
 
 def answers(tokenizer, right=True):

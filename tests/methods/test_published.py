@@ -36,6 +36,7 @@ PUBLISHED = {
     "op2sd": ("base", 0.0, {}, {}),
     "opcd": ("base", 1.0, {"topk": 256, "distillation_stop_gradient": True}, {}),
     "opsd": ("base", 0.0, {"distillation_entry_clip": 0.05}, {}),
+    "pi_distill": ("live", "sampled", {}, {"alpha": 0.5, "beta": 0.25, "clip": 0.2, "horizon": "rest"}),
     "purified": ("base", 0.5, {}, {"bound": 10.0, "temperature": 1.0}),
     "pw_opsd": (
         "base",
@@ -53,11 +54,12 @@ PUBLISHED = {
         {"teacher_sync_steps": 10, "epsilon_high": 0.28},
         {"share": 0.5, "steps": 50, "clip": 0.2},
     ),
+    "rltf_fm": ("live", "sampled", {}, {"feedback": 0.1, "gamma": 0.1}),
     "rltf_sd": (
         "live",
         "sampled",
         {},
-        {"coefficient": 0.1, "gamma": 0.1, "floor": -5.0, "ramp": False, "baseline": "first"},
+        {"coefficient": 0.1, "gamma": 0.1, "floor": -5.0, "ramp": 0.0, "baseline": "first"},
     ),
     "rosd": ("ema", 0.5, {"topk": 100, "tail": True, "distillation_is_clip": 2.0, "teacher_update_rate": 0.05}, {}),
     "sdar": ("live", "sampled", {"distillation_weight": 0.1}, {"beta": 5.0}),
@@ -89,6 +91,7 @@ PUBLISHED = {
     "targeted_hint": ("live", 0.0, {}, {}),
     "trd": ("base", 0.0, {}, {}),
     "tsd_kd": ("base", 0.9, {}, {"entropy": 1.0, "ranking": 0.1, "candidates": 10, "early": 0.1, "least": 0.1}),
+    "vpd": ("live", "sampled", {}, {"beta": 0.1, "momentum": 0.9}),
     "unisd": (
         "ema",
         0.0,
@@ -97,7 +100,7 @@ PUBLISHED = {
     ),
 }
 GROUPS = {"num_generations": 12, "per_device_train_batch_size": 12}  # of two, three or four slots of `turns`
-WITHOUT_POLICY = {"rosd", "sdpo", "sdpo_trust_region", "unisd"}
+WITHOUT_POLICY = {"vpd", "rosd", "sdpo", "sdpo_trust_region", "unisd"}
 
 
 def test_every_method_is_here():
@@ -135,11 +138,13 @@ RUNS = {
     "pw_opsd": (None, 1, None, {"max_steps": 150}),
     "purified": (32, 1, 5e-6, {"max_steps": 200, "max_completion_length": 1024, "lora_r": 64}),
     "rl_opsd": (64, 5, 5e-6, {"max_steps": 600, "temperature": 0.75, "num_iterations": 3, "epsilon": 0.2}),
+    "pi_distill": (None, 10, 5e-6, {}),
+    "rltf_fm": (None, 24, 2e-5, {"lora_r": 32, "method_options": {"feedback": 0.1, "gamma": 0.1}}),
     "rltf_sd": (
         None,
         24,
         2e-5,
-        {"lora_r": 32, "method_options": {"coefficient": 0.1, "gamma": 0.1, "floor": -5.0, "ramp": True}},
+        {"lora_r": 32, "method_options": {"coefficient": 0.1, "gamma": 0.1, "floor": -5.0, "ramp": 1.0}},
     ),
     "rosd": (32, 8, 1e-5, {}),
     "sdpg": (128, 8, 1e-6, {}),
@@ -154,6 +159,7 @@ RUNS = {
         | {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "distillation_temperature": 1.0},
     ),
     "tsd_kd": (16, 1, 5e-6, {"num_train_epochs": 3, "max_completion_length": 1024}),
+    "vpd": (None, 8, 1e-6, {"method_options": {"beta": 0.1}}),
     "unisd": (None, None, 2e-5, {"num_train_epochs": 1, "lr_scheduler_type": "cosine", "temperature": 0.7}),
 }
 

@@ -118,7 +118,7 @@ def test_the_floor():
     wanted = batch.advantages.expand(4, 6).masked_fill(rows & (logps < -5), 0.0)
     torch.testing.assert_close(made(student_logps=logps, old_logps=unknown), wanted)
     torch.testing.assert_close(
-        made(student_logps=logps, options={"floor": None}), batch.advantages.expand(4, 6).clone()
+        made(student_logps=logps, options={"floor": -1000.0}), batch.advantages.expand(4, 6).clone()
     )
 
 
@@ -167,7 +167,7 @@ def test_a_group_that_is_right_at_once_has_no_second_turn(make_trainer):
 
 
 def test_the_coefficient_may_rise(make_trainer):
-    trainer = trainer_of(make_trainer, (FIRST, SECOND), WHEN, {"coefficient": 0.8, "ramp": True})
+    trainer = trainer_of(make_trainer, (FIRST, SECOND), WHEN, {"coefficient": 0.8, "ramp": 1.0})
     assert set(distil_advantages(trainer)) == {0.0}
     trainer.method.progress = 0.5
     half = trainer.method.credit(trainer.collected.groups)

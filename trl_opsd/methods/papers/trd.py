@@ -10,8 +10,10 @@ that it learns from prefixes that are right and still near to its own.
 It has no option of its own: the loss is the package's forward KL, and the rest are `turns`.
 
 **Changed**: y_o is sampled by the current student in each step; the paper samples one of the initial student for each
-problem beforehand. The words of the request are ours. With `teacher_model_kind: checkpoint` another model rewrites,
-which is the paper's second mode. As there, a text is trained on whether it is right or not; `when` looks at y_o alone.
+problem beforehand. The words of the request are ours.
+
+With `teacher_model_kind: checkpoint` another model rewrites, which is the paper's second mode. As there, a text is
+trained on whether it is right or not; `when` looks at y_o alone.
 
 **Fails** where the rewriting quotes the reference or speaks of the attempt: the student then learns to speak of what it
 has not seen. Watch `leak/quotes`, and read `turns/second_reward` if there is a reward.
