@@ -100,7 +100,7 @@ PUBLISHED = {
     ),
 }
 GROUPS = {"num_generations": 12, "per_device_train_batch_size": 12}  # of two, three or four slots of `turns`
-WITHOUT_POLICY = {"vpd", "rosd", "sdpo", "sdpo_trust_region", "unisd"}
+WITHOUT_POLICY = {"trd", "vpd", "rosd", "sdpo", "sdpo_trust_region", "unisd"}
 
 
 def test_every_method_is_here():

@@ -30,6 +30,7 @@ METHOD = Method(
     defaults={
         "distillation_alpha": 0.0,
         "teacher_model_kind": "base",
+        "policy_weight": 0.0,
         "privileged_source": "turn_context",
         "turns": {"slots": ["distil"], "source": {"with_attempt": "column"}, "weights": "teacher"},
     },
