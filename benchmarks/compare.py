@@ -119,9 +119,21 @@ def setting(name: str, task: str) -> tuple[Path, dict[str, Any]]:
         raise ValueError(f"A control is no_pi or wrong_pi, got {control!r}.")
     if control:
         contexts = TASKS[task].wrong_pi if control == "wrong_pi" else None
+        turns = turns_of(name, recipe, options)
+        if turns is not None:  # whose source makes the contexts
+            turns = {**turns, "source": control_of(turns["source"], contexts)}
+            return recipe, {**options, "turns": json.dumps(turns)}
         source = control_of(source_of(name, recipe, options), contexts)
         options = {**options, "privileged_source": json.dumps(source), "privileged_template": PLACEHOLDER}
     return recipe, options
+
+
+def turns_of(name: str, recipe: Path, options: dict[str, Any]) -> dict[str, Any] | None:
+    """Turns of a contender that have a source: those of its recipe or of its method."""
+    own = yaml.safe_load(recipe.read_text()) | options
+    defaults = method_of(name).defaults if name in method_names() else {}
+    turns = own.get("turns") or defaults.get("turns")
+    return turns if turns and turns.get("source") else None
 
 
 def source_of(name: str, recipe: Path, options: dict[str, Any]) -> Any:

@@ -66,11 +66,13 @@ def control_of(source: str | dict[str, Any], contexts: str | dict[str, Any] | No
     Description of the control of a source.
 
     Args:
-        source (`str` or `dict`): Description of the method's source. Its conditions stay around the control, and its
-            baselines are made of the other contexts.
+        source (`str` or `dict`): Description of the method's source. Its conditions and the rollout's own attempt
+            stay around the control, and its baselines are made of the other contexts.
         contexts (`str` or `dict`, *optional*): As in [`OtherContexts`].
     """
     name, own = next(iter(source.items())) if isinstance(source, dict) else (source, {})
-    if name in ("when", "with_baselines"):
+    if name == "with_attempt":
+        own = own if isinstance(own, dict) else {"source": own}
+    if name in ("when", "with_baselines", "with_attempt"):
         return {name: {**own, "source": control_of(own["source"], contexts)}}
     return {f"{__name__}.{OtherContexts.__name__}": {"source": source, "contexts": contexts}}

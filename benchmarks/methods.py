@@ -48,6 +48,11 @@ def options_of(name: str) -> dict[str, Any]:
     return options
 
 
+def has_turns(name: str) -> bool:
+    """Whether a method samples its own rollouts: its loss is GRPO's or a plain one, which is timed by itself."""
+    return "turns" in method_of(name).defaults
+
+
 def is_mixed(name: str) -> bool:
     """Whether a method has a policy term."""
     method = method_of(name)
@@ -79,7 +84,7 @@ Contenders = dict[str, tuple[str, dict]]
 def groups() -> list[Contenders]:
     """Plain losses with the methods that change them, and GRPO with each group. A teacher may hold weights of its own,
     for which there is not memory at once."""
-    plains = {name: plain(name) for name in method_names()}
+    plains = {name: plain(name) for name in method_names() if not has_turns(name)}
     made: list[Contenders] = []
     for label, options in dict(plains.values()).items():
         part = {label: ("OPSD", options)}

@@ -12,7 +12,7 @@ import pytest
 import processes
 import tiny
 from benchmarks import measure, report, scaling
-from trl_opsd.methods import method_names
+from method_cases import WITHOUT_TURNS
 
 
 ROOT = Path(__file__).parents[2]
@@ -94,7 +94,7 @@ def test_step(tmp_path, model):
 @pytest.mark.engines
 def test_methods_beside_their_plain_losses(tmp_path, model):
     rows, page = bench("step", tmp_path, "--methods", "--model", model, made="step_methods")
-    assert {f"method {name}" for name in method_names()} < {row["contender"] for row in rows}
+    assert {f"method {name}" for name in WITHOUT_TURNS} < {row["contender"] for row in rows}
     assert "| sampled token, snapshot, reward |" in page and "| top-k 100, base, 2 views |" in page
 
 

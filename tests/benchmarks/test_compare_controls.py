@@ -11,10 +11,10 @@ from datasets import Dataset
 from batches import batch_of
 from benchmarks import compare
 from benchmarks.controls import OtherContexts, control_of
+from method_cases import WITHOUT_TURNS
 from scripted import writing
 from trl_opsd import View
 from trl_opsd.examples import tasks
-from trl_opsd.methods import method_names
 from trl_opsd.privileged import build_source, rollouts_of
 from trl_opsd.privileged.asking import call
 from trl_opsd.rollouts.capture import whole_groups
@@ -62,7 +62,7 @@ def bared(view, rollout):
     return replace(view, context=None, template="", prompt=None, place="", position=None, role=None, span=taught)
 
 
-@pytest.mark.parametrize("name", [name for name in method_names() if name not in WRITTEN])
+@pytest.mark.parametrize("name", [name for name in WITHOUT_TURNS if name not in WRITTEN])
 def test_a_control_differs_in_the_context_alone(make_trainer, name):
     (own, wrong, none), rollouts = views_of(make_trainer, *own_and_controls(name))
     assert any(own), "the batch shows nothing"
@@ -130,3 +130,31 @@ def test_a_whole_prompt_has_no_control(make_trainer):
     with pytest.raises(ValueError, match="A view with a whole prompt has no control"):
         views_of(make_trainer, baselines, {"benchmarks.controls.OtherContexts": {"source": baselines}})
     assert not OtherContexts("column").uses_model
+
+
+@pytest.mark.parametrize("name", ["rltf_sd", "trd"])
+def test_the_controls_of_turns(make_trainer, name):
+    """Their source has the other contexts, in the same words around the same attempt; the turns stay as they are."""
+    recipe, options = compare.setting(name, "addition")
+    own = compare.turns_of(name, recipe, options)
+    turns = [
+        own,
+        *(json.loads(compare.setting(f"{name}+{one}", "addition")[1]["turns"]) for one in ("wrong_pi", "no_pi")),
+    ]
+    assert all({**one, "source": None} == {**own, "source": None} for one in turns)
+    rows = [{**row, "privileged_context": f"{row['answer']} it is"} for row in ROWS]
+    trainer = make_trainer(
+        privileged_source="none", num_generations=4, shuffle_dataset=False, dataset=Dataset.from_list(rows),
+        per_device_train_batch_size=8, rollout_func=writing(*TEXTS),
+    )  # fmt: skip
+    batch_of(trainer)
+    groups = whole_groups(trainer.collected.rollouts, 4, trainer.accelerator)
+    prompts = []
+    for one in turns:
+        source = build_source(one["source"])
+        source.setup(trainer.collector.run)
+        prompts.append([view.prompt[-1]["content"] for (view,) in call(source, groups)])
+    for rollout, mine, other, empty in zip(rollouts_of(groups), *prompts, strict=True):
+        assert f" {rollout.row['answer']} it is" in mine and "it is" in other and "it is" not in empty
+        assert f" {rollout.row['answer']} it is" not in other
+        assert rollout.text.strip() in mine and rollout.text.strip() in other and rollout.text.strip() in empty

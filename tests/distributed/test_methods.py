@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from launch import launch
-from trl_opsd.methods import method_names
+from method_cases import WITHOUT_TURNS
 
 
 WORKER = Path(__file__).parent / "methods_worker.py"
@@ -27,12 +27,12 @@ def trained(tmp_path_factory):
     folders = {}
     for processes in (1, 2):
         folders[processes] = tmp_path_factory.mktemp(f"of{processes}")
-        names = json.dumps(method_names())
+        names = json.dumps(WITHOUT_TURNS)
         launch(WORKER, str(folders[processes]), names, processes=processes, seconds=LIMIT_SECONDS)
     return folders
 
 
-@pytest.mark.parametrize("method", method_names())
+@pytest.mark.parametrize("method", WITHOUT_TURNS)
 def test_two_processes_equal_one(trained, method):
     expected, log = torch.load(trained[1] / f"{method}-0.pt")
     first, log_of_two = torch.load(trained[2] / f"{method}-0.pt")

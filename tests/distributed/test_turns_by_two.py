@@ -24,6 +24,14 @@ CASES = {
         "rows_with_view": [2, 3, 6, 7], "reward": True, "num_generations": 2, **SAMPLED, "privileged_source": "none",
         "turns": COLUMN,
     },
+    "credit of a group that straddles the ranks": {
+        "rows_with_view": [*range(8)], "reward": True, "num_generations": 8, "method": "rltf_sd",
+        "turns": COLUMN | {"otherwise": "idle", "when": {"reward_from": 2.0}},
+    },
+    "means of right and wrong answers": {
+        "rows_with_view": [*range(8)], "reward": True, "num_generations": 4, "method": "vpd",
+        "turns": {"slots": ["first", "reread"], "source": "column"}, "success_reward_threshold": 2.0,
+    },
     "what the teacher reads of the turns": {
         "rows_with_view": [0, 1, 2, 6], "reward": True, "num_generations": 4, "max_steps": 3,
         "turns": COLUMN | {"slots": ["first", "second", "distil", "reread"], "otherwise": "idle", "every": 2},

@@ -139,6 +139,43 @@ def unsynced(trainer: OPSDTrainer) -> dict[str, float]:
     }
 
 
+def with_turns(folder: Path) -> dict[str, Any]:
+    """A generation batch in roles: prompts of each call, and by role what is known of the sampler; and the steps."""
+    turns = {"slots": ["first", "second", "distil"], "source": "column", "otherwise": "idle"}
+    rows = [row | {"privileged_context": row["privileged_context"] and "Be brief."} for row in ROWS]
+    trainer = build(
+        folder, rows=rows, turns=turns, num_generations=3, per_device_train_batch_size=12, max_completion_length=16,
+        privileged_source="turn_context", max_steps=2,
+    )  # fmt: skip
+    seen, generate = [], trainer.vllm_generation.generate
+
+    def recorded(prompts: list, *args: Any, **kwargs: Any) -> Any:
+        seen.append(len(prompts))
+        return generate(prompts, *args, **kwargs)
+
+    trainer.vllm_generation.generate = recorded
+    batch = batch_of(trainer)
+    roles = [trainer.collected.rollouts[i].role for i in batch["distillation"].index.tolist()]
+    known: dict[str, list] = {}
+    ratio, mask = batch["importance_sampling_ratio"], batch["completion_mask"].bool()
+    for row, role in enumerate(roles):
+        logps = batch["sampling_per_token_logps"][row][mask[row]]
+        ones = ratio[row] == 1 if ratio.shape[1] == 1 else ratio[row][mask[row]] == 1
+        known.setdefault(role, []).append([int(logps.isnan().sum()), len(logps), bool(ones.all())])
+    trainer.train()
+    return {"calls": seen, "known": known, "history": trainer.state.log_history}
+
+
+def too_long(folder: Path) -> str:
+    """What is said of a second turn's prompt that vLLM can't read."""
+    turns = {"slots": ["distil"], "source": "column", "attempt": False}
+    try:
+        batch_of(build(folder, turns=turns, privileged_source="turn_context"))
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def refusal(folder: Path, **options: Any) -> str:
     """What the user is told when a trainer can't be built."""
     try:
@@ -175,6 +212,8 @@ def main(folder: Path) -> None:
     trainer = build(folder, GRPOConfig, learning_rate=0.5)
     results["grpo"] = watched(trainer)
     trainer.train()
+
+    results["turns"], results["turn too long"] = with_turns(folder), too_long(folder)
 
     long_prompt = {"prompt": [{"role": "user", "content": "very " * 12}], "privileged_context": "x"}
     results["overlong"] = refusal(folder, rows=[*ROWS[:5], long_prompt])

@@ -31,7 +31,7 @@ import tiny
 import tiny_vlm
 from scripted import right
 from trl_opsd import OPSDConfig, OPSDTrainer, View
-from trl_opsd.methods import method_names
+from trl_opsd.methods import method_names, method_of
 from trl_opsd.privileged import rollouts_of
 
 
@@ -237,7 +237,36 @@ def lora() -> LoraConfig:
     return LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
 
 
+def with_turns(name: str) -> Run:
+    """Groups of twelve rollouts of a method that deals them in roles, on the same texts."""
+
+    def run(folder: Path) -> dict[str, Any]:
+        rows = [
+            {"prompt": [{"role": "user", "content": task}], "answer": answer, "privileged_context": f"{task} {answer}"}
+            for task, answer in TASKS.items()
+        ]
+        turns = {**method_of(name).defaults["turns"]}
+        turns |= {"every": 2} if "every" in turns else {}
+        turns["source"] = {"with_attempt": "column"} if turns.get("attempt", True) else "column"
+        trainer = build(
+            folder, tiny.model(tiny.tokenizer(), max_position_embeddings=4096), rows, reward_funcs=right, method=name,
+            turns=turns, num_generations=12, per_device_train_batch_size=12, max_steps=3, shuffle_dataset=False,
+        )  # fmt: skip
+
+        def single_turn(prompt_ids: list, *_: Any) -> tuple[list[list[int]], None]:
+            said = [f"{TEXTS[(sum(ids) // 3 + i) % 8]}<|im_end|>" for i, ids in enumerate(prompt_ids)]
+            return [trainer.processing_class(text)["input_ids"] for text in said], None
+
+        trainer._generate_single_turn = single_turn
+        trainer.train()
+        return recorded(trainer)
+
+    return run
+
+
 def method(name: str) -> Run:
+    if "turns" in method_of(name).defaults:
+        return with_turns(name)
     own = {"privileged_source": "column"} if name in ("crisp", "opcd") else {}  # where each row needs one of its own
     return on_known_rollouts(method=name, **own)
 

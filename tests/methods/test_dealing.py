@@ -74,8 +74,12 @@ def gradients_of_halves(name: str, step: int) -> tuple[torch.Tensor, torch.Tenso
     return gradient(slice(0, count)), torch.cat([gradient(slice(0, half)), gradient(slice(half, count))])
 
 
+# Advantages of these are by roles, which a toy batch has not; their own tests have whole batches
+ROWS_ALONE = ("pi_distill", "vpd")
+
+
 @pytest.mark.parametrize("step", [0, 60])
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name", [name for name in method_names() if name not in ROWS_ALONE])
 def test_other_rows_count_where_the_method_says_so(name, step):
     sampled = method_of(name).defaults.get("distillation_mode") == "sampled_token"
     whole, halves = (advantages_of_halves if sampled else gradients_of_halves)(name, step)

@@ -6,8 +6,9 @@ import math
 
 import pytest
 
+from method_cases import WITHOUT_TURNS
 from trl_opsd import View
-from trl_opsd.methods import method_names, method_of
+from trl_opsd.methods import method_of
 from trl_opsd.privileged import rollouts_of
 
 
@@ -46,13 +47,13 @@ def run(make_trainer, name, wanted, text="The", **options):
     return trainer.state.log_history[0]
 
 
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name", WITHOUT_TURNS)
 def test_no_view_trains_nothing(make_trainer, name):
     log = run(make_trainer, name, lambda index: False)
     assert log["self_distillation/view_share"] == 0.0 and (log["loss"], log["grad_norm"]) == (0.0, 0.0)
 
 
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name", WITHOUT_TURNS)
 def test_half_of_the_rollouts_with_views(make_trainer, name):
     log = run(make_trainer, name, lambda index: index % 2 == 0)
     assert log["self_distillation/view_share"] == 0.5
@@ -61,7 +62,7 @@ def test_half_of_the_rollouts_with_views(make_trainer, name):
     assert (log["grad_norm"] > 0) == (name not in ("rlsd", "egrsd", "rlrt", "rlcsd", "antisd"))
 
 
-@pytest.mark.parametrize("name", [name for name in method_names() if name not in LEFT])
+@pytest.mark.parametrize("name", [name for name in WITHOUT_TURNS if name not in LEFT])
 def test_identical_contexts_teach_nothing(make_trainer, name):
     """All views are the student's own prompt, read by its own weights; a snapshot at the first step has the same."""
     options = {"teacher_model_kind": "live", "teacher_sync_steps": 1, "teacher_update_rate": 0.05}

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 every_method = pytest.mark.parametrize("name", method_names())
 RECIPES = ROOT / "recipes" / "methods"
+TWELVE = {"num_generations": 12, "per_device_train_batch_size": 12}  # of two, three or four slots of `turns`
 DATA = {"demo/data/json": "json", "demo/data/addition": "addition"}
 
 
@@ -50,7 +51,7 @@ def test_the_file(name):
 @every_method
 def test_its_defaults_are_options_and_can_be_overridden(name):
     method = method_of(name)
-    groups = {"num_generations": 2, "output_dir": "unused", "bf16": False}
+    groups = {"output_dir": "unused", "bf16": False, **TWELVE}
     config = OPSDConfig(method=name, **groups)
     for option, value in method.defaults.items():
         assert getattr(config, option) == value, option
@@ -62,6 +63,8 @@ def test_its_defaults_are_options_and_can_be_overridden(name):
 
 # Their views are made of what a tiny model can't write
 WRITTEN = {"feedback_alignment": "critic_malformed", "skill_sd": "skills_malformed"}
+# No teacher reads anything where a method learns from the roles of its turns alone
+WRITTEN |= dict.fromkeys(("rltf_fm", "rltf_sd"), "turns/unit_share")
 
 
 def answers(tokenizer, right=True):
@@ -223,7 +226,7 @@ def test_values_of_the_package_win_over_a_methods_too(name, variant, tmp_path):
 @every_method
 def test_the_card_cites_it(name):
     """With a key of its own, so that two models' citations stand in one bibliography."""
-    method, paper = method_of(name), paper_of(OPSDConfig("unused", method=name, bf16=False, num_generations=2))
+    method, paper = method_of(name), paper_of(OPSDConfig("unused", method=name, bf16=False, **TWELVE))
     assert paper["title"] == method.title and paper["id"] == (method.paper if method.on_arxiv else None)
     assert method.paper in paper["citation"] and method.title in paper["citation"]
     (key,) = re.findall(r"^@\w+\{(\w+),$", paper["citation"], re.MULTILINE)

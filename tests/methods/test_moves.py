@@ -11,8 +11,9 @@ from datasets import Dataset
 import tiny
 from agents import SCRIPTS, agent_model, agent_tokenizer, follow_scripts, multiply
 from batches import batch_of
+from method_cases import WITHOUT_TURNS
 from scripted import right
-from trl_opsd.methods import method_names, method_of
+from trl_opsd.methods import method_of
 
 
 TASKS = {"1 + 1?": "2", "2 + 3?": "5", "4 + 4?": "8", "3 + 3?": "6"}
@@ -102,7 +103,7 @@ def held(function):
     return answer
 
 
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name", WITHOUT_TURNS)
 def test_a_small_step_gains_what_its_gradient_says(make_trainer, tmp_path, name):
     """
     That is rate |g|^2. Of the loss, while the teacher's answers stay and no reward counts; of the sampled tokens where

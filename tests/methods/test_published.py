@@ -36,6 +36,7 @@ PUBLISHED = {
     "op2sd": ("base", 0.0, {}, {}),
     "opcd": ("base", 1.0, {"topk": 256, "distillation_stop_gradient": True}, {}),
     "opsd": ("base", 0.0, {"distillation_entry_clip": 0.05}, {}),
+    "pi_distill": ("live", "sampled", {}, {"alpha": 0.5, "beta": 0.25, "clip": 0.2, "horizon": "rest"}),
     "purified": ("base", 0.5, {}, {"bound": 10.0, "temperature": 1.0}),
     "pw_opsd": (
         "base",
@@ -52,6 +53,13 @@ PUBLISHED = {
         "sampled",
         {"teacher_sync_steps": 10, "epsilon_high": 0.28},
         {"share": 0.5, "steps": 50, "clip": 0.2},
+    ),
+    "rltf_fm": ("live", "sampled", {}, {"feedback": 0.1, "gamma": 0.1}),
+    "rltf_sd": (
+        "live",
+        "sampled",
+        {},
+        {"coefficient": 0.1, "gamma": 0.1, "floor": -5.0, "ramp": 0.0, "baseline": "first"},
     ),
     "rosd": ("ema", 0.5, {"topk": 100, "tail": True, "distillation_is_clip": 2.0, "teacher_update_rate": 0.05}, {}),
     "sd_zero": ("base", 1.0, {}, {"forward": 0.0}),
@@ -82,7 +90,9 @@ PUBLISHED = {
     "stop_grad_topk": ("base", 1.0, {"topk": 20, "distillation_stop_gradient": True}, {}),
     "taid": ("base", 0.0, {}, {"start": 0.4, "end": 1.0, "rate": 5e-4, "momentum": 0.99}),
     "targeted_hint": ("live", 0.0, {}, {}),
+    "trd": ("base", 0.0, {}, {}),
     "tsd_kd": ("base", 0.9, {}, {"entropy": 1.0, "ranking": 0.1, "candidates": 10, "early": 0.1, "least": 0.1}),
+    "vpd": ("live", "sampled", {}, {"beta": 0.1, "momentum": 0.9}),
     "unisd": (
         "ema",
         0.0,
@@ -90,7 +100,8 @@ PUBLISHED = {
         {"agreement": "token", "gamma": 1.0, "contrast": 0.1, "margin": 0.5, "matching": 0.1, "divergence": 1.0},
     ),
 }
-WITHOUT_POLICY = {"rosd", "sd_zero", "sdpo", "sdpo_trust_region", "unisd"}
+GROUPS = {"num_generations": 12, "per_device_train_batch_size": 12}  # of two, three or four slots of `turns`
+WITHOUT_POLICY = {"trd", "vpd", "rosd", "sd_zero", "sdpo", "sdpo_trust_region", "unisd"}
 
 
 def test_every_method_is_here():
@@ -100,7 +111,7 @@ def test_every_method_is_here():
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_values(name):
     teacher, loss, values, options = PUBLISHED[name]
-    config = OPSDConfig("unused", method=name, bf16=False, num_generations=4)
+    config = OPSDConfig("unused", method=name, bf16=False, **GROUPS)
     assert config.teacher_model_kind == teacher and method_of(name).options == options
     sampled, topk = loss == "sampled", values.get("topk")
     wanted = {
@@ -128,13 +139,29 @@ RUNS = {
     "pw_opsd": (None, 1, None, {"max_steps": 150}),
     "purified": (32, 1, 5e-6, {"max_steps": 200, "max_completion_length": 1024, "lora_r": 64}),
     "rl_opsd": (64, 5, 5e-6, {"max_steps": 600, "temperature": 0.75, "num_iterations": 3, "epsilon": 0.2}),
+    "pi_distill": (None, 10, 5e-6, {}),
+    "rltf_fm": (None, 24, 2e-5, {"lora_r": 32, "method_options": {"feedback": 0.1, "gamma": 0.1}}),
+    "rltf_sd": (
+        None,
+        24,
+        2e-5,
+        {"lora_r": 32, "method_options": {"coefficient": 0.1, "gamma": 0.1, "floor": -5.0, "ramp": 1.0}},
+    ),
     "rosd": (32, 8, 1e-5, {}),
     "sd_zero": (128, 1, 5e-6, {"distillation_topk": 64, "distillation_topk_source": "teacher"}),
     "sdpg": (128, 8, 1e-6, {}),
     "sdpo": (32, 8, 1e-5, {"warmup_steps": 10}),
     "sdpo_trust_region": (32, 8, 1e-5, {"warmup_steps": 10}),
     "stop_grad_topk": (None, None, 2e-6, {"lr_scheduler_type": "cosine", "adam_beta2": 0.98}),
+    "trd": (
+        128,
+        1,
+        5e-6,
+        {"lora_r": 64, "lora_alpha": 128, "lora_dropout": 0.05, "num_train_epochs": 1, "warmup_steps": 0.1}
+        | {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "distillation_temperature": 1.0},
+    ),
     "tsd_kd": (16, 1, 5e-6, {"num_train_epochs": 3, "max_completion_length": 1024}),
+    "vpd": (None, 8, 1e-6, {"method_options": {"beta": 0.1}}),
     "unisd": (None, None, 2e-5, {"num_train_epochs": 1, "lr_scheduler_type": "cosine", "temperature": 0.7}),
 }
 

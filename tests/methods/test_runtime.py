@@ -12,12 +12,12 @@ import torch
 from transformers import TrainerState
 
 from conftest import length_reward
-from method_cases import C, signals
-from trl_opsd.methods import Method, method_names, method_of
+from method_cases import WITHOUT_TURNS, C, signals
+from trl_opsd.methods import Method, method_of
 from trl_opsd.methods.runtime import MethodRun
 
 
-SCHEDULES = [name for name in method_names() if method_of(name).update_state is not None]
+SCHEDULES = [name for name in WITHOUT_TURNS if method_of(name).update_state is not None]
 # A generation batch lasts for four steps
 BUFFERED = {
     "reward_funcs": length_reward, "gradient_accumulation_steps": 1, "steps_per_generation": 2, "num_iterations": 2,

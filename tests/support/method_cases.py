@@ -13,10 +13,13 @@ import torch
 
 from trl_opsd import OPSDConfig
 from trl_opsd.kernels import Head, LinearDivergenceInputs, linear_divergence
-from trl_opsd.methods import StepContext, TokenSignals
+from trl_opsd.methods import StepContext, TokenSignals, method_names, method_of
 from trl_opsd.methods.runtime import MethodRun
 
 
+# Methods that sample the rollouts themselves: tests with rollouts of their own have nothing for them
+WITH_TURNS = [name for name in method_names() if "turns" in method_of(name).defaults]
+WITHOUT_TURNS = [name for name in method_names() if name not in WITH_TURNS]
 B, C, N, H, V = 4, 6, 9, 6, 11
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
 

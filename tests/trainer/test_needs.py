@@ -80,7 +80,9 @@ METHODS = [name for name in method_names() if "a reward" in method_of(name).need
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_that_needs_a_reward_says_so_before_the_model_is_loaded(make_trainer, name):
     with pytest.raises(ValueError, match=rf"(looks at rewards, and this run has none|'{name}' learns from rewards)"):
-        make_trainer(model=NO_MODEL, method=name, num_generations=2, dataset=everything())
+        make_trainer(
+            model=NO_MODEL, method=name, num_generations=12, per_device_train_batch_size=12, dataset=everything()
+        )
 
 
 def test_the_method_is_named(make_trainer):

@@ -10,8 +10,10 @@ from datasets import Dataset
 
 from batches import batch_of, teacher_reads
 from conftest import length_reward
+from method_cases import WITH_TURNS
 from runs import SAMPLED, assert_same_run, history, interrupted
 from trl_opsd import View
+from trl_opsd.methods import method_of
 from trl_opsd.privileged import Source
 from turn_cases import by_role, check_gradients, numbered, row_loss
 
@@ -223,3 +225,21 @@ def test_quotes_of_a_second_turn(make_trainer, tokenizer):
     )
     trainer.train()
     assert trainer.state.log_history[0]["self_distillation/leak/quotes"] == 0.5
+
+
+@pytest.mark.parametrize("name", WITH_TURNS)
+def test_methods_of_turns_train_and_evaluate(make_trainer, rows, name):
+    """With scores of first turns alone, and the same scores as before the training where the rate is 0."""
+    rows = [{**row, "privileged_context": "Mind the sign."} for row in rows]
+    turns = {**method_of(name).defaults["turns"], "source": "column"}
+    trainer = make_trainer(
+        method=name, turns=turns, reward_funcs=length_reward, num_generations=12, per_device_train_batch_size=12,
+        dataset=Dataset.from_list(rows), eval_dataset=Dataset.from_list(rows[:4]), per_device_eval_batch_size=12, learning_rate=0.0, max_steps=6,
+    )  # fmt: skip
+    before = trainer.evaluate()
+    trainer.train()
+    assert {"first", "distil", "feedback", "reread", "second"} & set(by_role(trainer))
+    after = trainer.evaluate()
+    assert set(by_role(trainer)) == {"first"}
+    assert before["eval_avg@12"] == after["eval_avg@12"] > 0
+    assert all(torch.isfinite(param).all() for param in trainer.model.parameters())

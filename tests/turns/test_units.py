@@ -120,7 +120,7 @@ def test_steps_between_two_in_which_units_go_on(make_trainer, every):
 
     trainer._generate_and_score_completions = recorded
     trainer.train()
-    assert seen == [{"first", "distil"} if step % every == 0 else {"first"} for step in range(5)]
+    assert seen == [{"first", "distil"} if (step + 1) % every == 0 else {"first"} for step in range(5)]
 
 
 def test_without_a_first_turn(make_trainer, rows):

@@ -222,6 +222,9 @@ class Method:
         roles (`tuple[str]`): Roles that `turns` must deal, see docs/turns.md.
         credit (`Callable[[list[Group], StepContext], list[list[float]]]`, *optional*): Advantages of the rollouts of
             whole groups, in place of TRL's, in training. Needs the policy term or `distillation_mode="sampled_token"`.
+        metrics (`Callable[[TokenSignals], dict[str, tuple[torch.Tensor, torch.Tensor]]]`, *optional*): Sums and counts
+            of a micro-batch by name, always the same names. Their means are logged as `self_distillation/NAME`, and a
+            step's are in `StepSummary.logged`. With `distillation_mode="sampled_token"`.
         state (`dict[str, float]`): Initial state.
         update_state (`Callable[[StepSummary], dict[str, float]]`, *optional*): State after each step. It is saved with
             each checkpoint.
@@ -250,6 +253,7 @@ class Method:
     distillation_weight: Callable[[StepContext], float] | None = None
     roles: tuple[str, ...] = ()
     credit: Callable[[list[Group], StepContext], list[list[float]]] | None = None
+    metrics: Callable[[TokenSignals], dict[str, tuple[torch.Tensor, torch.Tensor]]] | None = None
     state: State = field(default_factory=dict)
     update_state: Callable[[StepSummary], State] | None = None
     should_sync_teacher: Callable[[State], bool] | None = None

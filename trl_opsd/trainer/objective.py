@@ -233,6 +233,13 @@ class DistillationObjective:
         without = replace(signals, scale=torch.zeros_like(signals.scale))
         return self.method.advantages(signals) - self.method.advantages(without)
 
+    def method_metrics(
+        self, batch: DistillationBatch, stats: dict[str, torch.Tensor]
+    ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """Local sums and counts of the method's own metrics, by name; none if it has none."""
+        made = self.method.method.metrics
+        return {} if made is None else made(self.signals(batch, stats))
+
     def signals(self, batch: DistillationBatch, stats: dict[str, torch.Tensor]) -> TokenSignals:
         """Signals of the micro-batch that a method may read: see [`TokenSignals`]."""
         return TokenSignals(

@@ -734,7 +734,8 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
     def _record(self, batch: DistillationBatch, stats: dict[str, torch.Tensor], terms: Terms | None) -> None:
         """Log a micro-batch, and tell the method of it, or the evaluation of the terms of its loss."""
         stats = {name: value.to(batch.mask.device) for name, value in stats.items()}
-        sums, of_terms = self.recorder.token_sums(batch, stats, terms)
+        of_method = self.objective.method_metrics(batch, stats)
+        sums, of_terms = self.recorder.token_sums(batch, stats, terms, of_method)
         self._log_sums(sums)
         if self.evaluation is not None:
             self.evaluation.add(of_terms)

@@ -30,6 +30,7 @@ class Recorder(LoggedSums):
         batch: DistillationBatch,
         stats: dict[str, torch.Tensor],
         others: dict[str, tuple[Number, Number]] | None = None,
+        of_method: dict[str, tuple[Number, Number]] | None = None,
     ) -> tuple[Sums, Sums]:
         """
         Sums and counts over the distilled tokens of all processes, by name in the log; none where nothing was
@@ -39,14 +40,16 @@ class Recorder(LoggedSums):
             batch ([`DistillationBatch`]): The micro-batch.
             stats (`dict[str, torch.Tensor]`): Statistics of shape `(K, B, C)`, those of the student `(B, C)`.
             others (`dict[str, tuple]`, *optional*): Local sums and counts that are reduced with them.
+            of_method (`dict[str, tuple]`, *optional*): Those of the method's metrics, which are logged with them.
 
         Returns:
             Those of the tokens, and the others.
         """
         others = others or {}
-        sums = reduce_sums(self.accelerator, token_sums(list(batch.views), stats, batch.shares) | others)
+        own = token_sums(list(batch.views), stats, batch.shares) | (of_method or {})
+        sums = reduce_sums(self.accelerator, own | others)
         reduced = {name: sums.pop(f"{PREFIX}{name}") for name in others if f"{PREFIX}{name}" in sums}
-        if sums and self.logs_entropy:
+        if f"{PREFIX}student_entropy" in sums and self.logs_entropy:
             sums["entropy"] = sums[f"{PREFIX}student_entropy"]
         return sums, reduced
 

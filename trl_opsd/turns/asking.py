@@ -64,6 +64,8 @@ class TurnSource:
     def setup(self, args: Any, encoder: ViewEncoder, accelerator: Accelerator) -> None:
         """Take what a batch needs, before training."""
         self.encoder, self.accelerator, self.room = encoder, accelerator, args.max_completion_length or 0
+        sampled_by_vllm = args.use_vllm and self.options.weights == "live"
+        self.vllm_length = args.vllm_max_model_length if sampled_by_vllm else None
         self.asker = Asker(self.source, args.privileged_on_error, args.privileged_timeout)
 
     def ask(self, attempts: list[Rollout], group_size: int, step: int) -> Asked:
@@ -87,7 +89,17 @@ class TurnSource:
         with raise_on_all_ranks(self.accelerator, "the prompts of the second turns", step):
             views = [self._one_view(one, found.get(one.index, [])) for one in asked]
             contexts = self.encoder.second_prompts(asked, views, self.room)
+            for context in contexts if self.vllm_length is not None else ():
+                self._check_vllm_length(context)
         return Asked(asked, contexts)
+
+    def _check_vllm_length(self, context: EncodedReading | None) -> None:
+        if context is not None and len(context.ids) + self.room > self.vllm_length:
+            raise ValueError(
+                f"The second turn's prompt of {context.placed.rollout.where} has {len(context.ids)} tokens; with "
+                f"`max_completion_length={self.room}` that is more than `vllm_max_model_length={self.vllm_length}`. "
+                "Raise it, or shorten the contexts of `turns.source`."
+            )
 
     def _one_view(self, attempt: Rollout, views: list[View]) -> View | None:
         if len(views) > 1:

@@ -33,7 +33,7 @@ class TurnOptions:
         attempt (`bool`): Whether a first turn is sampled.
         weights (`str`): Who writes the second turn: `"live"` or `"teacher"`.
         temperature (`float`, *optional*): Its temperature with `weights="teacher"`. `None` means that of training.
-        every (`int`): Optimizer steps from one to the next in which units go on.
+        every (`int`): Optimizer steps from one to the next in which units go on, the last of as many.
         given (`str`, *optional*): Column of the role `given`.
         feedback_template (`str`): Request of the role `feedback`, with `{attempt}` and `{question}`.
 

@@ -111,7 +111,7 @@ class Turns:
         with raise_on_all_ranks(trainer.accelerator, "the prompts", step):
             self._check_images(prompts, trainer)
             ids, images, fields = trainer._tokenize_prompts(prompts)
-        goes_on = self.asking is not None and step % options.every == 0
+        goes_on = self.asking is not None and (step + 1) % options.every == 0
         texts: list[Text | None] = [None] * len(prompts)
         if options.attempt and (self.asking is not None or "first" in options.slots):
             texts = sampled(trainer, ids, images, fields)

@@ -32,7 +32,7 @@ class WithAttempt(Composite):
         source (`str` or `dict`): The other source, of one view or none for each rollout.
         template (`str`): Text with `{attempt}`. With `{question}` it takes the place of the prompt's messages but for
             the system's, else it stands at the place of the source's view. `{privileged_context}` is the source's
-            context, in its own template; a view without one, such as that of the source `bare`, needs no placeholder.
+            context, in its own template, and nothing where the view has none, as that of the source `bare`.
 
     Raises:
         ValueError: If the template does not show the attempt; when asked, for several views, or a place or a context
@@ -71,7 +71,7 @@ class WithAttempt(Composite):
             raise ValueError("with_attempt shows the first turn, and `attempt: false` samples none: leave that out.")
         filled = self.template.replace(QUESTION, task_text(rollout)).replace(ATTEMPT, self._shown(rollout))
         if view.context is None:
-            return [replace(view, prompt=self._whole(rollout, filled, view.place))]
+            return [replace(view, prompt=self._whole(rollout, filled.replace(PLACEHOLDER, ""), view.place))]
         template = filled.replace(PLACEHOLDER, view.template.strip())
         if template.count(PLACEHOLDER) != 1:
             raise ValueError(f"with_attempt: `template` must show {PLACEHOLDER} once.")
