@@ -21,6 +21,7 @@ COMMANDS = {
     "preflight": "is a recipe worth training, and what does its teacher read?",
     "train": "train from a recipe, by name or file",
     "collect": "sample rows for supervised fine-tuning by a recipe",
+    "prune": "leave out the layers of a model that change its hidden states least",
     "phases": "run several commands in a row, with each other's output",
     "report": "see what the teacher of a run teaches, token by token",
     "chat": "talk to a model, beside another one or beside itself with a context",
