@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     phases = checked(find_list(args.file), args.output_dir)
     if args.dry_run:
         rows = [
-            (phase.number, phase.command, "finished" if phase.is_finished else "", phase.folder) for phase in phases
+            (str(one.number), one.command, "finished" if one.is_finished else "", str(one.folder)) for one in phases
         ]
         print_table(("phase", "command", "", "folder"), rows)
         return
