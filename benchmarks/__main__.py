@@ -10,6 +10,7 @@ python -m benchmarks scaling
 python -m benchmarks compare opsd rlsd opsd+no_pi opsd+wrong_pi grpo --task addition --seeds 1 2
 python -m benchmarks tokens --seed 1
 python -m benchmarks agents --config smollm2_calculator_hint -- --seed 1
+python -m benchmarks score demo/models/smollm2-135m --problems 64
 python -m benchmarks error_rates
 python -m benchmarks trace_step
 """
@@ -85,6 +86,13 @@ def error_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=int, default=2000, help="pre-flights of each kind")
 
 
+def score_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("models", nargs="+", help="folders of causal language models")
+    parser.add_argument("--problems", type=int, default=256)
+    parser.add_argument("--max_tokens", type=int, default=72, help="most tokens of an answer")
+    parser.add_argument("--text", type=Path, default=ROOT / "docs" / "privileged.md", help="text for the nats a token")
+
+
 BENCHMARKS = {
     "kernel": (timed_options, "time and memory of head and divergence, beside full logits, GKD, Liger and TRL"),
     "step": (step_options, "time and memory of the training part of a step, beside GRPO, SDFT and SDPO"),
@@ -92,6 +100,7 @@ BENCHMARKS = {
     "compare": (compare_options, "scores of methods on one task with one budget, with controls"),
     "tokens": (tokens_options, "sampled tokens to a score, by self-distillation and by GRPO"),
     "agents": (agents_options, "errors of tool calls on held-out tasks, before and after a recipe"),
+    "score": (score_options, "greedy answers of models to unseen sums, and nats of a text"),
     "error_rates": (error_options, "verdicts of the pre-flight on simulated scores, without a gap and with one"),
     "trace_step": (trace_options, "files of the package that one training step enters, and moves between them"),
 }

@@ -534,6 +534,15 @@ def test_bad_input(make_trainer, monkeypatch, rows):
         preflight(trainer)
 
 
+@pytest.mark.parametrize(("reader", "weights"), [("teacher", "teacher"), ("live", "live")])
+def test_the_reader_of_a_view_answers(make_trainer, monkeypatch, reader, weights):
+    """The student's weights where it is the live reader, those of the teacher elsewhere."""
+    asked = []
+    monkeypatch.setattr(TextGenerator, "answers", lambda self, ids, weights, *_: asked.append(weights) or ids)
+    preflight(make_trainer(privileged=giving(View(HINT, reader=reader))), rows=4, score_func=Scores(0.0))
+    assert asked == ["live", weights]
+
+
 # Two processes
 
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "align": "does a recipe's loss move the student to better scores, token by token?",
     "train": "train from a recipe, by name or file",
     "collect": "sample rows for supervised fine-tuning by a recipe",
+    "prune": "leave out the layers of a model that change its hidden states least",
     "phases": "run several commands in a row, with each other's output",
     "report": "see what the teacher of a run teaches, token by token",
     "chat": "talk to a model, beside another one or beside itself with a context",

@@ -15,6 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from trl_opsd.cli import prune
 from trl_opsd.cli.catalog import catalog
 from trl_opsd.cli.errors import UserError
 from trl_opsd.cli.recipe_check import check_given, check_spelling, check_value, read_recipe
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     phases = checked(find_list(args.file), args.output_dir)
     if args.dry_run:
         rows = [
-            (phase.number, phase.command, "finished" if phase.is_finished else "", phase.folder) for phase in phases
+            (str(one.number), one.command, "finished" if one.is_finished else "", str(one.folder)) for one in phases
         ]
         print_table(("phase", "command", "", "folder"), rows)
         return
@@ -92,10 +93,12 @@ def checked(path: Path, output_dir: str | None) -> list[Phase]:
 
 
 def options_in(command: str, config: str) -> dict[str, Any]:
-    """Options in the config of a phase: a recipe, or for `sft` a file of TRL's."""
-    if command == "sft" and not Path(config).is_file():
-        raise UserError(f"`config` of `sft` is {config}, which is no file: name a YAML file of options of `trl sft`.")
-    return read_recipe(find_recipe(config) if command != "sft" else config)
+    """Options in the config of a phase: a recipe, or a file of options of a command that has no recipes."""
+    if command in ("collect", "train"):
+        return read_recipe(find_recipe(config))
+    if not Path(config).is_file():
+        raise UserError(f"`config` of `{command}` is {config}, which is no file: name a YAML file of its options.")
+    return read_recipe(config)
 
 
 def check_options(phase: Phase, folders: set[str]) -> None:
@@ -105,6 +108,9 @@ def check_options(phase: Phase, folders: set[str]) -> None:
             raise UserError(f"`launch`: `accelerate launch` has no option `{name}`{near(name, known)}.")
     if phase.command == "sft":
         check_sft(phase.options)
+        return
+    if phase.command == "prune":
+        prune.check_options(phase.options)
         return
     check_spelling(phase.options, "its options")
     for name, value in phase.options.items():

@@ -18,7 +18,7 @@ import yaml
 from trl_opsd.options import near
 
 
-COMMANDS = ("collect", "sft", "train")
+COMMANDS = ("collect", "prune", "sft", "train")
 KEYS = ("run", "config", "options", "launch")
 EARLIER = re.compile(r"\{(\d+)\}")
 

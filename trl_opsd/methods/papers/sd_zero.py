@@ -11,9 +11,11 @@ This is the second of two phases. In the first, self-revision training (SRT), th
 P_r, right revisions are kept, and it is fine-tuned on x -> y P_r y' and on (x, y, P_r) -> y'. `trl-opsd phases sd_zero`
 does both (docs/phases.md). Option: `forward` is f: 0 in the paper, 0.5 in the authors' code.
 
-**Changed**: one fine-tuning on both kinds of rows, where the code has two in a row. Phrases are in our own words, and
-the attempt is tokenized anew as text. With a top-k set, which the code has (the teacher's 64), the forward half is over
-the whole vocabulary. The renewal of the teacher once it saturates is `teacher_model_kind: snapshot`.
+**Changed**: one fine-tuning on both kinds of rows, where the code has two in a row, and one revision of each attempt;
+looping and flattering revisions are not dropped. Phrases are in our own words, and the attempt is tokenized anew.
+
+With a top-k set, which the code has (the teacher's 64), the forward half is over the whole vocabulary. The renewal of
+the teacher once it saturates is `teacher_model_kind: snapshot`.
 
 **Fails** without the first phase: the phrases then mean little to the teacher (51 of 60 points in the paper), and with
 models that think at length already.
