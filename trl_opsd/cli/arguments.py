@@ -48,6 +48,12 @@ class OPSDScriptArguments(ScriptArguments):
         chat_template (`str`, *optional*):
             Chat template instead of the model's own: a Jinja file, or the name of one that TRL ships, such as `qwen3`.
             Tools need one that TRL can parse calls of.
+        prefix_tokens (`int`, *optional*):
+            Virtual tokens of a prefix (PEFT's CARTRIDGE), keys and values before every prompt, which alone are trained.
+        prefix_text (`str`, *optional*):
+            Text file whose first tokens, as a system message, the prefix starts from. `None` means a random start.
+        prefix_frozen (`int`, *optional*):
+            First virtual tokens that are not trained. `None` means 1, the attention sink.
         preflight (`bool`, *optional*, defaults to `False`):
             Print what a training would start from, and whether it is worth it, and stop before it.
         preflight_rows (`int`, *optional*, defaults to `32`):
@@ -111,6 +117,13 @@ class OPSDScriptArguments(ScriptArguments):
     )
     chat_template: str | None = field(
         default=None, metadata={"help": "Chat template: a Jinja file, or the name of one that TRL ships."}
+    )
+    prefix_tokens: int | None = field(
+        default=None, metadata={"help": "Virtual tokens of a prefix, which alone are trained."}
+    )
+    prefix_text: str | None = field(default=None, metadata={"help": "Text file that the prefix starts from."})
+    prefix_frozen: int | None = field(
+        default=None, metadata={"help": "First virtual tokens that are not trained; 1 by default."}
     )
     preflight: bool = field(default=False, metadata={"help": "Print whether training is worth it, and do not train."})
     preflight_rows: int = field(default=32, metadata={"help": "Dataset rows for that."})

@@ -31,6 +31,7 @@ COMMANDS = {
     "sources": "list sources of contexts, and conditions; print one's page",
     "options": "search the options of a recipe",
     "data": "make model and data of the example recipes",
+    "self_study": "write questions about a document, to train a prefix that holds it",
     "doctor": "versions, devices and disk, each with a remedy",
 }
 # Commands whose options are those of a recipe, and the module of each

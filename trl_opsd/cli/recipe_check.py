@@ -19,6 +19,7 @@ from trl_opsd.cli.catalog import catalog
 from trl_opsd.cli.combinations import check_combinations, mapping
 from trl_opsd.cli.errors import UserError
 from trl_opsd.cli.hub_check import beside
+from trl_opsd.cli.prefix import check_prefix
 from trl_opsd.cli.recipes import find_recipe
 from trl_opsd.examples.data import NAMES
 from trl_opsd.options import near
@@ -257,6 +258,7 @@ def check_given(given: dict[str, Any], advice: str = "", made: Collection[str] =
     check_rewards(given.get("reward_funcs"))
     check_rewards(given.get("score_func"), "score_func")
     check_combinations(given)
+    check_prefix(given)
     for name in ("model_name_or_path", "dataset_name"):
         if given.get(name) not in made:
             check_folder(name, given.get(name))

@@ -28,6 +28,7 @@ from trl import (
 from trl_opsd.cli.arguments import OPSDScriptArguments, parse
 from trl_opsd.cli.errors import UserError, told
 from trl_opsd.cli.hub_check import check_hub
+from trl_opsd.cli.prefix import model_with_prefix
 from trl_opsd.cli.quiet import keep_quiet
 from trl_opsd.config import OPSDConfig
 from trl_opsd.diagnostics import AlignmentReport, PreflightReport, alignment, preflight
@@ -146,10 +147,11 @@ def build_trainer(
         "dtype": model_args.dtype,
         **(training_args.model_init_kwargs or {}),
     }
+    prefix = script_args.prefix_tokens is not None
     evaluates = training_args.eval_strategy != "no"
     environment = script_args.environment_factory
     return OPSDTrainer(
-        model=model_args.model_name_or_path,
+        model=model_with_prefix(script_args, training_args, model_args) if prefix else model_args.model_name_or_path,
         reward_funcs=load_rewards(script_args) or None,
         args=training_args,
         train_dataset=dataset[script_args.dataset_train_split],

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from trl_opsd.examples import tasks
+from trl_opsd.examples import document, tasks
 from trl_opsd.examples.agents import calculator, shop
 
 
@@ -21,7 +21,7 @@ TASKS: dict[str, Callable[[int], dict[str, list[Row]]]] = {
     "calculator": calculator.task,
     "shop": shop.task,
 }
-NAMES = (*TASKS, "pictures")
+NAMES = (*TASKS, "pictures", "document")
 
 
 def prepare(name: str, target: Path | None = None, seed: int = 0) -> Path:
@@ -41,6 +41,8 @@ def prepare(name: str, target: Path | None = None, seed: int = 0) -> Path:
         from trl_opsd.examples import pictures  # needs Pillow
 
         return pictures.prepare(target, seed)
+    if name == "document":  # beside its questions, the document itself
+        return document.prepare(target)
     target.mkdir(parents=True, exist_ok=True)
     for split, rows in TASKS[name](seed).items():
         (target / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

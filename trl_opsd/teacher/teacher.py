@@ -145,7 +145,7 @@ class Teacher:
 
     @property
     def reader(self) -> nn.Module:
-        """The model that reads: `model`, without its PEFT wrapper where that is switched off."""
+        """Model that reads: without its PEFT wrapper where the teacher is the student with its adapter off."""
         return self.weights.reader
 
     def head(self) -> Head | None:

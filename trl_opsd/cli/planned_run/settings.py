@@ -143,6 +143,8 @@ def run_of(
     Raises:
         UserError: If the formulas do not cover it.
     """
+    if options["prefix_tokens"] is not None:
+        raise UserError("`prefix_tokens` trains a prefix alone, which no formula covers: estimate with LoRA of rank 1.")
     for name in COUNTS:
         if options[name] is not None and options[name] < 1:
             raise UserError(f"`{name}` must be at least 1, got {options[name]}.")
