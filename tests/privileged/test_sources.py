@@ -80,9 +80,9 @@ def test_only_a_name_of_its_own_counts(monkeypatch, tmp_path):
 
 def test_every_source_is_found():
     assert list(SOURCES) == [
-        "column", "critic", "empty", "environment", "exposure", "feedback", "fixed", "image_view", "other_row",
-        "pseudo_reference", "reflection", "retrieval", "shuffled", "sibling", "skills", "turn_hint", "written",
-        "wrong_demonstration",
+        "adaptive_exposure", "column", "critic", "empty", "environment", "exposure", "feedback", "fixed", "image_view",
+        "other_row", "pseudo_reference", "reflection", "retrieval", "shuffled", "sibling", "skills", "turn_hint",
+        "written", "wrong_demonstration",
     ]  # fmt: skip
     assert all(source.NAME == name for name, source in SOURCES.items())
 
