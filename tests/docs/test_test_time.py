@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""The code of docs/test_time.md runs as it is printed, with a tiny model in place of the Hub's; each row is forgotten."""
+"""The code of docs/test_time.md runs as it is printed, with a tiny model in place of the Hub's, and forgets its rows."""
 
 import re
 from pathlib import Path
