@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""The code of docs/test_time.md runs as it is printed, with a tiny model in place of the Hub's, and forgets its rows."""
+"""The code of docs/test_time.md runs as printed, with a tiny model in place of the Hub's. Rows are forgotten."""
 
 import re
 from pathlib import Path
