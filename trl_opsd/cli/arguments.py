@@ -132,6 +132,8 @@ class OPSDScriptArguments(ScriptArguments):
                 f"{{'beside': {{'column': 'solution'}}}}; got {given!r}."
             )
         self.preflight_sources = given
+        if self.preflight and self.align:
+            raise ValueError("`preflight` and `align` are both set: leave out one of them.")
 
 
 def make_parser() -> TrlParser:
