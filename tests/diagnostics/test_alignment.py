@@ -286,5 +286,8 @@ def test_the_command(tmp_path, tokenizer, capsys):
     report = json.loads(capsys.readouterr().out)
     assert (report["rollouts"], report["nodes"], report["samples"]) == (4, 4, 2)
     assert not list((tmp_path / "out").glob("*.safetensors"))
+    with pytest.raises(SystemExit):
+        cli.main([*call, "--preflight"])
+    assert "`preflight` and `align` are both set" in capsys.readouterr().err
     cli.main(["align", "--help"])
     assert "usage: trl-opsd align" in capsys.readouterr().out

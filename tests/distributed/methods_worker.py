@@ -19,7 +19,9 @@ from trl_opsd import OPSDConfig, OPSDTrainer
 # Half of them say 2, so that a group agrees; nobody says 8, so that a group fails
 TEXTS = ["no", "it is 2", "7", "2", "so 5", "1 + 1 = 2", "it may be 6", "well, 2"]
 TASKS = {"1 + 1?": "2", "4 + 4?": "8", "2 + 3?": "5", "3 + 3?": "6"}
-SOURCES = {"crisp": "column", "opcd": "column"}  # instead of an instruction that is the same in every row
+SOURCES = {  # instead of an instruction that is the same in every row, or of a part of a solution of one segment
+    "crisp": "column", "opcd": "column", "atesd": {"adaptive_exposure": {"answer": "answer"}},
+}  # fmt: skip
 
 
 def rollouts(prompts: list, trainer: OPSDTrainer) -> dict:

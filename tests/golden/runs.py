@@ -267,7 +267,9 @@ def with_turns(name: str) -> Run:
 def method(name: str) -> Run:
     if "turns" in method_of(name).defaults:
         return with_turns(name)
-    own = {"privileged_source": "column"} if name in ("crisp", "opcd") else {}  # where each row needs one of its own
+    sources = dict.fromkeys(("crisp", "opcd"), "column")  # where each row needs one of its own
+    sources["atesd"] = {"adaptive_exposure": {"answer": "answer", "hold": 2, "look_ahead": 1}}  # one segment alone
+    own = {"privileged_source": sources[name]} if name in sources else {}
     return on_known_rollouts(method=name, **own)
 
 

@@ -54,6 +54,7 @@ SURROGATES = {"avsd", "eopd", "stop_grad_topk", "taid"}
 
 # Instead of what a tiny model would have to write, and of weights that one step can't show
 CHANGES = {
+    "atesd": {"privileged_source": {"adaptive_exposure": {"answer": "answer"}}},  # the solution has one segment
     "feedback_alignment": {"privileged_source": {"critic": {"schema": "steps", "author": "test_moves.critic"}}},
     "hdpo": {"success_reward_threshold": 2.0, "distillation_weight": 1.0},
     "rosd": {"privileged_source": {"reflection": {"author": "test_moves.reflector"}}},

@@ -19,6 +19,7 @@ from trl_opsd.methods import method_names, method_of
 # `distillation_alpha`; "sampled" and a number are `distillation_mode` and the size of a top-k set
 PUBLISHED = {
     "antisd": ("live", "sampled", {"distillation_weight": 0.5}, {"warmup": 5, "drop": 0.93}),
+    "atesd": ("base", 0.0, {}, {}),
     "avsd": ("base", 0.0, {}, {}),
     "avsd_tokens": ("base", "sampled", {}, {}),
     "beta_opsd": ("base", 0.0, {}, {"share": 0.5}),

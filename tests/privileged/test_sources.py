@@ -80,9 +80,9 @@ def test_only_a_name_of_its_own_counts(monkeypatch, tmp_path):
 
 def test_every_source_is_found():
     assert list(SOURCES) == [
-        "bare", "column", "critic", "empty", "environment", "exposure", "feedback", "fixed", "image_view", "none",
-        "other_row", "pseudo_reference", "reflection", "retrieval", "self_revision", "shuffled", "sibling", "skills",
-        "turn_context", "turn_hint", "with_attempt", "written", "wrong_demonstration",
+        "adaptive_exposure", "bare", "column", "critic", "empty", "environment", "exposure", "feedback", "fixed",
+        "image_view", "none", "other_row", "pseudo_reference", "reflection", "retrieval", "self_revision", "shuffled",
+        "sibling", "skills", "turn_context", "turn_hint", "with_attempt", "written", "wrong_demonstration",
     ]  # fmt: skip
     assert all(source.NAME == name for name, source in SOURCES.items())
 

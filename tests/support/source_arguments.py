@@ -4,6 +4,7 @@
 
 ARGUMENTS = {  # of sources that need some, and of conditions; the others are made of their defaults
     "column": {"column": ["a", "b"], "teach_bare_rows": True},
+    "adaptive_exposure": {"column": "a", "answer": "b"},
     "exposure": {"column": "a", "share": 0.5, "answer": "b"},
     "fixed": {"context": "Be brief."},
     "image_view": {"text_column": "a"},

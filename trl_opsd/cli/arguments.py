@@ -168,6 +168,8 @@ class OPSDScriptArguments(ScriptArguments):
                 f"{{'beside': {{'column': 'solution'}}}}; got {given!r}."
             )
         self.preflight_sources = given
+        if self.preflight and self.align:
+            raise ValueError("`preflight` and `align` are both set: leave out one of them.")
 
 
 def _described(condition: str | dict[str, Any]) -> str | dict[str, Any]:

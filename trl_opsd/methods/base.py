@@ -21,9 +21,7 @@ from trl_opsd.losses import AuxiliaryLoss, Target, TokenWeight
 from trl_opsd.losses.method_types import HiddenStateLoss
 from trl_opsd.options import check_option, kind_of
 from trl_opsd.rollouts.rollout import ROLES, Group
-
-
-State = dict[str, float]
+from trl_opsd.rollouts.step_summary import State, StepSummary
 
 
 @dataclass(frozen=True)
@@ -141,36 +139,6 @@ class TokenSignals:
     def taught(self) -> torch.Tensor:
         """Mask of the tokens that each view teaches, `(K, B, C)`."""
         return (self.shares > 0).to(self.shares.dtype)
-
-
-@dataclass(frozen=True)
-class StepSummary:
-    """
-    Globally reduced statistics of a finished optimizer step.
-
-    Args:
-        step (`int`): Optimizer steps that are done, this one too.
-        state (`dict[str, float]`): The method's state before this step.
-        options (`dict[str, Any]`): The method's own options.
-        loss (`float`): Mean distillation loss of a token in this step.
-        reward (`float`): Mean total reward of the last generation batch, `nan` without rewards.
-        truncated (`float`): Share of its rollouts that were cut at the maximum length.
-        mean_length, tail_length (`float`): Mean and 95th percentile of its lengths in tokens.
-        logged (`dict[str, float]`): Token metrics of the step, `self_distillation/NAME` in the log, by name, as means
-            over its tokens. Empty without distilled tokens.
-        progress (`float`): Share of the training that is done, from 0 to 1.
-    """
-
-    step: int
-    state: State
-    options: dict[str, Any]
-    loss: float
-    reward: float
-    truncated: float
-    mean_length: float
-    tail_length: float
-    logged: dict[str, float] = field(default_factory=dict)
-    progress: float = 0.0
 
 
 @renamed_arguments(

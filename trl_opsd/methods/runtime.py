@@ -4,6 +4,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -30,11 +31,19 @@ class MethodRun(TrainerCallback):
     Args:
         name (`str`, *optional*): Name of the method, or its dotted path. Without one, nothing is changed.
         options (`dict[str, Any]`, *optional*): `method_options`.
+        observer (`Callable[[StepSummary], None]`, *optional*): Told of each finished step too: a privileged source.
     """
 
-    def __init__(self, name: str | None, options: dict[str, Any] | None):
+    def __init__(
+        self,
+        name: str | None,
+        options: dict[str, Any] | None,
+        observer: Callable[[StepSummary], None] | None = None,
+    ):
         self.method = _PLAIN if name is None else method_of(name)
         self.options = options_of(self.method, name or "", options)
+        self.observer = observer
+        self.follows = self.method.update_state is not None or observer is not None
         self.step, self.progress = 0, 0.0
         self.schedule_state = dict(self.method.state)
         self.losses: list[list[float]] = []  # of the local micro-batches of this step: sum, and tokens
@@ -93,19 +102,19 @@ class MethodRun(TrainerCallback):
 
     def record_rollouts(self, rollouts: list[Rollout]) -> None:
         """Record total reward, length and truncation of a generation batch, of which these are the local rollouts."""
-        if self.method.update_state is not None:
+        if self.follows:
             # Of all processes, so that a checkpoint of the main one holds them
             self.rollouts = gather_object([[one.total, len(one.completion_ids), one.truncated] for one in rollouts])
 
     def record_loss(self, loss: torch.Tensor, shares: torch.Tensor) -> None:
         """Record loss and share of each view at each token of a local micro-batch, `(K, B, C)`."""
-        if self.method.update_state is not None:
+        if self.follows:
             total = torch.where(shares > 0, shares * loss, 0.0).sum()  # elsewhere it may be infinite
             self.losses.append([float(total), float(shares.sum())])
 
     def record_metrics(self, sums: Sums) -> None:
         """Record the token metrics of a micro-batch as sums and counts, the same on every process."""
-        if self.method.update_state is not None:
+        if self.follows:
             for name, (total, count) in sums.items():
                 before = self.logged.get(name.removeprefix(PREFIX), (0.0, 0.0))
                 self.logged[name.removeprefix(PREFIX)] = [before[0] + total, before[1] + count]
@@ -114,12 +123,15 @@ class MethodRun(TrainerCallback):
         self.step, self.progress = state.global_step, state.global_step / max(state.max_steps, 1)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.method.update_state is None:
+        if not self.follows:
             return
         losses = gather_object([self.losses])
         if self.rollouts:  # a checkpoint without this state lacks those of the generation batch that it was saved in
             summary = self._summary(losses, state.global_step, state.global_step / max(state.max_steps, 1))
-            self.schedule_state = self.method.update_state(summary)
+            if self.observer is not None:
+                self.observer(summary)
+            if self.method.update_state is not None:
+                self.schedule_state = self.method.update_state(summary)
         self.losses, self.logged = [], {}
 
     def _summary(self, losses: list[list[list[float]]], step: int, progress: float) -> StepSummary:
@@ -146,7 +158,7 @@ class MethodRun(TrainerCallback):
 
     def state(self) -> dict[str, Any]:
         """Snapshot of everything that a schedule follows; at the end of a step it is the same on every process."""
-        if self.method.update_state is None:
+        if not self.follows:
             return {}
         return {
             "state": dict(self.schedule_state),

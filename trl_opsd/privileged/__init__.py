@@ -15,6 +15,7 @@ from trl_opsd.privileged.baselines import WithBaselines
 from trl_opsd.privileged.checks import source_name
 from trl_opsd.privileged.compose import AllOf, FirstOf, When
 from trl_opsd.privileged.named import build_condition, build_source
+from trl_opsd.privileged.sources.adaptive_exposure import AdaptiveExposure
 from trl_opsd.privileged.sources.attempt import WithAttempt
 from trl_opsd.privileged.sources.bare import Bare
 from trl_opsd.privileged.sources.column import DatasetColumn
@@ -38,6 +39,7 @@ from trl_opsd.privileged.sources.written import Written
 
 
 __all__ = [
+    "AdaptiveExposure",
     "AllOf",
     "Asker",
     "Bare",

@@ -17,6 +17,7 @@ from trl_opsd.engines.distributed import raise_on_all_ranks
 from trl_opsd.options import OneOf, Positive, check_fields
 from trl_opsd.privileged.checks import check_column, check_needs, source_name
 from trl_opsd.rollouts.rollout import Group, Messages, Rollout
+from trl_opsd.rollouts.step_summary import StepSummary
 from trl_opsd.rollouts.view import PLACEHOLDER, PLACES, PLACES_WITHOUT_POSITION, READERS, View, Views
 
 
@@ -63,6 +64,7 @@ class Source:
             The trainer refuses it where there are none.
         uses_model (`bool`): Whether the source calls a collective, such as `run.write`. All processes then ask it
             equally often, and none may be late.
+        observes_steps (`bool`): Whether the source wants [`observe_step`], for which statistics are gathered.
         counts (`dict[str, float]`): Numbers about the latest call, with fixed keys. Their sums over the processes are
             logged as `self_distillation/KEY`.
         run ([`Run`], *optional*): Set by [`setup`].
@@ -73,6 +75,7 @@ class Source:
     needs_reward: bool = False
     needs_groups: bool = False
     uses_model: bool = False
+    observes_steps: bool = False
     counts: dict[str, float] = {}
     run: Run | None = None
 
@@ -108,6 +111,9 @@ class Source:
             ValueError: If there is no reward, or a prompt has one rollout alone, and the source needs more.
         """
         check_needs(self, f"The source `{self.NAME or source_name(self)}`", has_reward, group_size)
+
+    def observe_step(self, summary: StepSummary) -> None:
+        """Observe a finished optimizer step, the same on every process, if `observes_steps`."""
 
     def state_dict(self) -> dict[str, Any] | None:
         """State as JSON for a checkpoint. `None` where the source keeps none."""
@@ -147,7 +153,7 @@ class GivenSource(Source):
     def __init__(self, given: Callable[[list[Group]], Views | Awaitable[Views]]):
         self.given = given
         self.__name__ = source_name(given)
-        for hook in ("setup", "check", "check_run", "state_dict", "load_state_dict"):
+        for hook in ("setup", "check", "check_run", "observe_step", "state_dict", "load_state_dict"):
             setattr(self, hook, getattr(given, hook, getattr(self, hook)))
 
     def __call__(self, groups: list[Group]) -> Views | Awaitable[Views]:
@@ -168,6 +174,10 @@ class GivenSource(Source):
     @property
     def uses_model(self) -> bool:
         return getattr(self.given, "uses_model", Source.uses_model)
+
+    @property
+    def observes_steps(self) -> bool:
+        return getattr(self.given, "observes_steps", Source.observes_steps)
 
     @property
     def counts(self) -> dict[str, float]:

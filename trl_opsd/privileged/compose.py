@@ -17,6 +17,7 @@ from trl_opsd.privileged.base import Run, Source, as_source
 from trl_opsd.privileged.checks import check_needs, source_name
 from trl_opsd.privileged.conditions import Condition
 from trl_opsd.rollouts.rollout import Group, Rollout
+from trl_opsd.rollouts.step_summary import StepSummary
 from trl_opsd.rollouts.view import PrivilegedSource, View, Views
 
 
@@ -61,6 +62,14 @@ class Composite(Source):
     @property
     def uses_model(self) -> bool:
         return any(part.uses_model for part in self.parts)
+
+    @property
+    def observes_steps(self) -> bool:
+        return any(part.observes_steps for part in self.parts)
+
+    def observe_step(self, summary: StepSummary) -> None:
+        for part in self.parts:
+            part.observe_step(summary)
 
     @property
     def counts(self) -> dict[str, float]:

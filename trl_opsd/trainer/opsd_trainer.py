@@ -273,7 +273,8 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
             warn_of_stop_tokens(self.eos_token_ids, stops, self._tokenizer)
         scored = self.has_reward or self.score_func is not None
         check_scores(args, scored, bool(self.tools or self.environment_factories), self.teacher.backend)
-        self.method = MethodRun(args.method, args.method_options)
+        observer = self.privileged.observe_step if self.privileged.observes_steps else None
+        self.method = MethodRun(args.method, args.method_options, observer)
         self.add_callback(self.method)  # before the teacher, which may ask it
         self.add_callback(TeacherUpdateCallback(self.teacher, self.method.should_sync_teacher))
         self.sharing = PrefixSharing(core, self.teacher.reader, args.teacher_share_prefix, self.accelerator)
