@@ -44,6 +44,7 @@ PUBLISHED = {
         {"least": 0.25, "middle": 0.3, "softness": 0.1},
     ),
     "reopold": ("base", "sampled", {}, {"mixture": 0.1, "share": 0.2, "steps": 50}),
+    "retire_opd": ("base", 1.0, {}, {"window": 10, "rate": 0.05, "share": 0.9, "goal": 1.0}),
     "rl_opsd": ("live", 1.0, {"distillation_weight": 0.5}, {}),
     "rlcsd": ("snapshot", "sampled", {"teacher_sync_steps": 10}, {"size": 0.5, "tau": 0.02, "delta": 0.02, "eta": 1.0}),
     "rlrt": ("live", "sampled", {}, {"share": 0.5, "clip": 0.2}),

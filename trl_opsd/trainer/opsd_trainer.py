@@ -667,6 +667,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         """Log a micro-batch, and tell the method of it, or the evaluation of the terms of its loss."""
         stats = {name: value.to(batch.mask.device) for name, value in stats.items()}
         sums, of_terms = self.recorder.token_sums(batch, stats, terms)
+        sums |= self.method.weight_sums()
         self._log_sums(sums)
         if self.evaluation is not None:
             self.evaluation.add(of_terms)
