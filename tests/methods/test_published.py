@@ -33,6 +33,12 @@ PUBLISHED = {
     "gates": ("live", "sampled", {}, {"bound": 1.0}),
     "hdpo": ("live", 0.5, {"topk": 64, "distillation_topk_source": "teacher", "distillation_weight": 0.01}, {}),
     "iw_opd": ("base", "sampled", {}, {"gamma": 0.5}),
+    "og_opsd": (
+        "base",
+        0.0,
+        {"distillation_view_divergences": {"wrong": "reverse_kl"}},
+        {"first": 16, "rise": 0.2},
+    ),
     "op2sd": ("base", 0.0, {}, {}),
     "opcd": ("base", 1.0, {"topk": 256, "distillation_stop_gradient": True}, {}),
     "opsd": ("base", 0.0, {"distillation_entry_clip": 0.05}, {}),
@@ -90,7 +96,7 @@ PUBLISHED = {
         {"agreement": "token", "gamma": 1.0, "contrast": 0.1, "margin": 0.5, "matching": 0.1, "divergence": 1.0},
     ),
 }
-WITHOUT_POLICY = {"rosd", "sdpo", "sdpo_trust_region", "unisd"}
+WITHOUT_POLICY = {"og_opsd", "rosd", "sdpo", "sdpo_trust_region", "unisd"}
 
 
 def test_every_method_is_here():
@@ -168,5 +174,7 @@ def test_contexts():
     assert source("feedback_alignment") == {"critic": {"schema": "steps", "author": "teacher"}}
     assert source("srpo") == {"sibling": {"skip_successes": True, "policy": False}}
     assert source("rlrt") == {"when": {"condition": "succeeded", "source": "sibling"}}
+    by_success = [(one["when"]["condition"], one["when"]["source"]) for one in source("og_opsd")["all_of"]]
+    assert by_success == [("succeeded", {"column": {"name": "right"}}), ("failed", {"column": {"name": "wrong"}})]
     shares = [part["exposure"]["share"] for part in source("avsd")["all_of"][1:]]
     assert shares == [0.5, 0.0] and source("avsd") == source("avsd_tokens")

@@ -108,9 +108,11 @@ def check_loss(
     run = MethodRun(name, config.method_options)
     run.step, run.progress, run.schedule_state = step, step / 100, live_state or run.schedule_state
     spec = run.spec(config.divergence_spec, views)
+    view_specs = [spec.of_view(view) for view in views] if spec.view_divergences else None
     task = LinearDivergenceInputs(
         head=Head(weight), teacher_hidden=teachers, teacher_heads=[Head(teacher_weight)] * len(views), labels=labels,
-        weights=weights, spec=spec, relative_positions=relative_positions, rows=torch.arange(N) // 3, chunk_size=4,
+        weights=weights, spec=spec, view_specs=view_specs, relative_positions=relative_positions,
+        rows=torch.arange(N) // 3, chunk_size=4,
     )  # fmt: skip
     loss, _ = linear_divergence(hidden, task)
     term = run.hidden_state_loss(views)
