@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 every_method = pytest.mark.parametrize("name", method_names())
 RECIPES = ROOT / "recipes" / "methods"
-DATA = {"demo/data/json": "json", "demo/data/addition": "addition"}
+DATA = {f"demo/data/{task}": task for task in ("json", "addition", "calculator")}
 
 
 def defaults_of(config):

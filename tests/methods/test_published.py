@@ -18,6 +18,7 @@ from trl_opsd.methods import method_names, method_of
 # Of the config, and after them the method's own options. `teacher` is `teacher_model_kind`, `alpha` is
 # `distillation_alpha`; "sampled" and a number are `distillation_mode` and the size of a top-k set
 PUBLISHED = {
+    "agent_opsd": ("live", "sampled", {}, {"share": 0.5, "bound": 0.2, "decay": 0.95}),
     "antisd": ("live", "sampled", {"distillation_weight": 0.5}, {"warmup": 5, "drop": 0.93}),
     "avsd": ("base", 0.0, {}, {}),
     "avsd_tokens": ("base", "sampled", {}, {}),
@@ -126,6 +127,7 @@ def test_values(name):
 # Settings that were published, as far as they are known: prompts a step (`batch`), rollouts of each (`group`), learning
 # rate, and options as the recipe has them
 RUNS = {
+    "agent_opsd": (None, 8, 1e-6, {"max_steps": 150, "epsilon": 0.2, "epsilon_high": 0.24, "beta": 0.01}),
     "avsd": (32, 1, 5e-6, {"max_steps": 500, "max_completion_length": 4096, "temperature": 0.7, "top_p": 0.95}),
     "avsd_tokens": (32, 1, 5e-6, {"max_steps": 500, "max_completion_length": 4096, "temperature": 0.7, "top_p": 0.95}),
     "crisp": (32, 1, 1e-6, {"max_completion_length": 8192, "temperature": 1.0}),

@@ -28,7 +28,8 @@ def random(seed: int) -> torch.Generator:
 def signals(name: str, views: list[str], seed: int = 0, step: int = 0, **changes: Any) -> TokenSignals:
     """
     A toy batch of four rows: the first right, the others wrong, the last in a group without success. Every view teaches
-    every token but the first row's last two, which are tool results, and the second row's first.
+    every token but the first row's last two, which are tool results, and the second row's first. The rows have two,
+    three, one and three turns.
 
     Args:
         name (`str`): Method, for its options.
@@ -59,7 +60,8 @@ def signals(name: str, views: list[str], seed: int = 0, step: int = 0, **changes
         "loss_mask": loss_mask,
         "advantages": torch.tensor([[1.5], [-0.5], [-0.5], [0.0]], dtype=torch.float64),
         "success": torch.tensor([[1.0], [0.0], [0.0], [0.0]], dtype=torch.float64),
-        "group_success": torch.tensor([[1.0], [1.0], [1.0], [0.0]], dtype=torch.float64),
+        "group_success_rate": torch.tensor([[0.5], [0.5], [0.25], [0.0]], dtype=torch.float64),
+        "turns": torch.tensor([[0, 0, 1, 1, -1, -1], [0, 0, 0, 1, 1, 2], [0] * 6, [0, 1, 1, 2, 2, 2]]),
         "scale": torch.tensor(1.0, dtype=torch.float64),
     }
     return TokenSignals(**{**values, **changes})

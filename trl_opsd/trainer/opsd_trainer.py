@@ -525,7 +525,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
             "generation_size": torch.tensor(len(collected.rollouts) * self.accelerator.num_processes),
             "index": torch.tensor([one.index for one in collected.rollouts], device=device),
             "success": torch.tensor([one.success for one in collected.rollouts], dtype=torch.float32, device=device),
-            "group_success": torch.tensor(collected.group_success, dtype=torch.float32, device=device),
+            "group_success_rate": torch.tensor(collected.group_success_rates, dtype=torch.float32, device=device),
         }
         padding = batch["completion_ids"].shape[1], self._tokenizer.pad_token_id, self.pad_to_multiple_of
         views = [view.tensors(name, *padding, device) for name, view in encoded.items()]

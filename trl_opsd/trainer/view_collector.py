@@ -61,7 +61,7 @@ class CollectedViews:
         rollouts (`list[Rollout]` of length B): In the order of the batch.
         views (`list[list[View]]` of length B): Views of each.
         leaks (`list[Leak]` of length B): What each gives away of its views.
-        group_success (`list[bool]` of length B): Whether any rollout of its group had success.
+        group_success_rates (`list[float]` of length B): Share of its group's rollouts that had success.
         counts (`dict[str, float]`): What the source counted, by name.
         skipped (`int`): Rollouts without views because of an error of the source.
     """
@@ -69,7 +69,7 @@ class CollectedViews:
     rollouts: list[Rollout]
     views: list[list[View]]
     leaks: list[Leak]
-    group_success: list[bool]
+    group_success_rates: list[float]
     counts: dict[str, float]
     skipped: int
 
@@ -147,7 +147,7 @@ class ViewCollector:
             groups = whole_groups(rollouts, group_size, self.accelerator)
             found = self.asker(groups)
             views = [views if self._complete([view.name for view in views]) else [] for views in found]
-            success = {group[0].group: any(one.success for one in group) for group in groups}
+            rates = {group[0].group: sum(one.success for one in group) / len(group) for group in groups}
             counts = self._counted()
             if self.required:
                 counts["incomplete_rollouts"] = sum(map(bool, found)) - sum(map(bool, views))
@@ -156,7 +156,7 @@ class ViewCollector:
                 rollouts=rollouts,
                 views=views,
                 leaks=find_leaks(rollouts, views, self.args.leak_ngram_size, self._phrases),
-                group_success=[success[one.group] for one in rollouts],
+                group_success_rates=[rates[one.group] for one in rollouts],
                 counts=counts,
                 skipped=self.asker.skipped,
             )
