@@ -21,6 +21,8 @@ PLAIN = ("sdpo", "sdft", "opsd", "pw_opsd", "dasd", "taid", "stop_grad_topk")
 # What identical contexts leave: TSD-KD's entropy and ranking, EOPD's set that is renormalised on one side, SDAR's gate
 # of one half; each has a test of its own for that
 LEFT = {"tsd_kd", "eopd", "sdar"}
+# Without an advantage these have nothing to give to tokens; AntiSD's gate is shut at first
+WITHOUT_ADVANTAGE = ("rlsd", "egrsd", "rlrt", "rlcsd", "antisd", "agent_opsd")
 
 
 def views_of(name, text):
@@ -58,8 +60,7 @@ def test_half_of_the_rollouts_with_views(make_trainer, name):
     log = run(make_trainer, name, lambda index: index % 2 == 0)
     assert log["self_distillation/view_share"] == 0.5
     assert math.isfinite(log["loss"]) and math.isfinite(log["grad_norm"])
-    # Without an advantage these have nothing to give to tokens; AntiSD's gate is shut at first
-    assert (log["grad_norm"] > 0) == (name not in ("rlsd", "egrsd", "rlrt", "rlcsd", "antisd"))
+    assert (log["grad_norm"] > 0) == (name not in WITHOUT_ADVANTAGE)
 
 
 @pytest.mark.parametrize("name", [name for name in WITHOUT_TURNS if name not in LEFT])

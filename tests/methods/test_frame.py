@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent.parent
 every_method = pytest.mark.parametrize("name", method_names())
 RECIPES = ROOT / "recipes" / "methods"
 TWELVE = {"num_generations": 12, "per_device_train_batch_size": 12}  # of two, three or four slots of `turns`
-DATA = {"demo/data/json": "json", "demo/data/addition": "addition"}
+DATA = {f"demo/data/{task}": task for task in ("json", "addition", "calculator")}
 
 
 def defaults_of(config):

@@ -18,6 +18,7 @@ from trl_opsd.methods import method_names, method_of
 # Of the config, and after them the method's own options. `teacher` is `teacher_model_kind`, `alpha` is
 # `distillation_alpha`; "sampled" and a number are `distillation_mode` and the size of a top-k set
 PUBLISHED = {
+    "agent_opsd": ("live", "sampled", {}, {"share": 0.5, "bound": 0.2, "decay": 0.95}),
     "antisd": ("live", "sampled", {"distillation_weight": 0.5}, {"warmup": 5, "drop": 0.93}),
     "atesd": ("base", 0.0, {}, {}),
     "avsd": ("base", 0.0, {}, {}),
@@ -34,6 +35,12 @@ PUBLISHED = {
     "gates": ("live", "sampled", {}, {"bound": 1.0}),
     "hdpo": ("live", 0.5, {"topk": 64, "distillation_topk_source": "teacher", "distillation_weight": 0.01}, {}),
     "iw_opd": ("base", "sampled", {}, {"gamma": 0.5}),
+    "og_opsd": (
+        "base",
+        0.0,
+        {"distillation_view_divergences": {"wrong": "reverse_kl"}},
+        {"first": 16, "rise": 0.2},
+    ),
     "op2sd": ("base", 0.0, {}, {}),
     "opcd": ("base", 1.0, {"topk": 256, "distillation_stop_gradient": True}, {}),
     "opsd": ("base", 0.0, {"distillation_entry_clip": 0.05}, {}),
@@ -46,6 +53,7 @@ PUBLISHED = {
         {"least": 0.25, "middle": 0.3, "softness": 0.1},
     ),
     "reopold": ("base", "sampled", {}, {"mixture": 0.1, "share": 0.2, "steps": 50}),
+    "retire_opd": ("base", 1.0, {}, {"window": 10, "rate": 0.05, "share": 0.9, "goal": 1.0}),
     "rl_opsd": ("live", 1.0, {"distillation_weight": 0.5}, {}),
     "rlcsd": ("snapshot", "sampled", {"teacher_sync_steps": 10}, {"size": 0.5, "tau": 0.02, "delta": 0.02, "eta": 1.0}),
     "rlrt": ("live", "sampled", {}, {"share": 0.5, "clip": 0.2}),
@@ -102,7 +110,7 @@ PUBLISHED = {
     ),
 }
 GROUPS = {"num_generations": 12, "per_device_train_batch_size": 12}  # of two, three or four slots of `turns`
-WITHOUT_POLICY = {"trd", "vpd", "rosd", "sd_zero", "sdpo", "sdpo_trust_region", "unisd"}
+WITHOUT_POLICY = {"trd", "vpd", "og_opsd", "rosd", "sd_zero", "sdpo", "sdpo_trust_region", "unisd"}
 
 
 def test_every_method_is_here():
@@ -132,6 +140,7 @@ def test_values(name):
 # Settings that were published, as far as they are known: prompts a step (`batch`), rollouts of each (`group`), learning
 # rate, and options as the recipe has them
 RUNS = {
+    "agent_opsd": (None, 8, 1e-6, {"max_steps": 150, "epsilon": 0.2, "epsilon_high": 0.24, "beta": 0.01}),
     "avsd": (32, 1, 5e-6, {"max_steps": 500, "max_completion_length": 4096, "temperature": 0.7, "top_p": 0.95}),
     "avsd_tokens": (32, 1, 5e-6, {"max_steps": 500, "max_completion_length": 4096, "temperature": 0.7, "top_p": 0.95}),
     "crisp": (32, 1, 1e-6, {"max_completion_length": 8192, "temperature": 1.0}),
@@ -197,5 +206,7 @@ def test_contexts():
     assert source("feedback_alignment") == {"critic": {"schema": "steps", "author": "teacher"}}
     assert source("srpo") == {"sibling": {"skip_successes": True, "policy": False}}
     assert source("rlrt") == {"when": {"condition": "succeeded", "source": "sibling"}}
+    by_success = [(one["when"]["condition"], one["when"]["source"]) for one in source("og_opsd")["all_of"]]
+    assert by_success == [("succeeded", {"column": {"name": "right"}}), ("failed", {"column": {"name": "wrong"}})]
     shares = [part["exposure"]["share"] for part in source("avsd")["all_of"][1:]]
     assert shares == [0.5, 0.0] and source("avsd") == source("avsd_tokens")

@@ -31,7 +31,8 @@ def random(seed: int) -> torch.Generator:
 def signals(name: str, views: list[str], seed: int = 0, step: int = 0, **changes: Any) -> TokenSignals:
     """
     A toy batch of four rows: the first right, the others wrong, the last in a group without success. Every view teaches
-    every token but the first row's last two, which are tool results, and the second row's first.
+    every token but the first row's last two, which are tool results, and the second row's first. The rows have two,
+    three, one and three turns.
 
     Args:
         name (`str`): Method, for its options.
@@ -62,7 +63,8 @@ def signals(name: str, views: list[str], seed: int = 0, step: int = 0, **changes
         "loss_mask": loss_mask,
         "advantages": torch.tensor([[1.5], [-0.5], [-0.5], [0.0]], dtype=torch.float64),
         "success": torch.tensor([[1.0], [0.0], [0.0], [0.0]], dtype=torch.float64),
-        "group_success": torch.tensor([[1.0], [1.0], [1.0], [0.0]], dtype=torch.float64),
+        "group_success_rate": torch.tensor([[0.5], [0.5], [0.25], [0.0]], dtype=torch.float64),
+        "turns": torch.tensor([[0, 0, 1, 1, -1, -1], [0, 0, 0, 1, 1, 2], [0] * 6, [0, 1, 1, 2, 2, 2]]),
         "scale": torch.tensor(1.0, dtype=torch.float64),
     }
     return TokenSignals(**{**values, **changes})
@@ -111,9 +113,11 @@ def check_loss(
     run = MethodRun(name, config.method_options)
     run.step, run.progress, run.schedule_state = step, step / 100, live_state or run.schedule_state
     spec = run.spec(config.divergence_spec, views)
+    view_specs = [spec.of_view(view) for view in views] if spec.view_divergences else None
     task = LinearDivergenceInputs(
         head=Head(weight), teacher_hidden=teachers, teacher_heads=[Head(teacher_weight)] * len(views), labels=labels,
-        weights=weights, spec=spec, relative_positions=relative_positions, rows=torch.arange(N) // 3, chunk_size=4,
+        weights=weights, spec=spec, view_specs=view_specs, relative_positions=relative_positions,
+        rows=torch.arange(N) // 3, chunk_size=4,
     )  # fmt: skip
     loss, _ = linear_divergence(hidden, task)
     term = run.hidden_state_loss(views)

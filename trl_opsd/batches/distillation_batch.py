@@ -28,7 +28,7 @@ KEY = "distillation"
 MASK = f"{KEY}/mask"
 TAUGHT = f"{VIEW_PREFIX}taught/"
 PROMPT_IDS = f"{VIEW_PREFIX}prompt_ids/"
-_PER_ROW = ("mask", "index", "success", "group_success")
+_PER_ROW = ("mask", "index", "success", "group_success_rate")
 _PER_GENERATION = ("generation", "generation_size")
 
 
@@ -86,6 +86,8 @@ class DistillationBatch:
         loss_mask (`torch.Tensor` of shape `(B, C)`): 1 at all tokens that the model wrote.
         token_index (`torch.Tensor` of shape `(M,)`): The distilled tokens, counted along the rows, `(B, C)`.
         relative_positions (`torch.Tensor` of shape `(B, C)`): Position among the model tokens of the row, in (0, 1).
+        turns (`torch.Tensor` of shape `(B, C)`): Number of the turn that a token is of, -1 where the model did not
+            write it.
         shares (`torch.Tensor` of shape `(K, B, C)`): Share of each view at each token, 0 where it does not teach it.
         sampler_logps (`torch.Tensor` of shape `(B, C)`, *optional*): Log-probabilities that `distillation_is_clip`
             compares the current ones with, `nan` where the sampler gave none. Under
@@ -97,8 +99,8 @@ class DistillationBatch:
             without gradient.
         advantages (`torch.Tensor` of shape `(B,)`): The verifier's.
         num_items (`torch.Tensor`): TRL's `num_items_in_batch`, 0-d.
-        success, group_success (`torch.Tensor` of shape `(B,)`): Whether the rollout, and any rollout of its group, had
-            success, as 0 or 1.
+        success, group_success_rate (`torch.Tensor` of shape `(B,)`): Whether the rollout had success, as 0 or 1, and
+            the share of its group's rollouts that had.
         index (`torch.Tensor` of shape `(B,)`): Position of each row in the global generation batch.
         generation, generation_size (`int`): Number of that generation batch, and its rows.
         counts ([`Counts`]): Rows and tokens of that generation batch.
@@ -112,13 +114,14 @@ class DistillationBatch:
     loss_mask: torch.Tensor
     token_index: torch.Tensor
     relative_positions: torch.Tensor
+    turns: torch.Tensor
     shares: torch.Tensor
     sampler_logps: torch.Tensor | None
     importance_ratio: torch.Tensor | None
     advantages: torch.Tensor
     num_items: torch.Tensor
     success: torch.Tensor
-    group_success: torch.Tensor
+    group_success_rate: torch.Tensor
     index: torch.Tensor
     generation: int
     generation_size: int
@@ -139,6 +142,7 @@ class DistillationBatch:
             loss_mask=loss_mask,
             token_index=mask.flatten().nonzero().squeeze(1),
             relative_positions=relative_positions(loss_mask),
+            turns=turn_numbers(loss_mask),
             shares=view_shares(view_weights(list(views.values()))) * mask,
             sampler_logps=logps,
             importance_ratio=inputs.get("importance_sampling_ratio"),
@@ -195,3 +199,15 @@ def relative_positions(loss_mask: torch.Tensor) -> torch.Tensor:
         loss_mask (`torch.Tensor` of shape `(B, C)`): 1 at model tokens.
     """
     return (loss_mask.cumsum(1) - 0.5) / loss_mask.sum(1, keepdim=True).clamp(min=1)
+
+
+def turn_numbers(loss_mask: torch.Tensor) -> torch.Tensor:
+    """
+    Number of the turn that each token is of, from 0, and -1 where the model did not write it, `(B, C)`. As for
+    [`~trl_opsd.rollouts.rollout.Turn`], a run of model tokens is a turn.
+
+    Args:
+        loss_mask (`torch.Tensor` of shape `(B, C)`): 1 at model tokens.
+    """
+    begins = loss_mask.diff(dim=1, prepend=torch.zeros_like(loss_mask[:, :1])) > 0
+    return torch.where(loss_mask > 0, begins.cumsum(1) - 1, -1)

@@ -189,6 +189,7 @@ class LinearDivergenceForward:
         return TokenStats(
             **known,
             relative_positions=task.relative_positions[rows],
+            turns=None if task.turns is None else task.turns[rows],
             rows=task.rows[rows],
             taught=task.weights[:, rows] != 0,
         )

@@ -32,8 +32,8 @@ class LinearDivergenceInputs:
             where views have some of their own.
         old_logps (`torch.Tensor` of shape `(M,)`, *optional*): Log-probabilities of `labels` when they were sampled,
             for `spec.is_clip`; `nan` where the sampler could not give one.
-        relative_positions, rows (`torch.Tensor` of shape `(M,)`, *optional*): As in [`~trl_opsd.losses.TokenStats`],
-            for `spec.token_weight`.
+        relative_positions, turns, rows (`torch.Tensor` of shape `(M,)`, *optional*): As in
+            [`~trl_opsd.losses.TokenStats`], for `spec.token_weight`.
         policy ([`PolicyTerm`], *optional*): A loss of the log-probabilities of all N labels, to be trained with it.
         chunk_size (`int`, *optional*): Most tokens of a chunk, instead of what the memory budget gives.
     """
@@ -47,6 +47,7 @@ class LinearDivergenceInputs:
     view_specs: Sequence[DivergenceSpec] | None = None
     old_logps: torch.Tensor | None = None
     relative_positions: torch.Tensor | None = None
+    turns: torch.Tensor | None = None
     rows: torch.Tensor | None = None
     policy: PolicyTerm | None = None
     chunk_size: int | None = None

@@ -17,7 +17,15 @@ from trl_opsd.losses.divergences import (
 from trl_opsd.losses.method_types import AuxiliaryLoss, Tile, TokenStats, TokenWeight
 from trl_opsd.losses.targets import TARGETS, Target, one_target
 from trl_opsd.losses.token_loss import TokenLoss, stat_names, token_loss
-from trl_opsd.losses.token_signals import contrast, log_mean, mean_over, quantile, self_normalized
+from trl_opsd.losses.token_signals import (
+    at_tokens,
+    contrast,
+    log_mean,
+    mean_over,
+    quantile,
+    self_normalized,
+    turn_sums,
+)
 
 
 __all__ = [
@@ -33,6 +41,7 @@ __all__ = [
     "TokenLoss",
     "TokenStats",
     "TokenWeight",
+    "at_tokens",
     "contrast",
     "forward_kl",
     "generalized_jsd",
@@ -45,6 +54,7 @@ __all__ = [
     "skew_kl",
     "stat_names",
     "token_loss",
+    "turn_sums",
 ]
 
 __getattr__ = deprecated_names(

@@ -24,6 +24,8 @@ class TokenStats:
             completion, in (0, 1): (i - 0.5) / n for the i-th of n.
         rows (`torch.Tensor` of shape `(t,)`): Row of the micro-batch that each token is of.
         taught (`torch.Tensor` of shape `(K, t)`): Whether a view teaches the token.
+        turns (`torch.Tensor` of shape `(t,)`, *optional*): Number of the turn of its completion that each token is of,
+            from 0. The trainer always gives it.
     """
 
     teacher_logps: torch.Tensor
@@ -33,6 +35,7 @@ class TokenStats:
     relative_positions: torch.Tensor
     rows: torch.Tensor
     taught: torch.Tensor
+    turns: torch.Tensor | None = None
 
 
 # From the statistics to factors of shape `(t,)` or `(K, t)`

@@ -1,9 +1,10 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-Statistics of sampled tokens that several methods share: log-mean-exp and contrast of views, masked means, quantiles.
+Statistics of sampled tokens that several methods share: log-mean-exp and contrast of views, masked means, sums by turn,
+quantiles.
 
-Legend: B rows, C completion tokens, K views, N tokens of a micro-batch; y the sampled token.
+Legend: B rows, C completion tokens, K views, T turns, N tokens of a micro-batch; y the sampled token.
 """
 
 import torch
@@ -44,6 +45,31 @@ def mean_over(chosen: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         chosen, tokens (`torch.Tensor` of shape `(B, C)`): 1 at tokens of each set.
     """
     return chosen * tokens.sum() / chosen.sum().clamp(min=1)
+
+
+def turn_sums(values: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+    """
+    Sum over the tokens of each turn, `(B, T)`, 0 where a row has no such turn. The mean of `values` over the tokens of
+    a `mask` is `turn_sums(values * mask, turns) / turn_sums(mask, turns)`.
+
+    Args:
+        values (`torch.Tensor` of shape `(B, C)`): Of each token.
+        turns (`torch.Tensor` of shape `(B, C)`): Number of the turn that a token is of, -1 for none.
+    """
+    most = int(turns.max()) + 1 if turns.numel() else 0
+    own = torch.where(turns >= 0, values, 0.0)
+    return values.new_zeros(len(values), max(most, 1)).scatter_add(1, turns.clamp(min=0), own)
+
+
+def at_tokens(of_turns: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+    """
+    Value of its turn at each token, `(B, C)`, 0 at tokens of none.
+
+    Args:
+        of_turns (`torch.Tensor` of shape `(B, T)`): Of each turn.
+        turns (`torch.Tensor` of shape `(B, C)`): As for [`turn_sums`].
+    """
+    return torch.where(turns >= 0, of_turns.gather(1, turns.clamp(min=0)), 0.0)
 
 
 def quantile(values: torch.Tensor, share: float) -> torch.Tensor:

@@ -79,8 +79,10 @@ class TokenSignals:
         mask (`torch.Tensor` of shape `(B, C)`): 1 at distilled tokens.
         loss_mask (`torch.Tensor` of shape `(B, C)`): 1 at all tokens that the model wrote.
         advantages (`torch.Tensor` of shape `(B, 1)`): The verifier's advantages, times `policy_weight`.
-        success, group_success (`torch.Tensor` of shape `(B, 1)`): Whether the rollout, and any rollout of its group,
-            had success, as 0 or 1.
+        success, group_success_rate (`torch.Tensor` of shape `(B, 1)`): Whether the rollout had success, as 0 or 1, and
+            the share of its group's rollouts that had.
+        turns (`torch.Tensor` of shape `(B, C)`): Number of the turn that a token is of, from 0, and -1 where the model
+            did not write it.
         scale (`torch.Tensor`, 0-d): Factor on a gap beside the verifier's advantages, so that TRL's mean over all
             tokens (or rows) is `distillation_weight` times the mean over the distilled ones.
         roles ([`~trl_opsd.batches.roles.Roles`], *optional*): Roles of the rows under `turns`, for [`role`],
@@ -98,7 +100,8 @@ class TokenSignals:
     loss_mask: torch.Tensor
     advantages: torch.Tensor
     success: torch.Tensor
-    group_success: torch.Tensor
+    group_success_rate: torch.Tensor
+    turns: torch.Tensor
     scale: torch.Tensor
     roles: Roles | None = None
 
@@ -124,6 +127,11 @@ class TokenSignals:
         if self.roles is None:
             raise ValueError(f"`row_scale({name!r})` counts the rows of a role, and the run has no `turns`.")
         return self.scale * self.roles.row_scale(name)
+
+    @property
+    def group_success(self) -> torch.Tensor:
+        """Whether any rollout of the group had success, `(B, 1)`, as 0 or 1."""
+        return (self.group_success_rate > 0).to(self.success)
 
     @property
     def gap(self) -> torch.Tensor:

@@ -66,6 +66,12 @@ class MethodRun(TrainerCallback):
         made = self.method.distillation_weight
         return 1.0 if made is None else made(self.step_context([]))
 
+    def weight_sums(self) -> Sums:
+        """Metric of that factor, as sum and count, where the method has one."""
+        if self.method.distillation_weight is None:
+            return {}
+        return {f"{PREFIX}method_weight": (self.distillation_weight, 1.0)}
+
     def step_context(self, views: list[str]) -> StepContext:
         """Inputs of the method's functions at this step, for a batch with these views."""
         return StepContext(views, self.options, self.step, self.progress, self.schedule_state)

@@ -161,7 +161,7 @@ class StudentRequest:
         weights (`torch.Tensor` of shape `(K, M)`): Factor on each token's loss under each view.
         completion_length (`int`): C.
         old_logps (`torch.Tensor` of shape `(M,)`, *optional*): Log-probabilities at sampling time.
-        relative_positions (`torch.Tensor` of shape `(M,)`, *optional*): As in [`~trl_opsd.losses.TokenStats`].
+        relative_positions, turns (`torch.Tensor` of shape `(M,)`, *optional*): As in [`~trl_opsd.losses.TokenStats`].
         hidden_state_loss (`HiddenStateLoss`, *optional*): A loss of hidden states, with gradient to the student's `(M,
             H)`, from those of the teacher, `(K, M, H)`, and `weights`.
         policy (`Callable[[FusedCausalLMOutput], torch.Tensor]`, *optional*): Gives the policy loss from TRL's output,
@@ -183,6 +183,7 @@ class StudentRequest:
     live: Sequence[bool] = ()
     view_specs: Sequence[DivergenceSpec] | None = None
     relative_positions: torch.Tensor | None = None
+    turns: torch.Tensor | None = None
     hidden_state_loss: HiddenStateLoss | None = None
     old_logps: torch.Tensor | None = None
     policy: Callable[[FusedCausalLMOutput], torch.Tensor] | None = None
@@ -242,6 +243,7 @@ class StudentRequest:
                 view_specs=self.view_specs,
                 old_logps=None if self.old_logps is None else self.old_logps.to(device),
                 relative_positions=None if self.relative_positions is None else self.relative_positions.to(device),
+                turns=None if self.turns is None else self.turns.to(device),
                 rows=torch.div(first, shape[1], rounding_mode="floor"),
                 policy=None if self.policy is None else self._policy_term(index, shape, aux_loss),
                 chunk_size=self.chunk_size,

@@ -147,6 +147,7 @@ class DistillationObjective:
             weights=self.weights(batch, windows).flatten(1)[:, index],
             live=[bool(view.live) for view in batch.views.values()],
             relative_positions=batch.relative_positions.flatten()[index],
+            turns=batch.turns.flatten()[index],
             old_logps=None if old_logps is None else old_logps.flatten()[index],
             hidden_state_loss=hidden_state_loss,
             policy=(lambda output: self.policy_weight * policy(output)) if self.policy_runs else None,
@@ -251,7 +252,8 @@ class DistillationObjective:
             loss_mask=batch.loss_mask,
             advantages=self.policy_weight * batch.advantages.unsqueeze(1),
             success=batch.success.unsqueeze(1),
-            group_success=batch.group_success.unsqueeze(1),
+            group_success_rate=batch.group_success_rate.unsqueeze(1),
+            turns=batch.turns,
             scale=self.distillation_weight * batch.counts.dilution(self.args.loss_type, batch.num_items),
             roles=batch.roles and replace(batch.roles, loss_type=self.args.loss_type),
         )

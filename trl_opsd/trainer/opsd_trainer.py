@@ -567,7 +567,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
             "generation_size": torch.tensor(len(collected.rollouts) * self.accelerator.num_processes),
             "index": torch.tensor([one.index for one in collected.rollouts], device=device),
             "success": torch.tensor([one.success for one in collected.rollouts], dtype=torch.float32, device=device),
-            "group_success": torch.tensor(collected.group_success, dtype=torch.float32, device=device),
+            "group_success_rate": torch.tensor(collected.group_success_rates, dtype=torch.float32, device=device),
         }
         padding = batch["completion_ids"].shape[1], self._tokenizer.pad_token_id, self.pad_to_multiple_of
         views = [view.tensors(name, *padding, device) for name, view in encoded.items()]
@@ -737,6 +737,7 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         stats = {name: value.to(batch.mask.device) for name, value in stats.items()}
         of_method = self.objective.method_metrics(batch, stats)
         sums, of_terms = self.recorder.token_sums(batch, stats, terms, of_method)
+        sums |= self.method.weight_sums()
         self._log_sums(sums)
         if self.evaluation is not None:
             self.evaluation.add(of_terms)

@@ -61,7 +61,7 @@ class CollectedViews:
         rollouts (`list[Rollout]` of length B): In the order of the batch.
         views (`list[list[View]]` of length B): Views of each.
         leaks (`list[Leak]` of length B): What each gives away of its views.
-        group_success (`list[bool]` of length B): Whether any rollout of its group had success.
+        group_success_rates (`list[float]` of length B): Share of its group's rollouts that had success.
         counts (`dict[str, float]`): What the source counted, by name.
         skipped (`int`): Rollouts without views because of an error of the source.
         groups (`list[Group]`): Whole groups of the rollouts, with those that other processes hold.
@@ -70,7 +70,7 @@ class CollectedViews:
     rollouts: list[Rollout]
     views: list[list[View]]
     leaks: list[Leak]
-    group_success: list[bool]
+    group_success_rates: list[float]
     counts: dict[str, float]
     skipped: int
     groups: list[Group]
@@ -150,7 +150,7 @@ class ViewCollector:
             given = iter(self.asker(groups))
             found = [next(given) if one.wanted else [] for one in rollouts]
             views = [views if self._complete([view.name for view in views]) else [] for views in found]
-            success = {group[0].group: group_success(group) for group in groups}
+            rates = {group[0].group: success_rate(group) for group in groups}
             counts = self._counted()
             if self.required:
                 counts["incomplete_rollouts"] = sum(map(bool, found)) - sum(map(bool, views))
@@ -159,7 +159,7 @@ class ViewCollector:
                 rollouts=rollouts,
                 views=views,
                 leaks=find_leaks(rollouts, _read(rollouts, views), self.args.leak_ngram_size, self._phrases),
-                group_success=[success[one.group] for one in rollouts],
+                group_success_rates=[rates[one.group] for one in rollouts],
                 counts=counts,
                 skipped=self.asker.skipped,
                 groups=groups,
@@ -261,10 +261,10 @@ def _read(rollouts: list[Rollout], views: list[list[View]]) -> list[list[View]]:
     return [own or others for own, others in zip(views, written, strict=True)]
 
 
-def group_success(group: Group) -> bool:
-    """Whether any rollout of a group had success, of the first turns alone where there are some."""
-    first = [one for one in group if one.role == "first"]
-    return any(one.success for one in first or group)
+def success_rate(group: Group) -> float:
+    """Share of a group's rollouts that had success, of the first turns alone where there are some."""
+    counted = [one for one in group if one.role == "first"] or group
+    return sum(one.success for one in counted) / len(counted)
 
 
 def check_alignment(rollouts: list[Rollout], completion_ids: torch.Tensor) -> None:
