@@ -247,7 +247,10 @@ def with_turns(name: str) -> Run:
         ]
         turns = {**method_of(name).defaults["turns"]}
         turns |= {"every": 2} if "every" in turns else {}
-        turns["source"] = {"with_attempt": "column"} if turns.get("attempt", True) else "column"
+        if "given" in turns:
+            turns["given"] = "privileged_context"
+        else:
+            turns["source"] = {"with_attempt": "column"} if turns.get("attempt", True) else "column"
         trainer = build(
             folder, tiny.model(tiny.tokenizer(), max_position_embeddings=4096), rows, reward_funcs=right, method=name,
             turns=turns, num_generations=12, per_device_train_batch_size=12, max_steps=3, shuffle_dataset=False,

@@ -82,6 +82,7 @@ PUBLISHED = {
         {"topk": 100, "tail": True, "distillation_is_clip": 2.0, "distillation_target": "geometric"},
         {},
     ),
+    "shred": ("base", 0.0, {}, {"share": 0.2, "nucleus": 0.0}),
     "sipo": ("live", "sampled", {}, {"bound": 1.0}),
     "skill_sd": ("live", "sampled", {"distillation_weight": 0.001}, {}),
     "srpo": (
@@ -110,7 +111,7 @@ PUBLISHED = {
     ),
 }
 GROUPS = {"num_generations": 12, "per_device_train_batch_size": 12}  # of two, three or four slots of `turns`
-WITHOUT_POLICY = {"trd", "vpd", "og_opsd", "rosd", "sd_zero", "sdpo", "sdpo_trust_region", "unisd"}
+WITHOUT_POLICY = {"shred", "trd", "vpd", "og_opsd", "rosd", "sd_zero", "sdpo", "sdpo_trust_region", "unisd"}
 
 
 def test_every_method_is_here():
@@ -162,6 +163,7 @@ RUNS = {
     "sdpg": (128, 8, 1e-6, {}),
     "sdpo": (32, 8, 1e-5, {"warmup_steps": 10}),
     "sdpo_trust_region": (32, 8, 1e-5, {"warmup_steps": 10}),
+    "shred": (1, 1, 1e-5, {"max_steps": 50}),
     "stop_grad_topk": (None, None, 2e-6, {"lr_scheduler_type": "cosine", "adam_beta2": 0.98}),
     "trd": (
         128,

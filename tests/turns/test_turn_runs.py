@@ -231,7 +231,8 @@ def test_quotes_of_a_second_turn(make_trainer, tokenizer):
 def test_methods_of_turns_train_and_evaluate(make_trainer, rows, name):
     """With scores of first turns alone, and the same scores as before the training where the rate is 0."""
     rows = [{**row, "privileged_context": "Mind the sign."} for row in rows]
-    turns = {**method_of(name).defaults["turns"], "source": "column"}
+    turns = {**method_of(name).defaults["turns"]}
+    turns |= {"given": "privileged_context"} if "given" in turns else {"source": "column"}
     trainer = make_trainer(
         method=name, turns=turns, reward_funcs=length_reward, num_generations=12, per_device_train_batch_size=12,
         dataset=Dataset.from_list(rows), eval_dataset=Dataset.from_list(rows[:4]), per_device_eval_batch_size=12,
@@ -239,7 +240,7 @@ def test_methods_of_turns_train_and_evaluate(make_trainer, rows, name):
     )  # fmt: skip
     before = trainer.evaluate()
     trainer.train()
-    assert {"first", "distil", "feedback", "reread", "second"} & set(by_role(trainer))
+    assert {"distil", "feedback", "given", "reread", "second"} & set(by_role(trainer))
     after = trainer.evaluate()
     assert set(by_role(trainer)) == {"first"}
     assert before["eval_avg@12"] == after["eval_avg@12"] > 0

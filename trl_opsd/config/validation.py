@@ -70,11 +70,6 @@ def check_method(config: Any) -> None:
             f"The method {config.method!r} makes advantages of the tokens, for which `distillation_mode` must be "
             f"'sampled_token', not {config.distillation_mode!r}."
         )
-    if method.metrics is not None and not sampled:
-        raise ValueError(
-            f"The method {config.method!r} has metrics of sampled tokens, for which `distillation_mode` must be "
-            f"'sampled_token', not {config.distillation_mode!r}."
-        )
     parts = [name for name in VOCABULARY_PARTS if getattr(method, name) is not None]
     if parts and sampled:
         raise ValueError(

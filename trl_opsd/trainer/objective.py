@@ -237,9 +237,9 @@ class DistillationObjective:
     def method_metrics(
         self, batch: DistillationBatch, stats: dict[str, torch.Tensor]
     ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """Local sums and counts of the method's own metrics, by name; none if it has none."""
+        """Local sums and counts of the method's own metrics, by name; none if it has none, or no row has a view."""
         made = self.method.method.metrics
-        return {} if made is None else made(self.signals(batch, stats))
+        return {} if made is None or not batch.views else made(self.signals(batch, stats))
 
     def signals(self, batch: DistillationBatch, stats: dict[str, torch.Tensor]) -> TokenSignals:
         """Signals of the micro-batch that a method may read: see [`TokenSignals`]."""
