@@ -234,7 +234,8 @@ def test_methods_of_turns_train_and_evaluate(make_trainer, rows, name):
     turns = {**method_of(name).defaults["turns"], "source": "column"}
     trainer = make_trainer(
         method=name, turns=turns, reward_funcs=length_reward, num_generations=12, per_device_train_batch_size=12,
-        dataset=Dataset.from_list(rows), eval_dataset=Dataset.from_list(rows[:4]), per_device_eval_batch_size=12, learning_rate=0.0, max_steps=6,
+        dataset=Dataset.from_list(rows), eval_dataset=Dataset.from_list(rows[:4]), per_device_eval_batch_size=12,
+        learning_rate=0.0, max_steps=6,
     )  # fmt: skip
     before = trainer.evaluate()
     trainer.train()
