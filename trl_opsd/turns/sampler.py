@@ -77,6 +77,8 @@ class Turns:
     def begin(self, rows: list[dict[str, Any]]) -> None:
         """Take the dataset rows of the generation batch that is about to be sampled."""
         self._rows, self._dealt, self.units = rows, [], []
+        if self.asking is not None:
+            self.asking.counts = {}
 
     def dressed(self, rollouts: list[Rollout]) -> list[Rollout]:
         """The captured rollouts of the generation batch in their roles."""
