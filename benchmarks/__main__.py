@@ -8,6 +8,7 @@ python -m benchmarks kernel --allocator tuned --repeats 2
 python -m benchmarks step --methods
 python -m benchmarks scaling
 python -m benchmarks compare opsd rlsd opsd+no_pi opsd+wrong_pi grpo --task addition --seeds 1 2
+python -m benchmarks key_lookup
 python -m benchmarks tokens --seed 1
 python -m benchmarks agents --config smollm2_calculator_hint -- --seed 1
 python -m benchmarks score demo/models/smollm2-135m --problems 64
@@ -62,6 +63,13 @@ def compare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, help="folder of the task's rows for it")
 
 
+def key_lookup_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("contenders", nargs="*", help="default: all")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--max_steps", type=int, default=40)
+    parser.add_argument("--copying", type=int, default=300, help="steps that teach the model to copy a context")
+
+
 def tokens_options(parser: argparse.ArgumentParser) -> None:
     methods = ["self-distillation", "GRPO"]
     parser.add_argument("--methods", nargs="+", choices=methods, default=methods)
@@ -98,6 +106,7 @@ BENCHMARKS = {
     "step": (step_options, "time and memory of the training part of a step, beside GRPO, SDFT and SDPO"),
     "scaling": (scaling_options, "growth with tokens, context, views, vocabulary and processes"),
     "compare": (compare_options, "scores of methods on one task with one budget, with controls"),
+    "key_lookup": (key_lookup_options, "methods of turns on a made-up task, with a tiny model and controls"),
     "tokens": (tokens_options, "sampled tokens to a score, by self-distillation and by GRPO"),
     "agents": (agents_options, "errors of tool calls on held-out tasks, before and after a recipe"),
     "score": (score_options, "greedy answers of models to unseen sums, and nats of a text"),

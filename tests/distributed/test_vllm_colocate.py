@@ -86,11 +86,11 @@ def test_turns_are_sampled_in_two_calls(seen):
     """Of equal size whatever the units do; rows that were not sampled under their prompt have no ratio to vLLM."""
     run = seen["turns"]
     assert run["calls"][:2] == [4, 4] and set(run["calls"]) == {4}
-    assert run["known"].keys() == {"first", "second", "distil", "idle"}
+    assert run["known"].keys() == {"first", "second", "distil"}, "idle rows have left the micro-batch"
     for role, rows in run["known"].items():
         for unknown, tokens, is_one in rows:
             assert unknown == (0 if role in ("first", "second") else tokens), role
-            assert is_one == (role in ("distil", "idle")), role
+            assert is_one == (role == "distil"), role
     losses = [log["loss"] for log in run["history"] if "loss" in log]
     assert len(losses) == 2 and all(loss > 0 for loss in losses)
     assert "`max_completion_length=8` that is more than `vllm_max_model_length=80`. Raise it" in seen["turn too long"]

@@ -145,7 +145,7 @@ def with_turns(folder: Path) -> dict[str, Any]:
     rows = [row | {"privileged_context": row["privileged_context"] and "Be brief."} for row in ROWS]
     trainer = build(
         folder, rows=rows, turns=turns, num_generations=3, per_device_train_batch_size=12, max_completion_length=16,
-        privileged_source="turn_context", max_steps=2,
+        privileged_source={"turn_context": {"roles": ["first", "second", "distil"]}}, max_steps=2,
     )  # fmt: skip
     seen, generate = [], trainer.vllm_generation.generate
 

@@ -165,7 +165,9 @@ def test_a_context_that_is_too_long_ends_its_unit(make_trainer, rows):
         batch_of(make_trainer(**options))
     trainer = make_trainer(**options, teacher_overlong="drop_view")
     batch_of(trainer)
-    assert {unit.goes_on for unit in trainer.turns.units} == {True, False}
+    ended = [not unit.goes_on for unit in trainer.turns.units]
+    assert 0 < sum(ended) < len(ended)
+    assert trainer._metrics["train"]["self_distillation/turns/dropped_contexts"] == [sum(ended)]
 
 
 def test_scales_of_a_role_need_the_loss_type(make_trainer):
@@ -188,3 +190,13 @@ def test_texts_of_the_turns_stay_out_of_what_others_read():
     shown = built.to_dict()["turns"]
     assert shown == {**turns, "source": "fixed", "feedback_template": "[...]"} == built.public().turns
     assert built.turns == turns
+
+
+def test_errors_of_the_source_may_end_units_alone(make_trainer):
+    turns = {**DISTIL, "source": "test_turn_errors.failing"}
+    trainer = make_trainer(
+        turns=turns, num_generations=2, privileged_on_error="skip", privileged_source="none", max_steps=1
+    )
+    trainer.train()
+    log = trainer.state.log_history[0]
+    assert log["self_distillation/turns/source_errors"] == 2 and log["self_distillation/turns/unit_share"] == 0

@@ -2,7 +2,6 @@
 
 """First turns put to the source of the turns: which units go on, and what their second turn reads."""
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,12 +82,15 @@ class TurnSource:
                 groups = restrict_to(groups, self.condition)
             wanted = {one.index: one for one in rollouts_of(groups) if one.wanted}
             found = dict(zip(wanted, self.asker(groups), strict=True))
-            self.counts = dict(Counter() if self.asker.raised else self.source.counts)
+            known = self.source.counts  # after an error they may be those of the batch before
+            self.counts = dict.fromkeys(known, 0) if self.asker.raised else dict(known)
+            self.counts["source_errors"] = self.asker.skipped
         by_index = {one.index: one for one in rollouts_of(groups)}
         asked = [by_index[one.index] for one in attempts]
         with raise_on_all_ranks(self.accelerator, "the prompts of the second turns", step):
             views = [self._one_view(one, found.get(one.index, [])) for one in asked]
             contexts = self.encoder.second_prompts(asked, views, self.room)
+            self.counts["dropped_contexts"] = len(list(filter(None, views))) - len(list(filter(None, contexts)))
             for context in contexts if self.vllm_length is not None else ():
                 self._check_vllm_length(context)
         return Asked(asked, contexts)

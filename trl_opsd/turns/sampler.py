@@ -77,6 +77,8 @@ class Turns:
     def begin(self, rows: list[dict[str, Any]]) -> None:
         """Take the dataset rows of the generation batch that is about to be sampled."""
         self._rows, self._dealt, self.units = rows, [], []
+        if self.asking is not None:
+            self.asking.counts = {}
 
     def dressed(self, rollouts: list[Rollout]) -> list[Rollout]:
         """The captured rollouts of the generation batch in their roles."""
@@ -151,18 +153,22 @@ class Turns:
             own = [unit.context] if unit.second_wanted and not by_teacher else []
             fresh = unit.most_fresh - len(own) if equal else unit.fresh_wanted
             asked += [(unit, reading) for reading in [*own, *[None] * fresh]]
-        for (unit, reading), text in zip(asked, self._by_student(asked, trainer), strict=True):
+        with raise_on_all_ranks(trainer.accelerator, "the prompts of the second call", trainer.state.global_step):
+            prompts = self._to_sample(asked, trainer)
+        texts = sampled(trainer, *prompts) if asked else []
+        for (unit, reading), text in zip(asked, texts, strict=True):
             if reading is not None:
                 unit.second = text
             elif len(unit.fresh) < unit.fresh_wanted:
                 unit.fresh.append(text)
 
-    def _by_student(self, asked: list[tuple[Unit, EncodedReading | None]], trainer: Any) -> list[Text]:
-        if not asked:
-            return []
+    def _to_sample(
+        self, asked: list[tuple[Unit, EncodedReading | None]], trainer: Any
+    ) -> tuple[list[list[int]], Any, dict[str, Any]]:
+        """Token ids of the prompts of the second call, with images and tensors as TRL's generation takes them."""
         ids = [unit.attempt.prompt_ids if reading is None else reading.ids for unit, reading in asked]
-        if trainer.images is None:
-            return sampled(trainer, ids, None, {})
+        if trainer.images is None or not asked:
+            return ids, None, {}
         prompts = [unit.attempt.prompt if reading is None else unit.context_prompt for unit, reading in asked]
         rendered, images, fields = trainer._tokenize_prompts(prompts)
         if [list(one) for one in rendered] != [list(one) for one in ids]:
@@ -170,7 +176,7 @@ class Turns:
                 "`turns` of a model that sees read contexts within the prompt, as the chat template renders it for the "
                 "student: leave `teacher_chat_template_kwargs` and places outside the prompt out."
             )
-        return sampled(trainer, ids, images, fields)
+        return ids, images, fields
 
     def _by_teacher(self, units: list[Unit], trainer: Any) -> None:
         pixels = []

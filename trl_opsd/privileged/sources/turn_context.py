@@ -47,6 +47,11 @@ class TurnContext(Source):
     def uses_model(self) -> bool:
         return self.run is not None and "first" in self.roles and self.run.turn_source.uses_model
 
+    @property
+    def counts(self) -> dict[str, float]:
+        """Those of the source of the turns, where it is asked about first turns."""
+        return self.run.turn_source.counts if self.run is not None and "first" in self.roles else {}
+
     def setup(self, run: Run) -> None:
         if run.turn_source is None:
             raise ValueError("The source `turn_context` shows the context of `turns`: set `turns` with a `source`.")
