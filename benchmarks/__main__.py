@@ -12,6 +12,7 @@ python -m benchmarks key_lookup
 python -m benchmarks tokens --seed 1
 python -m benchmarks agents --config smollm2_calculator_hint -- --seed 1
 python -m benchmarks score demo/models/smollm2-135m --problems 64
+python -m benchmarks revision --seeds 1 2 3
 python -m benchmarks error_rates
 python -m benchmarks trace_step
 """
@@ -101,6 +102,15 @@ def score_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", type=Path, default=ROOT / "docs" / "privileged.md", help="text for the nats a token")
 
 
+def revision_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--start", type=float, default=0.3, help="share of right answers at which the start is taken")
+    parser.add_argument("--rows", type=int, default=512, help="prompts that are sampled, four times each")
+    parser.add_argument("--steps", type=int, default=40, help="optimizer steps of each training, of 64 rows")
+    parser.add_argument("--rate", type=float, default=1e-4, help="learning rate of GRPO and of the second phase")
+    parser.add_argument("--output", type=Path, default=ROOT / "demo" / "revision")
+
+
 BENCHMARKS = {
     "kernel": (timed_options, "time and memory of head and divergence, beside full logits, GKD, Liger and TRL"),
     "step": (step_options, "time and memory of the training part of a step, beside GRPO, SDFT and SDPO"),
@@ -110,6 +120,7 @@ BENCHMARKS = {
     "tokens": (tokens_options, "sampled tokens to a score, by self-distillation and by GRPO"),
     "agents": (agents_options, "errors of tool calls on held-out tasks, before and after a recipe"),
     "score": (score_options, "greedy answers of models to unseen sums, and nats of a text"),
+    "revision": (revision_options, "SD-Zero and its controls on a tiny model that half knows how to add"),
     "error_rates": (error_options, "verdicts of the pre-flight on simulated scores, without a gap and with one"),
     "trace_step": (trace_options, "files of the package that one training step enters, and moves between them"),
 }
