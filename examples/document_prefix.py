@@ -18,6 +18,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
+
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -31,11 +33,12 @@ MODEL, DATA = "demo/models/smollm2-135m", Path("demo/data/document")
 OUTPUT = Path("demo/output/document-prefix")
 RESULTS = OUTPUT / "results.jsonl"
 MAX_NEW_TOKENS = 16
-# What a training is given beside the recipe
+RECIPE = ROOT / "recipes" / "smollm2_document_prefix.yaml"
+# Options that a training has in place of the recipe's
 ARMS = {
-    "trained": [],
-    "other text": ["--dataset_name", f"{DATA}_other", "--prefix_text", f"{DATA}_other/text/document.txt"],
-    "random start": ["--prefix_text", "null"],
+    "trained": {},
+    "other text": {"dataset_name": f"{DATA}_other", "prefix_text": f"{DATA}_other/text/document.txt"},
+    "random start": {"prefix_text": None},
 }
 UNTRAINED = ("no prefix", "untrained", "whole document")
 
@@ -44,9 +47,12 @@ def train(arm: str, seed: int, max_steps: int) -> Path:
     """Folder of a trained prefix."""
     folder = OUTPUT / f"{arm.replace(' ', '-')}-{seed}"
     if not (folder / "adapter_config.json").is_file():
-        options = ["--max_steps", str(max_steps), "--seed", str(seed), "--output_dir", str(folder), *ARMS[arm]]
-        command = [sys.executable, "-m", "trl_opsd.cli.main", "train", "--config", "smollm2_document_prefix"]
-        subprocess.run([*command, *options], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        options = yaml.safe_load(RECIPE.read_text(encoding="utf-8")) | ARMS[arm]
+        options |= {"max_steps": max_steps, "seed": seed, "output_dir": str(folder)}
+        path = OUTPUT / f"{folder.name}.yaml"
+        path.write_text(yaml.safe_dump({name: value for name, value in options.items() if value is not None}))
+        command = [sys.executable, "-m", "trl_opsd.cli.main", "train", "--config", str(path)]
+        subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     return folder
 
 

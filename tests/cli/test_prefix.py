@@ -4,7 +4,6 @@
 
 import json
 
-import peft
 import pytest
 import torch
 import yaml
@@ -13,7 +12,7 @@ from peft import AutoPeftModelForCausalLM
 import tiny
 from batches import batch_of
 from trl_opsd.cli import main as cli
-from trl_opsd.cli import prefix, train
+from trl_opsd.cli import train
 from trl_opsd.cli.errors import UserError
 from trl_opsd.cli.prefix import check_prefix
 from trl_opsd.cli.self_study import KINDS, random_chunk, study
@@ -21,7 +20,6 @@ from trl_opsd.examples import data, document
 
 
 TEXT = "The shop opens at nine. It is closed on Sundays."
-WITH_CARTRIDGE = pytest.mark.skipif(not hasattr(peft, "CartridgeConfig"), reason="PEFT 0.21 has the adapter")
 GOOD = {"prefix_tokens": 8, "gradient_checkpointing": False}
 
 
@@ -54,7 +52,6 @@ def built(path):
     return train.build_trainer(*parsed[:3], train.load_data(parsed[0], parsed[3]))
 
 
-@WITH_CARTRIDGE
 def test_a_prefix_that_starts_from_the_whole_text_is_the_text(recipe, tokenizer):
     """As many tokens as the system message has: nothing is left to learn, but for the frozen ones in no case."""
     whole = len(tokenizer.apply_chat_template([{"role": "system", "content": TEXT}])["input_ids"])
@@ -64,7 +61,6 @@ def test_a_prefix_that_starts_from_the_whole_text_is_the_text(recipe, tokenizer)
     assert [len(param) for param in trainer.model.parameters() if param.requires_grad] == [whole - 2]
 
 
-@WITH_CARTRIDGE
 @pytest.mark.parametrize("start", ["text", "random"])
 def test_a_recipe_trains_and_saves_a_prefix(recipe, tmp_path, capsys, start):
     path = recipe(**({} if start == "text" else {"prefix_text": None}))
@@ -81,7 +77,6 @@ def test_a_recipe_trains_and_saves_a_prefix(recipe, tmp_path, capsys, start):
     assert capsys.readouterr().out.startswith("student: ")
 
 
-@WITH_CARTRIDGE
 @pytest.mark.parametrize(
     ("options", "match"),
     [
@@ -109,16 +104,6 @@ def test_texts_that_cannot_be_a_start(recipe, options, match):
 def test_options_beside_a_prefix(given, match):
     with pytest.raises(UserError, match=match):
         check_prefix(given)
-
-
-@pytest.mark.parametrize(("installed", "passes"), [("0.19.1", False), ("0.20.0", False), ("0.21.0", True)])
-def test_the_version_of_peft(monkeypatch, installed, passes):
-    monkeypatch.setattr(prefix, "version", lambda name: installed)
-    if passes:
-        check_prefix(GOOD)
-        return
-    with pytest.raises(UserError, match=rf"`prefix_tokens` needs PEFT 0.21 or later.*{installed} is installed"):
-        check_prefix(GOOD)
 
 
 def test_the_memory_of_a_prefix_is_not_estimated(recipe, capsys):

@@ -5,7 +5,6 @@
 import math
 from pathlib import Path
 
-import peft
 import pytest
 import yaml
 
@@ -40,8 +39,6 @@ def test_a_recipe_runs(name, tmp_path, tokenizer, monkeypatch):
     recipe = RECIPES[name]
     if "retrieval" in str(recipe.get("privileged_source")):
         pytest.importorskip("bm25s")
-    if "prefix_tokens" in recipe and not hasattr(peft, "CartridgeConfig"):
-        pytest.skip("PEFT 0.21 has the adapter")
     tiny.model(tokenizer, max_position_embeddings=4096).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     options = {

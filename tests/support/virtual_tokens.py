@@ -4,9 +4,16 @@
 
 import copy
 
-import peft
 import torch
-from peft import PeftModel, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, TaskType, get_peft_model
+from peft import (
+    CartridgeConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    TaskType,
+    get_peft_model,
+)
 
 
 COUNT = 4
@@ -15,10 +22,9 @@ ADAPTERS = {
     "prefix": PrefixTuningConfig(**VIRTUAL),
     "prompt": PromptTuningConfig(**VIRTUAL),
     "p-tuning": PromptEncoderConfig(**VIRTUAL, encoder_hidden_size=16),
+    "cartridge": CartridgeConfig(**VIRTUAL),
 }
-if hasattr(peft, "CartridgeConfig"):  # PEFT 0.21
-    ADAPTERS["cartridge"] = peft.CartridgeConfig(**VIRTUAL)
-CACHED = [name for name in ("prefix", "cartridge") if name in ADAPTERS]
+CACHED = ("prefix", "cartridge")
 
 
 def adapter(name, **options):

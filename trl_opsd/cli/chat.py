@@ -95,8 +95,10 @@ def run(args: argparse.Namespace) -> None:
             check_model(option, name)
     from transformers.utils import logging
 
+    from trl_opsd.cli.quiet import keep_quiet
     from trl_opsd.rollouts import View
 
+    keep_quiet()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     speakers = [Speaker("student", args.model, args)]

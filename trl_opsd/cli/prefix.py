@@ -7,7 +7,6 @@ Its options are checked before torch is imported.
 """
 
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from trl_opsd.cli.arguments import OPSDScriptArguments
     from trl_opsd.config import OPSDConfig
 
-# Where PEFT begins to have CARTRIDGE
-PEFT_VERSION = (0, 21)
 # Options that do not go with a prefix, and why
 BESIDE = {
     "use_peft": "is LoRA, and a prefix is an adapter of its own",
@@ -66,12 +63,6 @@ def check_prefix(given: Mapping[str, Any]) -> None:
         raise UserError(
             "`gradient_checkpointing` is true by default and would drop the prefix: set it to false beside "
             "`prefix_tokens`."
-        )
-    installed = version("peft")
-    if tuple(int(part) for part in installed.split(".")[:2]) < PEFT_VERSION:
-        raise UserError(
-            f"`prefix_tokens` needs PEFT 0.21 or later, which has CARTRIDGE, and {installed} is installed: "
-            "`pip install 'peft>=0.21,<0.22'`."
         )
 
 

@@ -13,12 +13,16 @@ from transformers.utils import logging
 
 
 # Names of transformers' that TRL and PEFT still use
-OLD_NAMES = "`(is_gradient_checkpointing|gradient_checkpointing_(enable|disable))` is deprecated"
+OLD_NAMES = (
+    "`(is_gradient_checkpointing|gradient_checkpointing_(enable|disable))` is deprecated",
+    "`past_key_values` is deprecated",
+)
 
 
 def keep_quiet() -> None:
     """Silence what a user can do nothing about, and progress bars where nobody watches them."""
-    warnings.filterwarnings("ignore", message=OLD_NAMES, category=FutureWarning)
+    for name in OLD_NAMES:
+        warnings.filterwarnings("ignore", message=name, category=FutureWarning)
     if not torch.accelerator.is_available():  # else DeepSpeed looks for a device, and prints that there is none
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if not sys.stderr.isatty():

@@ -136,6 +136,9 @@ def run(args: argparse.Namespace) -> None:
     text = check(args)
     from transformers.utils import logging
 
+    from trl_opsd.cli.quiet import keep_quiet
+
+    keep_quiet()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     write = writer(args.model, args.max_new_tokens, args.temperature, args.seed)

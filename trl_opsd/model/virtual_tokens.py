@@ -18,7 +18,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from trl_opsd.model.positions import takes_position_ids
 
 
-CACHED = ("PREFIX_TUNING", "CARTRIDGE")  # by name, as older versions of PEFT lack some
+CACHED = ("PREFIX_TUNING", "CARTRIDGE")
 EMBEDDED = ("PROMPT_TUNING", "P_TUNING")
 
 
