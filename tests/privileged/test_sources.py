@@ -80,7 +80,7 @@ def test_only_a_name_of_its_own_counts(monkeypatch, tmp_path):
 
 def test_every_source_is_found():
     assert list(SOURCES) == [
-        "column", "critic", "empty", "environment", "exposure", "feedback", "fixed", "image_view", "other_row",
+        "bare", "column", "critic", "empty", "environment", "exposure", "feedback", "fixed", "image_view", "other_row",
         "pseudo_reference", "reflection", "retrieval", "shuffled", "sibling", "skills", "turn_hint", "written",
         "wrong_demonstration",
     ]  # fmt: skip
@@ -94,7 +94,7 @@ def test_every_source_is_found():
 def test_columns_are_declared_once(name):
     """A missing one is an error before training, which names the option where there are several."""
     source_class = SOURCES[name]
-    options = {option: f"of_{option}" for option in source_class.COLUMN_FIELDS}
+    options = {option: f"of_{option}" for option in getattr(source_class, "COLUMN_FIELDS", ())}
     given = {} if name == "column" else arguments_of(name)
     source = source_class(**{**given, **options})
     assert source.columns == list(options.values())

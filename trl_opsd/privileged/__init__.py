@@ -15,6 +15,7 @@ from trl_opsd.privileged.baselines import WithBaselines
 from trl_opsd.privileged.checks import source_name
 from trl_opsd.privileged.compose import AllOf, FirstOf, When
 from trl_opsd.privileged.named import build_condition, build_source
+from trl_opsd.privileged.sources.bare import Bare
 from trl_opsd.privileged.sources.column import DatasetColumn
 from trl_opsd.privileged.sources.controls import Empty, OtherRow, Shuffled, WrongDemonstration
 from trl_opsd.privileged.sources.critic import Critic
@@ -35,6 +36,7 @@ from trl_opsd.privileged.sources.written import Written
 __all__ = [
     "AllOf",
     "Asker",
+    "Bare",
     "Critic",
     "DatasetColumn",
     "Empty",
