@@ -19,8 +19,8 @@ VIEWS = [
 ]  # fmt: skip
 PLAIN = ("sdpo", "sdft", "opsd", "pw_opsd", "dasd", "taid", "stop_grad_topk")
 # What identical contexts leave: TSD-KD's entropy and ranking, EOPD's set that is renormalised on one side, SDAR's gate
-# of one half; each has a test of its own for that
-LEFT = {"tsd_kd", "eopd", "sdar"}
+# of one half, TS-OPSD's temperature; each has a test of its own for that
+LEFT = {"tsd_kd", "eopd", "sdar", "ts_opsd"}
 # Without an advantage these have nothing to give to tokens; AntiSD's gate is shut at first
 WITHOUT_ADVANTAGE = ("rlsd", "egrsd", "rlrt", "rlcsd", "antisd", "agent_opsd")
 

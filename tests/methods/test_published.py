@@ -101,6 +101,7 @@ PUBLISHED = {
     "taid": ("base", 0.0, {}, {"start": 0.4, "end": 1.0, "rate": 5e-4, "momentum": 0.99}),
     "targeted_hint": ("live", 0.0, {}, {}),
     "trd": ("base", 0.0, {}, {}),
+    "ts_opsd": ("base", 0.0, {"distillation_teacher_temperature": 1.5}, {}),
     "tsd_kd": ("base", 0.9, {}, {"entropy": 1.0, "ranking": 0.1, "candidates": 10, "early": 0.1, "least": 0.1}),
     "vpd": ("live", "sampled", {}, {"beta": 0.1, "momentum": 0.9}),
     "unisd": (

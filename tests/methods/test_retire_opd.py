@@ -91,7 +91,7 @@ def test_after_it_the_run_is_grpo(make_trainer):
 def test_a_run(make_trainer):
     """The second window ends it; the retired teacher is still logged."""
     options = {"reward_funcs": length_reward, "max_steps": 3, "per_device_train_batch_size": 16}
-    at_once = {"window": 1, "rate": 10.0, "goal": -10.0}
+    at_once = {"window": 1, "rate": 10.0, "goal": 1e-9}
     trainer = make_trainer(method="retire_opd", method_options=at_once, **options)
     trainer.train()
     logs = [log for log in trainer.state.log_history if "loss" in log]

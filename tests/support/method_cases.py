@@ -127,7 +127,8 @@ def check_loss(
 
     temperature = spec.temperature
     log_p = (hidden @ weight.T / temperature).log_softmax(-1)
-    log_qs = [(view @ teacher_weight.T / temperature).log_softmax(-1) for view in teachers]
+    of_teacher = spec.teacher_temperature or temperature
+    log_qs = [(view @ teacher_weight.T / of_teacher).log_softmax(-1) for view in teachers]
     value = reference(log_p, log_qs, labels)
     value = value.mean() if value.ndim else value
     if term is not None:

@@ -22,7 +22,7 @@ has learned anything. The retired teacher still reads each rollout, for the log.
 import math
 
 from trl_opsd.methods.base import Method, State, StepContext, StepSummary
-from trl_opsd.options import Count, NonNegative, Share
+from trl_opsd.options import Count, NonNegative, Positive, Share
 
 
 SUMS = {"divergence": 0.0, "divergences": 0.0, "reward": 0.0, "rewards": 0.0}  # of this window, and their counts
@@ -64,7 +64,7 @@ METHOD = Method(
     needs_reward=True,
     defaults={"distillation_alpha": 1.0, "teacher_model_kind": "base"},
     options={"window": 10, "rate": 0.05, "share": 0.9, "goal": 1.0},
-    option_types={"window": Count, "rate": NonNegative, "share": Share, "goal": float},
+    option_types={"window": Count, "rate": NonNegative, "share": Share, "goal": Positive},
     state={"weight": 1.0, "before": math.inf, **SUMS},
     distillation_weight=distillation_weight,
     update_state=update_state,
