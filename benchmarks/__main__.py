@@ -67,7 +67,7 @@ def compare_options(parser: argparse.ArgumentParser) -> None:
 def key_lookup_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("contenders", nargs="*", help="default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--max_steps", type=int, default=40)
+    parser.add_argument("--max_steps", type=int, default=60)
     parser.add_argument("--copying", type=int, default=300, help="steps that teach the model to copy a context")
 
 
