@@ -109,7 +109,7 @@ def load_groups(folder: Path, log: RunLog, steps: Sequence[int] | None, rows: in
 
 def _same_weights(log: RunLog, updates: int) -> bool:
     """Whether a teacher has the student's weights and temperature: always, or until a step has changed its weights."""
-    of_others = "teacher_model_name_or_path", "distillation_teacher_temperature"
+    of_others = "teacher_model_name_or_path", "teacher_adapters", "distillation_teacher_temperature"
     if "teacher_model_kind" not in log.options or any(log.options.get(name) for name in of_others):
         return False
     return log.options["teacher_model_kind"] == "live" or updates == 0
