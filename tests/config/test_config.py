@@ -60,6 +60,7 @@ DEFAULTS = {
     "teacher_sync_steps": 1,
     "teacher_model_name_or_path": None,
     "teacher_model_init_kwargs": None,
+    "teacher_adapters": None,
     "teacher_self_test": True,
     "teacher_max_length": None,
     "teacher_overlong": "error",
@@ -260,6 +261,7 @@ SET = {
     "teacher_sync_steps": (5, {}),
     "teacher_model_name_or_path": ("some/model", {}),
     "teacher_model_init_kwargs": ({"dtype": "float32"}, {"teacher_model_name_or_path": "some/model"}),
+    "teacher_adapters": ({"privileged": "some/adapter"}, {}),
 }
 COMPANIONS = {"distillation_mode": {"sampled_token": {"distillation_alpha": 1.0}}}
 PAIRS = [(name, owner, value) for name, _, owner, _ in DEPENDENT for value in CHOICES[owner]]
@@ -638,6 +640,7 @@ SAMPLE_VALUES = {
     "teacher_sync_steps": 4,
     "teacher_model_name_or_path": "some/model",
     "teacher_model_init_kwargs": {"revision": "main"},
+    "teacher_adapters": {"math": "some/adapter", "code": {"folder": "other", "scale": 0.5}},
     "teacher_max_length": 99,
     "teacher_overlong": "drop_view",
     "teacher_generation_prompt": "own",
@@ -675,6 +678,7 @@ NEEDS = {
     "teacher_sync_steps": {"teacher_model_kind": "ema"},
     "teacher_model_name_or_path": CHECKPOINT,
     "teacher_model_init_kwargs": CHECKPOINT,
+    "teacher_adapters": {"teacher_model_kind": "adapters"},
     "policy_weight": {"num_generations": 2},
     "turns": {"num_generations": 2},
 }

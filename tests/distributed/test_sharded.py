@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import tiny
-from engine_cases import BFLOAT16, CASES, COMPARED_WITH_DDP, EMA, MATRIX, PROCESSES, options
+from engine_cases import BFLOAT16, CASES, COMPARED_WITH_DDP, EMA, MATRIX, PROCESSES, SKILLS, options
 from launch import launch
 
 
@@ -36,6 +36,8 @@ def outcomes(tmp_path_factory) -> Callable[[str], dict[tuple[str, str, str], lis
     saved = tmp_path_factory.mktemp("model")
     tiny.tokenizer().save_pretrained(saved)
     tiny.model(tiny.tokenizer(), seed=3, tie_word_embeddings=False).save_pretrained(saved)
+    for seed, name in enumerate(SKILLS):
+        tiny.save_adapter(saved / name, seed, 0.3)
 
     @cache
     def run(name: str) -> dict[tuple[str, str, str], Any]:

@@ -12,6 +12,7 @@ from peft import LoraConfig
 
 import conftest  # sets the environment before torch
 import tiny
+from engine_cases import SKILLS
 from families import small_model
 from trl_opsd import OPSDConfig, OPSDTrainer
 
@@ -38,6 +39,7 @@ def build(folder: str, options: dict) -> OPSDTrainer:
         {
             "prompt": [{"role": "user", "content": "What is " + "very " * (i % 4) + f"{i}?"}],
             "privileged_context": f"The answer is {i}." if i % 8 in with_view else None,
+            "skill": SKILLS[i % 2],
         }
         for i in range(16)
     ]

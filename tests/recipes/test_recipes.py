@@ -2,6 +2,7 @@
 
 """The recipes of sources run as they stand, with a tiny model for two steps: their contexts are read, or counted."""
 
+import json
 import math
 from pathlib import Path
 
@@ -47,6 +48,9 @@ def test_a_recipe_runs(name, tmp_path, tokenizer, monkeypatch):
     }  # fmt: skip
     if "prefix_text" in recipe:
         options["prefix_text"] = tmp_path / "data" / "text" / "document.txt"
+    if "teacher_adapters" in recipe:
+        adapters = {name: tiny.save_adapter(tmp_path / name, 0) for name in recipe["teacher_adapters"]}
+        options["teacher_adapters"] = json.dumps(adapters)
     line = [part for option, value in options.items() for part in (f"--{option}", str(value))]
     parsed = train.parse(["--config", str(ROOT / "recipes" / f"{name}.yaml"), *line])
     trainer = train.build_trainer(*parsed[:3], train.load_data(parsed[0], parsed[3]))

@@ -7,6 +7,7 @@ from typing import Any
 
 
 # The second step shows what the first one, and an evaluation after it, leave behind in an engine
+SKILLS = ("math", "code")  # of the rows in turn
 COMMON = {"max_steps": 2, "max_grad_norm": 0.0, "eval_strategy": "steps", "eval_steps": 1, "learning_rate": 0.1}
 UNTIED = {"model_options": {"tie_word_embeddings": False}}
 LIVE = {"teacher_model_kind": "live"}
@@ -69,6 +70,10 @@ CASES: dict[str, dict[str, Any]] = {
     "LoRA with a head of its own, ema": {
         "rows_with_view": [1, 2, 7], **LORA, "lora": {"modules_to_save": ["lm_head"]}, "learning_rate": 0.1, **UNTIED,
         **EMA,
+    },
+    "LoRA, adapters": {
+        "rows_with_view": [0, 1, 6, 7], **PAIRS, **LORA, "teacher_model_kind": "adapters",
+        "privileged_source": {"column": {"name_column": "skill"}},
     },
     "teacher from a folder": {"rows_with_view": [1, 2, 7], "teacher_model_kind": "checkpoint", **UNTIED},
     "student from a folder": {"rows_with_view": [1, 2, 7], "model": "folder"},
@@ -143,6 +148,8 @@ def options(case: str, processes: int, saved: Path) -> dict[str, Any]:
         merged["model"] = str(saved)
     if merged.get("teacher_model_kind") == "checkpoint":
         merged["teacher_model_name_or_path"] = str(saved)
+    if merged.get("teacher_model_kind") == "adapters":
+        merged["teacher_adapters"] = {name: str(saved / name) for name in SKILLS}
     rows = 8 // processes
     merged["per_device_train_batch_size"] = rows // merged.get("gradient_accumulation_steps", 1)
     return {**merged, "per_device_eval_batch_size": rows}

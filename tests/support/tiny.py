@@ -2,9 +2,11 @@
 
 """A byte-level tokenizer with a chat template, and Qwen2 models of a few thousand parameters."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
@@ -52,3 +54,14 @@ def model(tokenizer: PreTrainedTokenizerFast, seed: int = 0, **config: Any) -> Q
         **config,
     }
     return Qwen2ForCausalLM(Qwen2Config(**options))
+
+
+def save_adapter(folder: Path, seed: int, scale: float = 1.0, **options: Any) -> str:
+    """Save a LoRA adapter of random weights on the tiny model, zero at scale 0; gives its folder."""
+    config = LoraConfig(**{"r": 4, "lora_alpha": 6, "target_modules": ["q_proj", "v_proj", "down_proj"], **options})
+    adapted, draw = get_peft_model(model(tokenizer()), config), torch.Generator().manual_seed(seed)
+    for name, one in adapted.named_parameters():
+        if "lora_" in name:
+            one.data = scale * torch.randn(one.shape, generator=draw)
+    adapted.save_pretrained(folder)
+    return str(folder)

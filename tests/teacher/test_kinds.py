@@ -23,12 +23,17 @@ PACKAGE = Path(trl_opsd.__file__).parent
 def config_of(kind):
     return SimpleNamespace(
         method="some_method", teacher_model_kind=kind, teacher_sync_steps=1, teacher_update_rate=0.05,
-        teacher_model_name_or_path="some/model", teacher_model_init_kwargs=None,
+        teacher_model_name_or_path="some/model", teacher_model_init_kwargs=None, eval_teacher_prompts=0,
+        teacher_adapters={"privileged": "some/adapter"},
     )  # fmt: skip
 
 
 def test_the_kinds_are_the_choices():
-    assert CHOICES["teacher_model_kind"] == tuple(TEACHER_KINDS) == ("base", "live", "ema", "snapshot", "checkpoint")
+    assert (
+        CHOICES["teacher_model_kind"]
+        == tuple(TEACHER_KINDS)
+        == ("base", "live", "ema", "snapshot", "checkpoint", "adapters")
+    )
     assert all(kind.description and kind.__doc__ != Teacher.__doc__ for kind in TEACHER_KINDS.values())
     assert len({kind.description for kind in TEACHER_KINDS.values()}) == len(TEACHER_KINDS)
 
@@ -39,6 +44,7 @@ def test_options_of_the_kinds():
         ("teacher_sync_steps", 1, ("ema", "snapshot")),
         ("teacher_model_name_or_path", None, ("checkpoint",)),
         ("teacher_model_init_kwargs", None, ("checkpoint",)),
+        ("teacher_adapters", None, ("adapters",)),
     ]
     assert {option: kinds for option, _, owner, kinds in DEPENDENT if owner == "teacher_model_kind"} == {
         option: kinds for option, _, kinds in dependent_options()

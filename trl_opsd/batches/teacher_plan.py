@@ -95,14 +95,14 @@ def _padded_prompts(views: list[ViewTensors]) -> tuple[torch.Tensor, torch.Tenso
     return tuple(torch.stack([padded(getattr(view, name)) for view in views]) for name in ("prompt_ids", "prompt_mask"))
 
 
-def _group_views(names: list[str], widths: list[int], live: list[bool]) -> list[list[str]]:
+def _group_views(names: list[str], widths: list[int], readers: list[tuple[bool, str]]) -> list[list[str]]:
     """Views that are read in one forward: of one reader, few enough, and of like lengths, so that padding is little."""
     groups: list[list[str]] = []
-    widest, reader = 0, None
-    for is_live, width, name in sorted(zip(live, widths, names, strict=True), reverse=True):
-        if not groups or len(groups[-1]) == _MOST_VIEWS or width < _MAX_LENGTH_RATIO * widest or is_live != reader:
+    widest, last = 0, None
+    for reader, width, name in sorted(zip(readers, widths, names, strict=True), reverse=True):
+        if not groups or len(groups[-1]) == _MOST_VIEWS or width < _MAX_LENGTH_RATIO * widest or reader != last:
             groups.append([])
-            widest, reader = width, is_live
+            widest, last = width, reader
         groups[-1].append(name)
     return groups
 
@@ -113,6 +113,7 @@ def plan_teacher_batches(
     may_share: Callable[[bool], bool],
     images: ImageInputs | None = None,
     uses: list[int] | None = None,
+    weights_of: Callable[[str], str] = lambda view: "",
 ) -> None:
     """
     Plan the teacher's forwards of the micro-batches of a generation batch. A collective.
@@ -124,6 +125,8 @@ def plan_teacher_batches(
             whether that reader can read a shared prompt once.
         images ([`~trl_opsd.batches.pixels.ImageInputs`], *optional*): What joins images.
         uses (`list[int]`, *optional*): Passes over each micro-batch that are still to come; one by default.
+        weights_of (`Callable[[str], str]`, *optional*): From the name of a view to the key of the teacher's weights
+            that read it, where it has several.
     """
     views = [batch[KEY].views for batch in batches]
     names = list(views[0])
@@ -132,7 +135,9 @@ def plan_teacher_batches(
         device=accelerator.device,
     )
     widths = accelerator.gather(local).view(-1, len(names)).amax(0).tolist()
-    groups = _group_views(names, widths, [bool(view.live) for view in views[0].values()])
+    live = [bool(view.live) for view in views[0].values()]
+    readers = [(own, "" if own else weights_of(name)) for own, name in zip(live, names, strict=True)]
+    groups = _group_views(names, widths, readers)
     for batch, of_batch, left in zip(batches, views, uses or [1] * len(batches), strict=True):
         batch[KEY].teacher_batches = [
             _teacher_batch(batch, [of_batch[name] for name in group], images) for group in groups

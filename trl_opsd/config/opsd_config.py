@@ -162,9 +162,9 @@ class OPSDConfig(GRPOConfig):
             Whose weights read the privileged context: `"base"` the weights as they were at the start (no extra memory
             under PEFT, a frozen copy otherwise), `"live"` the current weights, `"ema"` a float32 moving average,
             `"snapshot"` a copy renewed every `teacher_sync_steps`, `"checkpoint"` other weights with the same
-            vocabulary. Under an adapter with virtual tokens (prefix tuning, cartridges, prompt tuning) `"base"` is the
-            model without them. With `"checkpoint"`, a row without privileged context is taught from the student's own
-            prompt.
+            vocabulary, `"adapters"` LoRA adapters on the student's base model, one for the views of each name. With the
+            last two, a row without privileged context is taught from the student's own prompt. Under an adapter with
+            virtual tokens (prefix tuning, cartridges, prompt tuning) `"base"` is the model without them.
         teacher_update_rate (`float`, *optional*, defaults to `0.05`):
             Rate r of the moving average: teacher = (1 - r) * teacher + r * student.
         teacher_sync_steps (`int`, *optional*, defaults to `1`):
@@ -173,6 +173,10 @@ class OPSDConfig(GRPOConfig):
             Model of the `"checkpoint"` teacher.
         teacher_model_init_kwargs (`dict[str, Any]`, *optional*):
             Keyword arguments for loading the `"checkpoint"` teacher.
+        teacher_adapters (`dict[str, str | dict]`, *optional*):
+            LoRA adapters of the `"adapters"` teacher by the names of the views that they read: a folder, or `{"folder":
+            ..., "scale": ...}` with a factor on what the adapter adds. They stand on the student's base model, without
+            its own adapter.
         teacher_self_test (`bool`, *optional*, defaults to `True`):
             Whether to check, before the first step, that the teacher has weights: those of the student, unless it is
             another checkpoint, and that its answers end in tokens that end the student's.
@@ -253,6 +257,7 @@ class OPSDConfig(GRPOConfig):
         "method_options",
         "distillation_view_divergences",
         "teacher_model_init_kwargs",
+        "teacher_adapters",
         "privileged_source",
         "turns",
         "student_chat_template_kwargs",
@@ -370,6 +375,9 @@ class OPSDConfig(GRPOConfig):
     )
     teacher_model_init_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Keyword arguments for loading the `checkpoint` teacher."}
+    )
+    teacher_adapters: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "LoRA adapters of the `adapters` teacher by the views that they read."}
     )
     teacher_self_test: bool = field(
         default=True, metadata={"help": "Whether to check the teacher's weights before the first step."}

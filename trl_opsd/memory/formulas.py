@@ -32,7 +32,7 @@ class Run:
         dtype (`str`): Type of the loaded model, `"float32"` or a half precision.
         bf16 (`bool`): Whether products are in half precision (`bf16`, `fp16`).
         lora (`int`): Rank of an adapter on all matrices of the layers, 0 for none.
-        teacher (`str`): `teacher_model_kind`.
+        teacher (`str`): `teacher_model_kind`. Adapters are too small to count.
         views (`int`): Views of a rollout.
         rows (`int`): `per_device_train_batch_size`.
         accumulation (`int`): Micro-batches of a generation batch: `steps_per_generation`.
@@ -98,7 +98,7 @@ class Run:
         self.autocast = self.entry < loaded and self.engine in ("none", "ddp")
         self.stream = 4 if self.autocast else self.entry
         # With a new adapter the `base` teacher is the model without it
-        self.copied_teacher = self.teacher != "live" and not (self.teacher == "base" and self.lora)
+        self.copied_teacher = self.teacher not in ("live", "adapters") and not (self.teacher == "base" and self.lora)
         self.copied_head = self.copied_teacher and not self.lora
         # Casts of the layers' matrices, kept for the length of a forward
         self.casts = 2 * self.shape.layers * self.shape.matrices if self.autocast else 0

@@ -8,6 +8,8 @@ card and the trainer read the class.
 """
 
 import math
+import re
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,13 @@ from trl.trainer.utils import create_model_from_path
 
 from trl_opsd.engines.backend import loading_kwargs
 from trl_opsd.model.virtual_tokens import prompt_learning_config
+from trl_opsd.teacher.adapters import AdapterWeights, check_adapters, load_adapters
 from trl_opsd.teacher.teacher import Patch, Teacher
 from trl_opsd.teacher.weights import CopiedWeights, SeparateModel, StudentWeights, TeacherWeights
+
+
+# Ways to begin an adapter that change the weights under it
+CHANGE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 class Base(Teacher):
@@ -182,7 +189,70 @@ class Checkpoint(Teacher):
         return model
 
 
-TEACHER_KINDS: dict[str, type[Teacher]] = {kind.name: kind for kind in (Base, Live, EMA, Snapshot, Checkpoint)}
+class Adapters(Teacher):
+    """LoRA adapters on the student's base model, each of which reads the views of its name; never updated."""
+
+    name = "adapters"
+    description = "other adapters on the same base model"
+    options = {"teacher_adapters": None}
+    starts_as_student = False
+    teaches_bare_rows = True
+    weights: AdapterWeights
+
+    @classmethod
+    def check(cls, config: Any, synced_by_method: bool) -> None:
+        super().check(config, synced_by_method)
+        check_adapters(config.teacher_adapters)
+        if config.eval_teacher_prompts and len(config.teacher_adapters) > 1:
+            raise ValueError(
+                "`eval_teacher_prompts` lets the teacher write, which several `teacher_adapters` can't: leave it out."
+            )
+
+    def make_weights(self, tokenizer: PreTrainedTokenizerBase, patch: Patch) -> TeacherWeights:
+        if not hasattr(self.core, "peft_config"):
+            raise ValueError(
+                "`teacher_model_kind='adapters'` needs a student that trains an adapter, as training would change the "
+                "weights on which the teacher's adapters stand. Set `use_peft`, or pass a `peft_config`."
+            )
+        if changed := [one for one in map(_init_of, self.core.peft_config.values()) if one.startswith(CHANGE_BASE)]:
+            raise ValueError(
+                "`teacher_model_kind='adapters'` needs the base model as it was, and "
+                f"`init_lora_weights={changed[0]!r}` changes it. Leave that out."
+            )
+        adapters = load_adapters(self.core.get_base_model(), self.args.teacher_adapters)
+        return AdapterWeights(self.core, self.args.cast_lm_head_to_fp32, adapters)
+
+    def check_views(self, names: list[str]) -> None:
+        adapters = self.weights.adapters
+        if unknown := [name for name in names if name not in adapters and family(name) not in adapters]:
+            raise ValueError(
+                f"The source gave a view named {unknown[0]!r}, and `teacher_adapters` has {list(adapters)}: add an "
+                "adapter for it, or name the views after the adapters."
+            )
+
+    def weights_of(self, view: str) -> str:
+        found = [name for name in (view, family(view)) if name in self.weights.adapters]
+        return found[0] if found else next(iter(self.weights.adapters))  # of a batch without views
+
+    def reading(self, weights: str | None) -> AbstractContextManager[None]:
+        return self.weights.reading(weights)
+
+    def state(self) -> dict[str, Any]:
+        sums = {name: adapter.square_sum() for name, adapter in self.weights.adapters.items()}
+        return {**super().state(), "adapters": sums}
+
+    def restore(self, state: dict[str, Any], folder: Path) -> None:
+        now, saved = self.state()["adapters"], state.get("adapters", {})
+        if now.keys() != saved.keys() or not all(math.isclose(now[one], saved[one], rel_tol=1e-9) for one in now):
+            raise ValueError(
+                f"The checkpoint {folder} was trained against other adapters. Resume with the `teacher_adapters` of "
+                "the first time."
+            )
+
+
+TEACHER_KINDS: dict[str, type[Teacher]] = {
+    kind.name: kind for kind in (Base, Live, EMA, Snapshot, Checkpoint, Adapters)
+}
 
 
 def dependent_options() -> list[tuple[str, Any, tuple[str, ...]]]:
@@ -205,6 +275,15 @@ def adapter_starts_at_zero(core: nn.Module) -> bool:
     ]
     # Sharded tensors are empty here and count as zero: an adapter made by `peft_config` under ZeRO-3 is new
     return bool(second) and not others and not any(bool(param.any()) for param in second)
+
+
+def family(view: str) -> str:
+    """The name that the views `NAME-1`, `NAME-2` and so on have in common."""
+    return re.sub(r"-\d+$", "", view)
+
+
+def _init_of(config: Any) -> str:
+    return str(getattr(config, "init_lora_weights", "")).lower()
 
 
 def _unfit(folder: Path, problem: str) -> ValueError:

@@ -9,7 +9,7 @@ of the weights.
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -137,6 +137,30 @@ class Teacher:
         """
         with torch.no_grad(), self.weights.active(model) as teacher, without_dropout(teacher):
             yield teacher
+
+    def check_views(self, names: list[str]) -> None:
+        """
+        Refuse views that no weights read.
+
+        Args:
+            names (`list[str]`): Their names, the same on every process.
+
+        Raises:
+            ValueError: If there are any.
+        """
+
+    def weights_of(self, view: str) -> str:
+        """Key of the weights that read the views of this name: views of one key share a forward."""
+        return ""
+
+    def reading(self, weights: str | None) -> AbstractContextManager[None]:
+        """
+        Choose the weights that [`teacher_forward`] puts in place within this block.
+
+        Args:
+            weights (`str`, *optional*): From [`weights_of`]. `None` for those that all views have in common.
+        """
+        return nullcontext()
 
     @property
     def model(self) -> nn.Module:

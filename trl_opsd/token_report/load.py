@@ -111,7 +111,7 @@ def _same_weights(log: RunLog, updates: int) -> bool:
     """Whether a teacher has the student's weights and temperature: always, or until a step has changed its weights. The
     `base` teacher lacks the student's virtual tokens."""
     kind = log.options.get("teacher_model_kind")
-    of_others = "teacher_model_name_or_path", "distillation_teacher_temperature"
+    of_others = "teacher_model_name_or_path", "teacher_adapters", "distillation_teacher_temperature"
     if kind is None or any(log.options.get(name) for name in of_others):
         return False
     return kind == "live" or (updates == 0 and not (kind == "base" and log.options.get("virtual_tokens")))

@@ -121,7 +121,7 @@ class DistillationObjective:
         request = HeadCheckRequest(self.accelerator.device, self.args.cast_lm_head_to_fp32)
         answers = []
         for reader in (live_forward, self.teacher.teacher_forward):
-            with reader(model) as read, self.accelerator.autocast(), torch.no_grad():
+            with self.teacher.reading(None), reader(model) as read, self.accelerator.autocast(), torch.no_grad():
                 answers.append(read(**request.model_inputs(), distillation=request))
         if self.args.teacher_self_test:
             check_answers(*answers, equal=self.teacher.starts_as_student and not self.resumed)
@@ -310,7 +310,8 @@ class DistillationObjective:
         if kept is not None and (len(kept) == 3 or not with_hidden):
             return kept
         reader = live_forward(model) if batch.live else self.teacher.teacher_forward(model)
-        with reader as teacher, self.accelerator.autocast():
+        weights = None if batch.live else self.teacher.weights_of(batch.views[0])
+        with self.teacher.reading(weights), reader as teacher, self.accelerator.autocast():
             self.sharing.check(teacher, batch)
             request = TeacherRequest(
                 batch,

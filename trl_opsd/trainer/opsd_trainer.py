@@ -306,7 +306,9 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
             overlong=args.teacher_overlong,
             own_prompts=self.rollout_func is not None,
         )
-        self.collector = ViewCollector(args, self.privileged, encoder, self.accelerator, self.method.required)
+        self.collector = ViewCollector(
+            args, self.privileged, encoder, self.accelerator, self.method.required, self.teacher.check_views
+        )
         self.parts = {"method": self.method, "privileged_source": self.collector, "metrics": self.recorder}
         self.text_generator = TextGenerator(self, tokenizer, self.teacher.teacher_forward)
         ranks = self.accelerator.process_index, self.accelerator.num_processes
@@ -589,7 +591,8 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         passes over each, by default one. A collective."""
         batches = [DistillationBatch.take(batch) for batch in batches]
         uses = [1] * len(batches) if uses is None else uses
-        plan_teacher_batches(batches, self.accelerator, self.sharing.allowed, self.images, list(uses))
+        weights_of = self.teacher.weights_of
+        plan_teacher_batches(batches, self.accelerator, self.sharing.allowed, self.images, list(uses), weights_of)
         return batches
 
     def load_weights(self, folder: Path) -> None:
@@ -707,7 +710,10 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         window = None if kept else self.args.gradient_accumulation_steps
         drop_idle = not self.aux_loss_enabled and not policy
         batches = repack_micro_batches(batches, window, drop_idle, self.pad_to_multiple_of)
-        plan_teacher_batches(batches, self.accelerator, self.sharing.allowed, self.images, [uses] * len(batches))
+        weights_of = self.teacher.weights_of
+        plan_teacher_batches(
+            batches, self.accelerator, self.sharing.allowed, self.images, [uses] * len(batches), weights_of
+        )
         return batches
 
     def _policy_loss(self, inputs: dict[str, Any]) -> PolicyLoss:

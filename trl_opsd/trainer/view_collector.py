@@ -107,6 +107,8 @@ class ViewCollector:
         accelerator (`Accelerator`): Tells of errors, and completes groups.
         required (`tuple[str]`, *optional*): Views that a rollout must have, by name or as `NAME-1` and so on. One that
             lacks any has no views at all.
+        check_views (`Callable[[list[str]], None]`, *optional*): Raises an error where no teacher reads views of these
+            names.
     """
 
     def __init__(
@@ -116,9 +118,10 @@ class ViewCollector:
         encoder: ViewEncoder,
         accelerator: Accelerator,
         required: tuple[str, ...] = (),
+        check_views: Callable[[list[str]], None] = lambda names: None,
     ):
         self.args, self.source, self.encoder, self.accelerator = args, source, encoder, accelerator
-        self.required = required
+        self.required, self.check_views = required, check_views
         self.asker = Asker(source, args.privileged_on_error, args.privileged_timeout)
         self._written: set[Path] = set()
         self._phrases = Phrases(LEAK_PHRASES if args.leak_phrases is None else args.leak_phrases)
@@ -220,10 +223,12 @@ class ViewCollector:
         """
         rollouts, views = collected.rollouts, collected.views
         given = {(view.name, view.reader) for of_row in views for view in of_row}
-        readers = sorted(set(gather_object(list(given)))) or [("privileged", "teacher")]
+        everywhere = sorted(set(gather_object(list(given))))
+        readers = everywhere or [("privileged", "teacher")]
         with raise_on_all_ranks(self.accelerator, "the teacher's prompts", rollouts[0].step):
             if len(dict(readers)) < len(readers):
                 raise ValueError(f"Views of one name have two readers: {readers}. Give them names of their own.")
+            self.check_views([name for name, reader in everywhere if reader == "teacher"])
             encoded = self.encoder.encode(readers, rollouts, views, tools)
         for row, rollout in enumerate(rollouts):
             if not self._complete([name for name, view in encoded.items() if view.weights[row] > 0]):

@@ -2,7 +2,8 @@
 
 """Dataset columns as contexts: the default source."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from datasets import Dataset, IterableDataset
 
@@ -26,27 +27,49 @@ class DatasetColumn(TextSource):
             of several columns are named after them.
         teach_bare_rows (`bool`): Whether a row without context gets the student's own prompt as its view. This is plain
             on-policy distillation, for a teacher with other weights.
+        name_column (`str`, *optional*): Column with the name of each row's view, instead of `name`: with a teacher of
+            several adapters, the one that reads the row.
     """
 
     column: str | list[str] = "privileged_context"
     teach_bare_rows: bool = False
+    name_column: str | None = None
 
     NAME = "column"
-    COLUMN_FIELDS = ("column",)
+    COLUMN_FIELDS = ("column", "name_column")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.columns:
+        self._contexts = [self.column] if isinstance(self.column, str) else list(self.column)
+        if not self._contexts:
             raise ValueError("`column` is an empty list: name at least one column.")
+        if self.name_column is not None and not isinstance(self.column, str):
+            raise ValueError(
+                "`name_column` names the one view of a row, and the views of a list in `column` are named after its "
+                "columns: leave out one of them."
+            )
 
     def __call__(self, groups: list[Group]) -> Views:
         rollouts = rollouts_of(groups)
-        columns = [self._of_column(column, rollouts) for column in self.columns]
+        columns = [self._of_column(column, rollouts) for column in self._contexts]
         rows = [[view for view in row if view is not None] for row in zip(*columns, strict=True)]
-        if not self.teach_bare_rows:
+        if self.teach_bare_rows:
+            bare = View(name=self.name, weight=self.weight, policy=self.policy, reader=self.reader)
+            rows = [row or [bare] for row in rows]
+        if self.name_column is None:
             return rows
-        bare = View(name=self.name, weight=self.weight, policy=self.policy, reader=self.reader)
-        return [row or [bare] for row in rows]
+        return [
+            [replace(view, name=self._checked_name(rollout.row.get(self.name_column), rollout.where)) for view in row]
+            for rollout, row in zip(rollouts, rows, strict=True)
+        ]
+
+    def _checked_name(self, name: Any, where: str) -> str:
+        if not isinstance(name, str) or not name:
+            raise ValueError(
+                f"{where[0].upper()}{where[1:]} has {name!r} in the column `{self.name_column}`, where `name_column` "
+                "needs the name of its view."
+            )
+        return name
 
     def _of_column(self, column: str, rollouts: list[Rollout]) -> list[View | None]:
         contexts = [rollout.row.get(column) for rollout in rollouts]
@@ -60,8 +83,15 @@ class DatasetColumn(TextSource):
     def check(self, dataset: Dataset | IterableDataset, name: str) -> None:
         """Check that the columns are there and that their contexts fit the prompts. Rows of an iterable dataset are
         checked as they are encoded."""
-        for column in self.columns:
+        for column in self._contexts:
             self._check_column(column, dataset, name)
+        if self.name_column is None:
+            return
+        if dataset.column_names is not None and self.name_column not in dataset.column_names:
+            raise ValueError(self._missing(self.name_column, f"`{name}`", dataset.column_names))
+        if isinstance(dataset, Dataset):
+            for number, (value,) in enumerate(data_rows(dataset, [self.name_column], name)):
+                self._checked_name(value, f"row {number} of `{name}`")
 
     def _check_column(self, column: str, dataset: Dataset | IterableDataset, name: str) -> None:
         if dataset.column_names is not None and column not in dataset.column_names:
