@@ -126,7 +126,9 @@ def test_nobody_reads_a_private_attribute_of_another_object():
 
 def private_members(node: ast.AST, trainers: bool) -> list[str]:
     """Underscored methods, fields and attributes of a class: of the trainers, or of any other."""
-    if not isinstance(node, ast.ClassDef) or trainers != any("GRPOTrainer" in ast.unparse(one) for one in node.bases):
+    if not isinstance(node, ast.ClassDef) or trainers != any(
+        ast.unparse(one).endswith("Trainer") for one in node.bases
+    ):
         return []
     methods = [one.name for one in node.body if isinstance(one, ast.FunctionDef)]
     fields = [one.target.id for one in node.body if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)]

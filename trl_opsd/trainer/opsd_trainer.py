@@ -13,93 +13,62 @@
 The parts do the work; the trainer says when.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from peft import PeftConfig, PeftModel
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin, TrainerCallback
-from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.grpo_trainer import EnvironmentFactory, RewardFunc, RolloutFunc
 from trl.trainer.utils import (
-    add_fused_lm_head,
     get_config_model_id,
-    split_pixel_values_by_grid,
-    split_tensor_dict,
-    unsplit_pixel_values_by_grid,
 )
 
-from trl_opsd.batches.distillation_batch import KEY, DistillationBatch, with_flat_keys
-from trl_opsd.batches.encoded_view import EncodedView
-from trl_opsd.batches.micro_batches import repack_micro_batches
-from trl_opsd.batches.pixels import MODALITIES, ImageInputs
-from trl_opsd.batches.teacher_plan import plan_teacher_batches
-from trl_opsd.checkpoints.trainer import CrashSafeGRPOTrainer
+from trl_opsd.batches.distillation_batch import KEY, DistillationBatch
+from trl_opsd.batches.pixels import MODALITIES
 from trl_opsd.config.opsd_config import OPSDConfig
 from trl_opsd.config.validation import check_contexts_stay
-from trl_opsd.engines.distributed import raise_on_all_ranks
 from trl_opsd.kernels import TOP
-from trl_opsd.methods.runtime import MethodRun
 from trl_opsd.model.forward import ObservedForward
-from trl_opsd.model.patch import add_distillation_forward
-from trl_opsd.model.virtual_tokens import mend_generation, prompt_learning_config
+from trl_opsd.model.virtual_tokens import prompt_learning_config
 from trl_opsd.monitoring.alerts import SignalMonitor
-from trl_opsd.monitoring.metrics import Sums
-from trl_opsd.monitoring.progress import Progress
 from trl_opsd.monitoring.run_folder import RunFolder
 from trl_opsd.monitoring.teacher_hacking import HackingMonitor
 from trl_opsd.monitoring.trackers import send_alert
-from trl_opsd.privileged.base import Run, Source
-from trl_opsd.privileged.sources.none import NoViews
-from trl_opsd.prompts.tokenizer import PromptTokenizer
-from trl_opsd.prompts.view_encoder import ViewEncoder
-from trl_opsd.rollouts.capture import Sampled, build_rollouts
-from trl_opsd.rollouts.rollout import Rollout
-from trl_opsd.rollouts.view import PrivilegedSource, shown_context
-from trl_opsd.teacher import TEACHER_KINDS
-from trl_opsd.teacher.teacher import Teacher, TeacherUpdateCallback, live_forward
+from trl_opsd.rollouts.view import PrivilegedSource
+from trl_opsd.teacher.teacher import Teacher, live_forward
 from trl_opsd.token_report.token_log import TokenLog
-from trl_opsd.trainer.adapter_checks import check_adapter_model, check_adapter_options, check_resumable
+from trl_opsd.trainer.adapter_checks import check_adapter_options, check_resumable
+from trl_opsd.trainer.distillation_setup import set_up_distillation
 from trl_opsd.trainer.evaluation import Evaluation, Terms
 from trl_opsd.trainer.evaluation_scores import EvaluationScores, evaluation_seed, seeded_evaluation
 from trl_opsd.trainer.model_card import PAPER, add_settings, paper_of
-from trl_opsd.trainer.objective import DistillationObjective, PolicyLoss
-from trl_opsd.trainer.prefix_sharing import PrefixSharing
-from trl_opsd.trainer.prompt_checks import check_prompts, check_sampled_prompts
-from trl_opsd.trainer.recorder import Recorder
-from trl_opsd.trainer.rehearsal import generate_from
+from trl_opsd.trainer.objective import PolicyLoss
+from trl_opsd.trainer.prompt_checks import check_prompts
 from trl_opsd.trainer.rollout_function import CheckedRolloutFunc
+from trl_opsd.trainer.rollout_trainer import RolloutTrainer
 from trl_opsd.trainer.scoring import ScoreFunc, Scorer
 from trl_opsd.trainer.setup_checks import (
     check_datasets,
-    check_model,
     check_needs,
-    check_rows,
-    check_scores,
     check_steps,
     check_trained,
-    context_length,
     no_reward,
     resolve_policy_weight,
     unique_names,
-    unreachable_stops,
-    warn_of_stop_tokens,
 )
 from trl_opsd.trainer.text_generator import TextGenerator
-from trl_opsd.trainer.token_probe import TokenProbe
-from trl_opsd.trainer.turn_hooks import check_turns, credited, scored_rewards, set_up_turns, turn_sums, turns_of
-from trl_opsd.trainer.view_collector import CollectedViews, ViewCollector, check_alignment, source_of
-from trl_opsd.turns.sampler import Turns
+from trl_opsd.trainer.turn_hooks import check_turns, turns_of
+from trl_opsd.trainer.view_collector import source_of
 
 
-class OPSDTrainer(CrashSafeGRPOTrainer):
+class OPSDTrainer(RolloutTrainer):
     """
     Trainer for on-policy self-distillation (OPSD), a drop-in extension of [`~trl.GRPOTrainer`].
 
@@ -147,30 +116,15 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
 
     # Set by `__init__`
     policy_weight: float
-    has_reward: bool
     run_folder: RunFolder
-    prompts_checked: bool  # of all rows, before training
-    turns: Turns | None = None
-    # Parts of a run that distils, set by `_set_up_distillation`
-    privileged: Source
+    # Parts of a run that distils, set by `set_up_distillation`
     teacher: Teacher
-    method: MethodRun
-    images: ImageInputs | None
-    collector: ViewCollector
-    sharing: PrefixSharing
-    objective: DistillationObjective
-    recorder: Recorder
     token_log: TokenLog
     text_generator: TextGenerator
     monitor: SignalMonitor
     hacking_monitor: HackingMonitor
-    # Of an evaluation while it runs, and its eval set among several
-    evaluation: Evaluation | None = None
-    scores: EvaluationScores
+    # Eval set of an evaluation while it runs, among several
     _eval_set = ""
-    # Of the last generation batch: between the hooks that sample it, and for the pre-flight
-    _sampled: Sampled
-    collected: CollectedViews
 
     def __init__(
         self,
@@ -250,90 +204,9 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         else:
             self.reward_func_names = unique_names(self.reward_func_names)
             check_needs(args, self.privileged, self.has_reward)
-            self._set_up_distillation(args)
-
-    # Set-up
-
-    def _set_up_distillation(self, args: OPSDConfig) -> None:
-        own = self.chat_template_kwargs
-        self.chat_template_kwargs = {**own, **(args.student_chat_template_kwargs or {})}
-        core = self.accelerator.unwrap_model(self.model)
-        check_adapter_model(core)
-        if isinstance(core, PeftModel):
-            mend_generation(core)
-        virtual_tokens = prompt_learning_config(core) is not None
-        add_distillation_forward(core.get_base_model() if isinstance(core, PeftModel) else core, virtual_tokens)
-        if self.ref_model is not None:  # its log-probabilities are compared with the student's
-            add_distillation_forward(self.accelerator.unwrap_model(self.ref_model))
-        make_teacher = TEACHER_KINDS[args.teacher_model_kind]
-        self.teacher = make_teacher(args, core, self.accelerator, self._tokenizer, self._patch_teacher)
-        check_model(args, self.model, self.teacher.model)
-        stops = unreachable_stops(self.eos_token_ids, self.teacher.model)
-        if args.teacher_self_test and stops:
-            warn_of_stop_tokens(self.eos_token_ids, stops, self._tokenizer)
-        scored = self.has_reward or self.score_func is not None
-        check_scores(args, scored, bool(self.tools or self.environment_factories), self.teacher.backend)
-        observer = self.privileged.observe_step if self.privileged.observes_steps else None
-        self.method = MethodRun(args.method, args.method_options, observer)
-        self.add_callback(self.method)  # before the teacher, which may ask it
-        self.add_callback(TeacherUpdateCallback(self.teacher, self.method.should_sync_teacher))
-        self.sharing = PrefixSharing(core, self.teacher.reader, args.teacher_share_prefix, self.accelerator)
-        self.objective = DistillationObjective(
-            args, self.teacher, self.accelerator, self.method, self.policy_weight, self.sharing
-        )
-        if not self.teacher.backend.prepares_model_in_train:  # else before the first loss
-            self.objective.check_heads(self.model)
-        self.recorder = Recorder(self.accelerator, logs_entropy=not self.objective.policy_runs)
-        logs = (TokenLog(args, self.accelerator, self._tokenizer, [*self.eos_token_ids, *stops]) for _ in range(2))
-        self.token_log, self.probe = next(logs), TokenProbe(self, next(logs))
-        self.add_callback(self.probe)
-        views = not (self.method.method.roles and isinstance(self.privileged, NoViews))
-        self.monitor = SignalMonitor(args.divergence_spec.clip_reverses_signs, expects_views=views)
-        self.hacking_monitor = HackingMonitor()
-        # That of transformers, which prints each log as a dict; one of the user's own stays
-        if any(type(one) is ProgressCallback for one in self.callback_handler.callbacks):
-            self.remove_callback(ProgressCallback)
-            self.add_callback(Progress)
-        is_processor = isinstance(self.processing_class, ProcessorMixin)
-        self.images = ImageInputs(self.processing_class, self._prepare_input) if is_processor else None
-        tokenizer = PromptTokenizer(self.processing_class, self._tokenizer, self.chat_template, self.images)
-        encoder = ViewEncoder(
-            tokenizer,
-            student_kwargs=self.chat_template_kwargs,
-            teacher_kwargs={**own, **(args.teacher_chat_template_kwargs or {})},
-            beginning=args.teacher_generation_prompt,
-            max_length=args.teacher_max_length or context_length(self.model, self.teacher.model),
-            overlong=args.teacher_overlong,
-            own_prompts=self.rollout_func is not None,
-        )
-        self.collector = ViewCollector(
-            args, self.privileged, encoder, self.accelerator, self.method.required, self.teacher.check_views
-        )
-        self.parts = {"method": self.method, "privileged_source": self.collector, "metrics": self.recorder}
-        self.text_generator = TextGenerator(self, tokenizer, self.teacher.teacher_forward)
-        ranks = self.accelerator.process_index, self.accelerator.num_processes
-        run = Run(self._tokenizer, self.train_dataset, self.text_generator, *ranks, gather_object)
-        self.collector.setup(set_up_turns(self, encoder, run))
-        if self.environment_factories is None:  # they write the prompts
-            datasets = {"train_dataset": self.train_dataset, "eval_dataset": self.eval_dataset}
-            check_rows(
-                datasets, self.privileged, encoder, args, self.tools, lambda prompts: self._tokenize_prompts(prompts)[0]
-            )
-
-    def _patch_teacher(self, model: PreTrainedModel) -> None:
-        """Give a separate teacher the forward that the student has, before it is wrapped."""
-        cast = self.args.cast_lm_head_to_fp32
-        add_fused_lm_head(model, self.temperature, cast_lm_head_to_fp32=cast, outputs=("log_probs", "entropy"))
-        add_distillation_forward(model)
+            set_up_distillation(self)
 
     # TRL's hooks, in its order
-
-    def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()
-        if not self.is_plain_grpo:
-            self._signature_columns = list(dict.fromkeys([*self._signature_columns, *self.privileged.columns]))
-            if self.turns is not None:
-                self._signature_columns = list(dict.fromkeys([*self._signature_columns, *self.turns.columns]))
 
     def _prepare_inputs(self, generation_batch: dict[str, Any]) -> dict[str, Any]:
         generation = self._generation
@@ -346,65 +219,6 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         self.token_log.know(self._generation, self.collected.known())
         self.probe.begin(self._buffered_inputs)
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
-
-    def _calculate_rewards(
-        self, inputs: list[dict], prompts: list, completions: list, completion_ids_list: list[list[int]]
-    ) -> torch.Tensor:
-        # The one hook where rows, prompts (after an environment's reset), completions, ids and rewards meet
-        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        if not self.is_plain_grpo:
-            group_size = self.num_generations if self.model.training else self.num_generations_eval
-            given = rewards, inputs, prompts, completions, completion_ids_list, group_size
-
-            def capture() -> list[Rollout]:
-                rollouts = self._captured(*given)
-                return rollouts if self.turns is None else self.turns.dressed(rollouts)
-
-            self.collected = self.collector.collect(capture, group_size, self.state.global_step)
-            if self.log_completions:  # must be there before TRL flushes the table's extra columns
-                self._log_collected(self.collected)
-            if self.turns is not None:
-                rewards = scored_rewards(rewards, self.collected.rollouts, self.accelerator)
-        return rewards
-
-    def _generate(self, prompts: list) -> tuple:
-        sampled = super()._generate(prompts)
-        if self.is_plain_grpo:
-            return sampled
-        self._sampled = Sampled(prompt_ids=sampled[0], tool_mask=sampled[2])
-        images = sampled[6]
-        # TRL says `None` of a row without images, which the processors that it calls next refuse
-        return (*sampled[:6], images and [of_row or [] for of_row in images], *sampled[7:])
-
-    def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
-        if not self.is_plain_grpo and not self.prompts_checked:
-            with raise_on_all_ranks(self.accelerator, "the prompts", self.state.global_step):
-                check_sampled_prompts(inputs, self.environment_factories is not None)
-        if self.turns is not None:
-            self.turns.begin(inputs)
-        output = super()._generate_and_score_completions(inputs)
-        if self.is_plain_grpo:
-            return output
-        tools, rows = self.tools_of_rows(), len(inputs)
-        if self.evaluation is not None:
-            rows = self.evaluation.take_rows(rows)
-            output = self.evaluation.masked(output, rows)
-        collected = self.collected.first(rows)
-        if self.model.training:
-            self.method.record_rollouts(collected.rollouts)
-        check_alignment(collected.rollouts, output["completion_ids"])
-        encoded = self.collector.encode(collected, tools)
-        if self.evaluation is not None:
-            self.scores.add(collected.rollouts, encoded, rows, self.evaluation.seen)
-        off = collected.without_policy(encoded)
-        self._log_sums(*self.collector.metrics(collected, encoded, off, rows))
-        advantages = output["advantages"]
-        if self.turns is not None:
-            self._log_sums(turn_sums(self.turns, collected.rollouts, self.accelerator))
-        if self.model.training:
-            advantages = credited(advantages, self)
-        advantages = advantages.masked_fill(torch.tensor(off, device=self.accelerator.device), 0.0)
-        return self.with_views({**output, "advantages": advantages}, encoded)
 
     def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
         if self.is_plain_grpo:
@@ -536,64 +350,12 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
             uses = [self.args.num_iterations - passes - (i < within) for i in range(count)]
             self._buffered_inputs = self.planned(self._buffered_inputs, uses)
 
-    def flat_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
-        own = batch[KEY].flat()
-        return {name: value for name, value in batch.items() if name != KEY} | own
-
     # For the pre-flight and the records of tokens
-
-    def sample(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """
-        Sample a generation batch as in training. A collective. Its rollouts and views are then in `collected`.
-
-        Args:
-            rows (`list[dict]`): The rows of this process, each as often as it is sampled, groups side by side.
-
-        Returns:
-            `dict[str, Any]`: The generation batch.
-        """
-        return self._generate_and_score_completions(rows)
-
-    def with_views(self, batch: dict[str, Any], encoded: dict[str, EncodedView]) -> dict[str, Any]:
-        """
-        A generation batch with these views in place of its own. A collective.
-
-        Args:
-            batch (`dict`): From [`sample`], of the rollouts that are in `collected`.
-            encoded (`dict[str, EncodedView]`): Views by name, from [`ViewCollector.encode`].
-        """
-        collected, device = self.collected, self.accelerator.device
-        self._generation += 1
-        known = {
-            "generation": torch.tensor(self._generation),
-            "generation_size": torch.tensor(len(collected.rollouts) * self.accelerator.num_processes),
-            "index": torch.tensor([one.index for one in collected.rollouts], device=device),
-            "success": torch.tensor([one.success for one in collected.rollouts], dtype=torch.float32, device=device),
-            "group_success_rate": torch.tensor(collected.group_success_rates, dtype=torch.float32, device=device),
-        }
-        padding = batch["completion_ids"].shape[1], self._tokenizer.pad_token_id, self.pad_to_multiple_of
-        views = [view.tensors(name, *padding, device) for name, view in encoded.items()]
-        roles = None if self.turns is None else [one.role for one in collected.rollouts]
-        return with_flat_keys(batch, views, self.args.num_loss_tokens_to_skip, self.accelerator, known, roles)
-
-    def micro_batches(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
-        """The micro-batches of a generation batch, in its order, as they are trained on. A collective."""
-        parts = split_tensor_dict(split_pixel_values_by_grid(batch), self.args.steps_per_generation)
-        return self._repacked([unsplit_pixel_values_by_grid(part) for part in parts])
 
     def loss_of(self, micro_batch: dict[str, Any]) -> torch.Tensor:
         """The loss of a micro-batch of [`micro_batches`], whose metrics are logged. A collective."""
         with self.compute_loss_context_manager(), self.accelerator.autocast():
             return self.compute_loss(self.model, micro_batch)
-
-    def planned(self, batches: list[dict[str, Any]], uses: Sequence[int] | None = None) -> list[dict[str, Any]]:
-        """Micro-batches again of what [`flat_batch`] made of them, with the teacher's forwards planned for so many
-        passes over each, by default one. A collective."""
-        batches = [DistillationBatch.take(batch) for batch in batches]
-        uses = [1] * len(batches) if uses is None else uses
-        weights_of = self.teacher.weights_of
-        plan_teacher_batches(batches, self.accelerator, self.sharing.allowed, self.images, list(uses), weights_of)
-        return batches
 
     def load_weights(self, folder: Path) -> None:
         """Load the weights of a checkpoint, and of its teacher where that has some of its own. A collective."""
@@ -612,38 +374,6 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
             output = self._student_forward(ObservedForward(model, request), micro_batch)
         self._add_tokens(log, rows, micro_batch, request.stats | output.distillation_stats)
 
-    def tools_of_rows(self) -> list[Any]:
-        """The tools of each rollout in `collected`."""
-        if self.environment_factories is None:
-            return [self.tools] * len(self.collected.rollouts)
-        return [self._env_tools[name] for name in self._batch_environments]
-
-    def rewards_of(
-        self, rows: list[dict], prompts: list, completions: list, completion_ids: list[list[int]]
-    ) -> torch.Tensor:
-        """Rewards of completions that are no rollouts, of all processes, as TRL's hook returns them. A collective."""
-        rewards = super()._calculate_rewards(rows, prompts, completions, completion_ids)
-        self._pending_extra_logs.clear()  # the next batch of rollouts would take them for its own
-        self._pending_metrics.clear()
-        return rewards
-
-    # For the turns
-
-    def first_turns(
-        self, rows: list[dict], prompts: list, prompt_ids: list[list[int]], ids: list[list[int]], group_size: int
-    ) -> list[Rollout]:
-        """First turns of the units of this process as rollouts with their rewards. A collective."""
-        seen = self.state.num_input_tokens_seen  # is counted with the rows
-        ids, _, completions = generate_from(self, rows, prompts, prompt_ids, lambda _: ids)
-        self.state.num_input_tokens_seen = seen
-        rewards = super()._calculate_rewards(rows, prompts, completions, ids)
-        self._sampled = Sampled(prompt_ids=prompt_ids, tool_mask=None)
-        with raise_on_all_ranks(self.accelerator, "the rewards of first turns", self.state.global_step):
-            rollouts = self._captured(rewards, rows, prompts, completions, ids, group_size)
-        self._pending_extra_logs.clear()  # the rewards of the whole batch log them
-        self._pending_metrics.clear()
-        return rollouts
-
     # Helpers
 
     def _adapter_settings(self) -> dict[str, Any]:
@@ -652,69 +382,6 @@ class OPSDTrainer(CrashSafeGRPOTrainer):
         if config is None:
             return {}
         return {"virtual_tokens": {"value": config.num_virtual_tokens, "origin": "adapter"}}
-
-    def _captured(
-        self,
-        rewards: torch.Tensor,
-        rows: list[dict],
-        prompts: list,
-        completions: list,
-        ids: list[list[int]],
-        group_size: int,
-    ) -> list[Rollout]:
-        """The rollouts of this process. `rewards` are those of all processes."""
-        count = len(prompts)
-        first = self.accelerator.process_index * count
-        return build_rollouts(
-            self._sampled,
-            rows,
-            prompts,
-            completions,
-            ids,
-            rewards[first : first + count].tolist(),
-            self._pending_extra_logs,
-            reward_names=self.reward_func_names if self.has_reward else [],
-            reward_weights=self.reward_weights.tolist(),
-            success_threshold=self.args.success_reward_threshold,
-            group_size=group_size,
-            first=first,
-            step=self.state.global_step,
-            training=self.model.training,
-            end_token_ids={*self.eos_token_ids, self._tokenizer.pad_token_id},
-            environments=self.environments,
-        )
-
-    def _log_collected(self, collected: CollectedViews) -> None:
-        """Columns of the completions table."""
-        if self.args.log_privileged_context:
-            self._log_completion_extra("privileged_context", [shown_context(views) for views in collected.views])
-        if self.turns is not None:
-            self._log_completion_extra("role", [one.role for one in collected.rollouts])
-        self._log_completion_extra("leak", [leak.shown for leak in collected.leaks])
-        self._log_completion_extra("mean_gap", [torch.nan] * len(collected.rollouts))
-
-    def _log_sums(self, sums: Sums, largest: dict[str, float] | None = None) -> None:
-        """Put the means, and the largest values, since the last log into TRL's lists."""
-        mode = "train" if self.model.training else "eval"
-        metrics = self._metrics[mode]
-        self.recorder.add(mode, sums, metrics)
-        for name, value in (largest or {}).items():
-            metrics[name] = [max([*metrics[name], value])]
-
-    def _repacked(self, batches: list[dict[str, Any]], uses: int = 1) -> list[dict[str, Any]]:
-        """The same rows in micro-batches that waste less, with the teacher's forwards planned for so many passes."""
-        policy = self.objective.policy_runs
-        # Statistics of a micro-batch: which rows are in it changes the loss
-        of_policy = self.args.loss_type == "bnpo" or self.top_entropy_quantile < 1.0 or self._entropy_bonus_enabled
-        kept = self.aux_loss_enabled or self.method.micro_batch_statistics or (policy and of_policy)
-        window = None if kept else self.args.gradient_accumulation_steps
-        drop_idle = not self.aux_loss_enabled and not policy
-        batches = repack_micro_batches(batches, window, drop_idle, self.pad_to_multiple_of)
-        weights_of = self.teacher.weights_of
-        plan_teacher_batches(
-            batches, self.accelerator, self.sharing.allowed, self.images, [uses] * len(batches), weights_of
-        )
-        return batches
 
     def _policy_loss(self, inputs: dict[str, Any]) -> PolicyLoss:
         """TRL's policy loss from the output of the student's forward, within which it is called."""
