@@ -115,7 +115,8 @@ def check_state(make, tokenizer):
     assert other.counts == source.counts
 
 
-@pytest.mark.parametrize("name", SOURCES)
+# The state of `turn_context` is that of the source of the turns, which a run resumes
+@pytest.mark.parametrize("name", [name for name in SOURCES if name != "turn_context"])
 def test_the_state_of_every_source(name, tokenizer):
     check_state(lambda: SOURCES[name](**OPTIONS.get(name, {})), tokenizer)
 

@@ -240,7 +240,7 @@ def test_methods_of_turns_train_and_evaluate(make_trainer, rows, name):
     )  # fmt: skip
     before = trainer.evaluate()
     trainer.train()
-    assert {"distil", "feedback", "given", "reread", "second"} & set(by_role(trainer))
+    assert {"first", "distil", "feedback", "given", "reread", "second"} & set(by_role(trainer))
     after = trainer.evaluate()
     assert set(by_role(trainer)) == {"first"}
     assert before["eval_avg@12"] == after["eval_avg@12"] > 0
