@@ -23,7 +23,7 @@ BUFFERED = {
 # teacher outputs are kept until it changes, and a checkpoint has none
 EXEMPT = (
     "collected", "_sampled", "method.step", "method.progress", "collector.asker.skipped", "collector.asker.raised",
-    "privileged.counts", "teacher.num_updates",
+    "privileged.counts", "teacher.num_updates", "token_log.known",
 )  # fmt: skip
 
 

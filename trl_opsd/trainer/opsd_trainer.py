@@ -216,7 +216,8 @@ class OPSDTrainer(RolloutTrainer):
         if not self.model.training:
             return self._repacked([inputs])[0]
         self._buffered_inputs = self._repacked(self._buffered_inputs, self.args.num_iterations)
-        self.token_log.know(self._generation, self.collected.known())
+        if self.args.log_tokens:
+            self.token_log.know(self._generation, self.collected.known())
         self.probe.begin(self._buffered_inputs)
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
