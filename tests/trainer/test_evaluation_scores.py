@@ -192,7 +192,7 @@ def test_an_error_of_the_score_names_it(make_trainer):
 def test_combinations_that_cannot_be(make_trainer):
     with pytest.raises(ValueError, match="neither a reward nor a `score_func`"):
         make_trainer(eval_dataset=dataset(), eval_teacher_prompts=2)
-    with pytest.raises(ValueError, match="`eval_teacher_prompts=2` scores the teacher"):
+    with pytest.raises(ValueError, match="`eval_teacher_prompts=2` lets the teacher score"):
         make_trainer(reward_funcs=length_reward, distillation_weight=0.0, eval_teacher_prompts=2)
     with pytest.raises(ValueError, match="`score_func` scores evaluations of runs that distil"):
         make_trainer(reward_funcs=length_reward, distillation_weight=0.0, score_func=length_reward)
