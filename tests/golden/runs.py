@@ -252,8 +252,9 @@ def with_turns(name: str) -> Run:
         else:
             turns["source"] = {"with_attempt": "column"} if turns.get("attempt", True) else "column"
         trainer = build(
-            folder, tiny.model(tiny.tokenizer(), max_position_embeddings=4096), rows, reward_funcs=right, method=name,
-            turns=turns, num_generations=12, per_device_train_batch_size=12, max_steps=3, shuffle_dataset=False,
+            folder, tiny.model(tiny.tokenizer(), max_position_embeddings=4096), rows, method=name, turns=turns,
+            num_generations=12, per_device_train_batch_size=12, max_steps=3, shuffle_dataset=False,
+            reward_funcs=None if "given" in turns else right,  # which a given text has none of
         )  # fmt: skip
 
         def single_turn(prompt_ids: list, *_: Any) -> tuple[list[list[int]], None]:

@@ -13,6 +13,7 @@ import tiny_vlm
 from trl_opsd.cli import recipe_check, train
 from trl_opsd.cli.errors import UserError
 from trl_opsd.examples import data, pictures, tasks
+from trl_opsd.teacher import kinds
 
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +24,9 @@ RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 
 
 def parsed(monkeypatch, *options):
-    monkeypatch.setattr(recipe_check, "check_folder", lambda option, name: None)  # the demo's folders need not be there
+    # The demo's folders need not be there
+    monkeypatch.setattr(recipe_check, "check_folder", lambda option, name: None)
+    monkeypatch.setattr(kinds, "check_adapters", lambda *_, **__: None)
     return train.parse([*options, "--bf16", "false"])  # a recipe for GPUs, too, is parsed here
 
 
