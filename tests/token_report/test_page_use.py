@@ -122,7 +122,7 @@ def test_the_same_prompts_under_other_weights(open_page):
     changed = page.get_by_role("table", name="What has changed").locator("tbody tr").all_inner_texts()
     assert [row.split()[:3] for row in changed] == [["after", "step", str(step)] for step in (0, 5, 10)]
     assert "7" in changed[0] and "100" in changed[2]
-    page.get_by_label("beside after step 0").check()
+    page.get_by_label("with “after step 0” beside it").check()
     draw(page)
     assert page.locator(".rollout").nth(0).locator("h4").all_inner_texts()[:2] == ["after step 0", "after step 10"]
     colours = [page.locator(".rollout .text").nth(i).locator(".k").nth(0) for i in (0, 1)]

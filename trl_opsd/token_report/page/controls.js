@@ -78,7 +78,7 @@ function buildSteps() {
     slider.max = members().length - 1;
     slider.hidden = members().length < 2;
     byId('beside-label').hidden = slider.hidden || !members()[0].fixed;
-    byId('beside-label').lastElementChild.textContent = `beside ${members()[0].label}`;
+    byId('beside-label').lastElementChild.textContent = `with “${members()[0].label}” beside it`;
     state.beside = beside.checked = false;
     show(false);
   };
