@@ -63,18 +63,22 @@ def _of_chunk(
     temperature: float,
     teacher_temperature: float,
 ) -> dict[str, torch.Tensor]:
-    own = _log_softmax(hidden, head, temperature)
+    own, own_sum = _logits(hidden, head, temperature)
     p, ids = own.topk(count, dim=-1)
     found: dict[str, list[torch.Tensor]] = {"student/q": [], "teacher/ids": [], "teacher/p": [], "teacher/q": []}
     for states, teacher in zip(teacher_hidden, teacher_heads, strict=True):
-        other = _log_softmax(states, teacher, teacher_temperature)
+        other, other_sum = _logits(states, teacher, teacher_temperature)
         q, wanted = other.topk(count, dim=-1)
-        values = other.gather(-1, ids), wanted, own.gather(-1, wanted), q
+        values = other.gather(-1, ids) - other_sum, wanted, own.gather(-1, wanted) - own_sum, q - other_sum
         for name, value in zip(found, values, strict=True):
             found[name].append(value)
     stacked = {name: torch.stack(values) for name, values in found.items() if values}
-    return {"student/ids": ids, "student/p": p, **stacked}
+    return {"student/ids": ids, "student/p": p - own_sum, **stacked}
 
 
-def _log_softmax(hidden: torch.Tensor, head: Head, temperature: float) -> torch.Tensor:
-    return (head.transform(head.project(hidden)) / temperature).log_softmax(-1)
+def _logits(hidden: torch.Tensor, head: Head, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tempered logits `(R, V)` and the logarithm of their normaliser, `(R, 1)`: log-probabilities are wanted at a few
+    entries alone."""
+    logits = head.transform(head.project(hidden))
+    logits = logits if temperature == 1.0 else logits / temperature
+    return logits, logits.logsumexp(-1, keepdim=True)
