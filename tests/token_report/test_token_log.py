@@ -42,6 +42,16 @@ def trained(make_trainer, **options):
     return trainer
 
 
+def assert_same(one, other):
+    """Equal weights and logs, to the last bit."""
+    for name, value in one.model.state_dict().items():
+        assert torch.equal(value, other.model.state_dict()[name]), name
+    timed = ("time", "per_second", "runtime")
+    for mine, others in zip(one.state.log_history, other.state.log_history, strict=True):
+        assert mine.keys() == others.keys() and len(mine) > 3
+        assert all(mine[k] == others[k] for k in mine if not any(word in k for word in timed))
+
+
 def recorded(trainer, step):
     return read(path_of(trainer.args.output_dir, step))
 
@@ -102,12 +112,7 @@ def test_values_are_those_of_a_plain_forward(make_trainer, rows, case):
 @pytest.mark.parametrize("case", CASES)
 def test_training_with_it_is_training_without_it(make_trainer, case):
     runs = [trained(make_trainer, log_tokens=count, **CASES[case]) for count in (2, 0)]
-    for name, value in runs[0].model.state_dict().items():
-        assert torch.equal(value, runs[1].model.state_dict()[name]), name
-    timed = ("time", "per_second", "runtime")
-    for mine, other in zip(*(run.state.log_history for run in runs), strict=True):
-        assert mine.keys() == other.keys() and len(mine) > 3
-        assert all(mine[k] == other[k] for k in mine if not any(word in k for word in timed))
+    assert_same(*runs)
 
 
 def test_what_is_read_and_written(make_trainer, tokenizer, rows):
@@ -190,12 +195,7 @@ def test_the_probe_is_the_same_rollouts_under_other_weights(make_trainer, rows, 
 @pytest.mark.parametrize("case", PROBED)
 def test_training_with_a_probe_is_training_without_it(make_trainer, case):
     runs = [trained(make_trainer, **some, **PROBED[case]) for some in ({"log_tokens": 2, "log_tokens_probe": 1}, {})]
-    for name, value in runs[0].model.state_dict().items():
-        assert torch.equal(value, runs[1].model.state_dict()[name]), name
-    timed = ("time", "per_second", "runtime")
-    for mine, other in zip(*(run.state.log_history for run in runs), strict=True):
-        assert mine.keys() == other.keys() and len(mine) > 3
-        assert all(mine[k] == other[k] for k in mine if not any(word in k for word in timed))
+    assert_same(*runs)
 
 
 def test_records_of_a_resumed_run(make_trainer, rows, tmp_path):
