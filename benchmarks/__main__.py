@@ -13,6 +13,7 @@ python -m benchmarks tokens --seed 1
 python -m benchmarks agents --config smollm2_calculator_hint -- --seed 1
 python -m benchmarks score demo/models/smollm2-135m --problems 64
 python -m benchmarks revision --seeds 1 2 3
+python -m benchmarks unlearning --seeds 1 2 3
 python -m benchmarks error_rates
 python -m benchmarks trace_step
 """
@@ -111,6 +112,16 @@ def revision_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "demo" / "revision")
 
 
+def unlearning_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--arms", nargs="+", help="default: all")
+    parser.add_argument("--learning_steps", type=int, default=30, help="steps that teach the facts")
+    parser.add_argument("--max_steps", type=int, default=30, help="steps of forgetting, of the ten texts each")
+    parser.add_argument("--rate", type=float, default=2e-5, help="learning rate of forgetting")
+    parser.add_argument("--problems", type=int, default=64, help="sums that nobody trained on")
+    parser.add_argument("--output", type=Path, default=ROOT / "demo" / "unlearning")
+
+
 BENCHMARKS = {
     "kernel": (timed_options, "time and memory of head and divergence, beside full logits, GKD, Liger and TRL"),
     "step": (step_options, "time and memory of the training part of a step, beside GRPO, SDFT and SDPO"),
@@ -121,6 +132,7 @@ BENCHMARKS = {
     "agents": (agents_options, "errors of tool calls on held-out tasks, before and after a recipe"),
     "score": (score_options, "greedy answers of models to unseen sums, and nats of a text"),
     "revision": (revision_options, "SD-Zero and its controls on a tiny model that half knows how to add"),
+    "unlearning": (unlearning_options, "SHRED and its controls: facts that SmolLM2 learnt are forgotten"),
     "error_rates": (error_options, "verdicts of the pre-flight on simulated scores, without a gap and with one"),
     "trace_step": (trace_options, "files of the package that one training step enters, and moves between them"),
 }

@@ -60,14 +60,13 @@ class Task:
     score: Callable[[list[str], list[tasks.Row]], list[float]]
 
 
-ADDITION = " Here is the reference solution: {privileged_context}. Use it to answer the question in your own words."
 TASKS = {
     "addition": Task(
         "smollm2_addition.yaml",
         "smollm2_addition_grpo.yaml",
         "trl_opsd.examples.tasks.correct_sum",
         {"per_device_train_batch_size": 16, "max_completion_length": 24, "learning_rate": 2e-5},
-        {"privileged_template": ADDITION},
+        {},
         {"other_row": {"count": 8}},
         lambda texts, rows: tasks.correct_sum(texts, [row["answer"] for row in rows]),
     ),

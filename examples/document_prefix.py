@@ -37,6 +37,7 @@ RECIPE = ROOT / "recipes" / "smollm2_document_prefix.yaml"
 # Options that a training has in place of the recipe's
 ARMS = {
     "trained": {},
+    "own rollouts": {"turns": None, "max_completion_length": 12},
     "other text": {"dataset_name": f"{DATA}_other", "prefix_text": f"{DATA}_other/text/document.txt"},
     "random start": {"prefix_text": None},
 }

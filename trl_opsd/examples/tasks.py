@@ -46,7 +46,7 @@ JSON_EXAMPLES = (
     ("What is a hammer?", "A hammer is a tool for driving nails."),
 )
 
-TEST_PROBLEMS, TRAIN_PROBLEMS = 64, 1024
+TEST_PROBLEMS, TRAIN_PROBLEMS, MORE_TEST_PROBLEMS = 64, 1024, 192
 NUMBER = re.compile(r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
 OPERAND = re.compile(r"(?:[-+*/×−]|\b(?:plus|minus|times|and))\s*$", re.IGNORECASE)
 
@@ -88,13 +88,18 @@ def addition_task(seed: int = 0) -> dict[str, list[Row]]:
     """Two-digit sums, each with its own context. a + b and b + a count as one problem, so the splits are disjoint."""
     rng = random.Random(seed)
     pairs = [(a, b) for a in range(10, 100) for b in range(a, 100)]
+    first = rng.sample(pairs, TEST_PROBLEMS + TRAIN_PROBLEMS)
+    problems = [tuple(rng.sample(pair, 2)) for pair in first]
+    # Drawn last: the other rows are those of earlier results
+    more = rng.sample(sorted(set(pairs).difference(first)), MORE_TEST_PROBLEMS)
+    problems += [tuple(rng.sample(pair, 2)) for pair in more]
     rows = []
-    for pair in rng.sample(pairs, TEST_PROBLEMS + TRAIN_PROBLEMS):
-        a, b = rng.sample(pair, 2)
+    for a, b in problems:
         question = f"What is {a} + {b}? Answer in one short sentence."
         context = {"privileged_context": f"{a} + {b} = {a + b}", "solution": solution(a, b), "answer": a + b}
         rows.append({"prompt": user(question)} | context)
-    return {"train": rows[TEST_PROBLEMS:], "test": rows[:TEST_PROBLEMS]}
+    end = TEST_PROBLEMS + TRAIN_PROBLEMS
+    return {"train": rows[TEST_PROBLEMS:end], "test": rows[:TEST_PROBLEMS] + rows[end:]}
 
 
 def text_of(completion: str | Messages) -> str:
