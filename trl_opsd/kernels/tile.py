@@ -94,7 +94,20 @@ def entropy_of(one: Distribution) -> torch.Tensor:
 
 def on_label(log_probs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Log-probability of each label, `(t,)`."""
+    if torch.compiler.is_compiling():  # a sum goes into the loop over the row, and a gather into a kernel of its own
+        return torch.where(_is_label(log_probs, labels), log_probs, 0.0).sum(-1)
     return log_probs.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+
+
+def add_on_label(gradient: torch.Tensor, labels: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Add `values`, `(t, 1)`, to a gradient `(t, V)` at the labels, in place."""
+    if torch.compiler.is_compiling():  # likewise
+        return gradient + torch.where(_is_label(gradient, labels), values, 0.0)
+    return gradient.scatter_add_(-1, labels.unsqueeze(-1), values)
+
+
+def _is_label(like: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return torch.arange(like.shape[-1], device=like.device) == labels.unsqueeze(-1)
 
 
 def label_score(
@@ -129,7 +142,7 @@ def policy_gradient(
     entropy = entropy_of(student).unsqueeze(-1)
     on_logps, on_entropy = (factor.unsqueeze(-1) / temperature for factor in (on_logps, on_entropy))
     gradient = p * (-on_logps - on_entropy * entropy - on_entropy * log_p)
-    return gradient.scatter_add_(-1, labels.unsqueeze(-1), on_logps)
+    return add_on_label(gradient, labels, on_logps)
 
 
 def policy_tile(
