@@ -66,9 +66,9 @@ def by_tile(
         except _CompilationFailed as failure:
             _failed.add(function)
             warnings.warn(
-                f"`torch.compile` failed on `{function.__name__}` of the loss, which now runs uncompiled: the results "
-                f"are the same, but it is slower. With the environment variable `{SWITCH}=0` it does so from the start. "
-                f"The error was: {failure.__cause__}",
+                f"`torch.compile` failed on `{function.__name__}` of the loss, which now runs uncompiled: with the "
+                f"same results, but slower. The environment variable `{SWITCH}=0` does that from the start. The error "
+                f"was: {failure.__cause__}",
                 stacklevel=2,
             )
     for tile in tiles(rows, v, raw.device):
