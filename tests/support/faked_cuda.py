@@ -76,7 +76,7 @@ class _Written(BaseException):
 
 
 def generated(call: Callable[[], Any]) -> str:
-    """Code that Inductor writes in a call of a compiled function under [`faked_cuda`], which ends when it is written."""
+    """Code that Inductor writes when a compiled function is called under [`faked_cuda`]; the call ends there."""
     from torch._dynamo.device_interface import CudaInterface
     from torch._inductor import config
     from torch._inductor.fx_passes import joint_graph, post_grad
