@@ -46,8 +46,9 @@ bench: .venv/.ready  ## time and memory beside other losses and trainers, in abo
 test: .venv/.ready  ## the tests, in minutes, without those of `make test-engines`
 	@$(BIN)/python -m pytest -m "not engines" -n 2 --dist loadfile $(ARGS)
 
-# Those of vLLM run in .venv-vllm, with the oldest transformers supported, as do the files that depend most on transformers
-OLDEST = tests/distributed/test_vllm_*.py tests/trainer/test_trl_pins.py tests/trainer/test_trainer_loss.py tests/trainer/test_generation.py tests/trainer/test_planted.py
+# Those of vLLM run in .venv-vllm, with the oldest transformers supported, as do the files that depend most on
+# transformers, and the one that wants Triton
+OLDEST = tests/kernels/test_faked_cuda.py tests/distributed/test_vllm_*.py tests/trainer/test_trl_pins.py tests/trainer/test_trainer_loss.py tests/trainer/test_generation.py tests/trainer/test_planted.py
 
 test-engines: .venv/.ready .venv-vllm/.ready  ## tests with several processes, engines that shard, vLLM, kills, the whole demo: half an hour
 	@$(BIN)/python -m pytest -m engines $(ARGS)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from trl_opsd.kernels import forward_pass
+from trl_opsd.kernels import forward_pass, tile
 from trl_opsd.monitoring.metrics import LoggedSums, reduce_sums, repetition, token_sums
 
 
@@ -126,13 +126,13 @@ def test_nothing_distilled_has_no_metrics():
 
 def test_a_new_statistic_of_the_loss_is_logged(make_trainer, monkeypatch):
     """What losses/token_loss.py gives under a name stands in the log under it."""
-    loss, names = forward_pass.token_loss, forward_pass.token_loss_stats
+    loss, names = tile.token_loss, forward_pass.token_loss_stats
 
     def with_overlap(pair, spec):
         result = loss(pair, spec)
         return replace(result, stats=result.stats | {"overlap": torch.minimum(pair.p, pair.q).sum(-1)})
 
-    monkeypatch.setattr(forward_pass, "token_loss", with_overlap)
+    monkeypatch.setattr(tile, "token_loss", with_overlap)
     monkeypatch.setattr(forward_pass, "token_loss_stats", lambda spec: (*names(spec), "overlap"))
     trainer = make_trainer(max_steps=1)
     trainer.train()

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import reference
-from trl_opsd.kernels import Head, LinearDivergenceInputs, PolicyTerm, chunks, forward_pass, linear_divergence
+from trl_opsd.kernels import Head, LinearDivergenceInputs, PolicyTerm, chunks, linear_divergence, tile
 from trl_opsd.losses import DivergenceSpec
 
 
@@ -160,12 +160,12 @@ def close(gots, wants, **tolerance) -> None:
 
 def tiles_of(monkeypatch, tokens: int, v: int = V) -> list[int]:
     """Cut chunks in tiles of this size. Returns a list that fills with the sizes of the tiles, once for each view."""
-    seen, inner = [], forward_pass.token_loss
+    seen, inner = [], tile.token_loss
 
     def token_loss(pair, spec):
         seen.append(len(pair.p))
         return inner(pair, spec)
 
     monkeypatch.setattr(chunks, "_CPU_TILE", tokens * v + v // 2)
-    monkeypatch.setattr(forward_pass, "token_loss", token_loss)
+    monkeypatch.setattr(tile, "token_loss", token_loss)
     return seen

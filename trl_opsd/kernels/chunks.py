@@ -5,7 +5,8 @@ Blocking of the tokens: chunks for the matrix products, tiles for the elementwis
 
 A *chunk* goes through the matrix products: large, so that they run at full speed and the sum in the head's
 gradient is read and written rarely. A *tile* of it goes through the elementwise work: on a CPU it fits the cache,
-where they cost a third of what they cost in memory; on a GPU it bounds the temporary arrays.
+where they cost a third of what they cost in memory; on a GPU it bounds the temporary arrays, and where the elementwise
+work is compiled, so that there are none, the tile is the whole chunk (see `compiled.py`).
 
 Legend: N tokens, V vocabulary.
 """
@@ -17,6 +18,9 @@ import torch
 # the products gain nothing beyond 256. The sizes for other devices are not measured.
 _CPU_BYTES, _CPU_TOKENS = 320 * 2**20, 256
 _BYTES, _TOKENS = 2**30, 4096
+# Tokens of a chunk from which the elementwise work is compiled: with fewer, Inductor would cut each row in parts and
+# make several kernels, as it decides by the first chunk that it sees. Twice the multiprocessors of an H100
+LEAST_ROWS = 264
 # Entries of a tile: 1 MiB of float32 on a CPU
 _CPU_TILE, _TILE = 2**18, 2**23
 
@@ -41,9 +45,13 @@ def chunks(n: int, v: int, blocks: int, dtype: torch.dtype, device: torch.device
     if size is None:
         room, most = budget(device)
         size = max(1, min(most, room // (blocks * v * dtype.itemsize)))
-    count = -(-n // size)
-    length = -(-n // max(count, 1))
-    return [slice(start, min(start + length, n)) for start in range(0, n, max(length, 1))]
+    return parts(n, -(-n // size))
+
+
+def parts(n: int, count: int) -> list[slice]:
+    """Cut N tokens into so many parts of nearly equal size, or fewer."""
+    length = max(1, -(-n // max(count, 1)))
+    return [slice(start, min(start + length, n)) for start in range(0, n, length)]
 
 
 def tiles(rows: int, v: int, device: torch.device) -> list[slice]:

@@ -8,15 +8,19 @@ Legend: N tokens, the first M <= N of them distilled, V vocabulary, K views, c t
 student, q teacher.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 
-from trl_opsd.kernels.chunks import chunks, tiles
+from trl_opsd.kernels.chunks import chunks
+from trl_opsd.kernels.compiled import by_tile, compiled
 from trl_opsd.kernels.grad_accumulator import GradAccumulator
 from trl_opsd.kernels.inputs import LinearDivergenceInputs
-from trl_opsd.kernels.policy import Scored, label_scores, logit_gradient, score
-from trl_opsd.losses import DivergenceSpec, Pair, Target, Tile, TokenStats, one_target, token_loss
+from trl_opsd.kernels.policy import Scored, label_scores, score
+from trl_opsd.kernels.tile import TilePlan, TileStats, TileTokens, distilled_tile, label_score, policy_tile
+from trl_opsd.losses import DivergenceSpec, Tile, TokenStats
 from trl_opsd.losses import stat_names as token_loss_stats
-from trl_opsd.losses.divergences import LOG_ZERO, reported
 
 
 TEACHER_STATS = ("teacher_logps", "teacher_entropy")
@@ -51,8 +55,14 @@ class LinearDivergenceForward:
             if id(one) not in prepared:
                 prepared[id(one)] = one.prepared(hidden)
         self.teachers = [prepared[id(one)] for one in task.teacher_heads]
-        self.specs = task.view_specs or [task.spec] * len(self.teachers)
-        self.teacher_temperature = task.spec.teacher_temperature or task.spec.temperature
+        self.plan = TilePlan(
+            student=self.student,
+            teachers=self.teachers,
+            spec=task.spec,
+            view_specs=list(task.view_specs or [task.spec] * len(self.teachers)),
+            policy_temperature=1.0 if task.policy is None else task.policy.temperature,
+            differentiate=sums.wanted,
+        )
         new, (k, m) = task.weights.new_zeros, task.weights.shape
         # Pre-allocated: small tensors allocated between large short-lived ones fragment the heap and fault in new pages
         # for every tile
@@ -105,83 +115,79 @@ class LinearDivergenceForward:
         views = zip(self.teachers, self.task.teacher_hidden, blocks, strict=True)
         teachers = [head.project(view[rows], block) for head, view, block in views]
         raw = self._kept[rows] if block is None else self.student.project(self.hidden[rows], block)
-        for tile in tiles(*raw.shape, raw.device):
+
+        def run(function: Callable, tile: slice) -> None:
+            logits = raw[tile], [teacher[tile] for teacher in teachers]
             token_slice = slice(rows.start + tile.start, rows.start + tile.stop)
-            gradient = self._tile(raw[tile], [teacher[tile] for teacher in teachers], token_slice)
-            if gradient is not None:
-                raw[tile] = gradient  # over the logits, which are not needed any more
+            tokens = self._tokens(token_slice, logits, compiled=function is not distilled_tile)
+            self.total, stats = function(*logits, tokens, self.total, self.unit, self.plan)
+            for name, values in stats.items():
+                # One target has one loss, which the statistics of every view show
+                self.stats[name][..., token_slice] = values[0] if len(values) == 1 else torch.stack(values)
+
+        by_tile(distilled_tile, run, raw, compilable=not self._has_functions, whole=self.task.spec.topk is None)
         if self.sums.wanted:
             self.sums.add(raw, self.hidden, rows, self.student)
 
     def _policy_chunk(self, rows: slice, block: torch.Tensor | None) -> None:
         raw = self._kept[rows] if block is None else self.student.project(self.hidden[rows], block)
-        for tile in tiles(*raw.shape, raw.device):
-            token_slice = slice(rows.start + tile.start, rows.start + tile.stop)
-            gradient = self._policy_gradient(raw[tile], token_slice)
-            raw[tile] = self.student.back_through_transform(gradient, raw[tile])
+
+        def run(function: Callable, tile: slice) -> None:
+            of = slice(rows.start + tile.start, rows.start + tile.stop)
+            tokens = self.task.labels[of], self.scored.on_logps[of], self.scored.on_entropy[of]
+            function(raw[tile], *tokens, self.unit, self.student, self.plan.policy_temperature)
+
+        by_tile(policy_tile, run, raw)
         self.sums.add(raw, self.hidden, rows, self.student)
 
-    def _tile(self, raw: torch.Tensor, teachers: list[torch.Tensor], rows: slice) -> torch.Tensor | None:
-        """Add loss and statistics of a tile; returns its gradient on the raw logits, `(t, V)`, if one is asked for."""
-        spec, labels = self.task.spec, self.task.labels[rows].unsqueeze(-1)
-        log_p, p = _distribution(self.student.transform(raw), spec.temperature)
-        views = zip(self.teachers, teachers, strict=True)
-        targets = [_distribution(head.transform(teacher), self.teacher_temperature) for head, teacher in views]
-        logps = torch.stack([one.gather(-1, labels).squeeze(-1) for one in (log_p, *(log_q for log_q, _ in targets))])
-        shown = reported(logps)  # (1 + K, t)
-        self.stats["student_logps"][rows], self.stats["teacher_logps"][:, rows] = shown[0], shown[1:]
-        self.stats["student_entropy"][rows] = -(p * log_p).sum(-1)
-        for view, (log_q, q) in enumerate(targets):
-            self.stats["teacher_entropy"][view, rows] = -(q * log_q).sum(-1)
-        plain = weights = self.task.weights[:, rows] * self._importance(logps[0], rows)  # (K, t)
-        if spec.token_weight is not None:
-            weights = weights * self._factors(rows)
-        log_qs = [log_q for log_q, _ in targets]
-        if spec.target is not None:
-            targets, weights = _one_target(log_p, targets, weights, spec.target)
+    @property
+    def _has_functions(self) -> bool:
+        """Whether functions of a method read whole distributions."""
+        spec = self.task.spec
+        return spec.auxiliary_loss is not None or callable(spec.target)
 
-        gradient = None
-        for view, (log_q, q) in enumerate(targets):
-            result = token_loss(Pair(log_p, log_q, p, q), self.specs[view])
-            for name, value in result.stats.items():
-                # One target has one loss, which the statistics of every view show
-                self.stats[name][slice(None) if spec.target else view, rows] = value
-            # Selected, not multiplied: a loss may be infinite where its weight is 0
-            self.total += torch.where(weights[view] != 0, result.loss * weights[view], 0.0).sum()
-            if self.sums.wanted:
-                part = result.gradient.mul_((weights[view] / (self.unit * spec.temperature)).unsqueeze(-1))
-                gradient = part if gradient is None else gradient.add_(part)
-        if spec.auxiliary_loss is not None:
-            known = *self._of(rows), rows, self.all_tokens
-            gradient = self._add_auxiliary_loss(
-                Tile(log_p, p, log_qs, labels.squeeze(-1), *known), plain.sum(0), gradient
-            )
-        if gradient is None:
-            return None
-        if self.scored is not None:
-            gradient.add_(self._policy_gradient(raw, rows))
-        return self.student.back_through_transform(gradient, raw)
-
-    def _of(self, rows: slice) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """Log-probabilities at sampling time, `(t,)`, and the mask of views that teach, `(K, t)`."""
-        old = self.task.old_logps
-        return None if old is None else old[rows], self.task.weights[:, rows] != 0
-
-    def _add_auxiliary_loss(
-        self, tile: Tile, weights: torch.Tensor, gradient: torch.Tensor | None
-    ) -> torch.Tensor | None:
-        """Add the auxiliary loss; returns the gradient with its own."""
-        loss, part = self.task.spec.auxiliary_loss(tile)
-        self.total += torch.where(weights != 0, loss * weights, 0.0).sum()
-        if not self.sums.wanted:
-            return gradient
-        return gradient.add_(part * (weights / (self.unit * self.task.spec.temperature)).unsqueeze(-1))
-
-    def _factors(self, rows: slice) -> torch.Tensor:
-        """The method's factor on each token, `(t,)` or `(K, t)`."""
+    def _tokens(self, rows: slice, logits: tuple[torch.Tensor, list[torch.Tensor]], compiled: bool) -> TileTokens:
+        """Tensors of some tokens. A compiled function takes a method's factors, and others the function for them."""
+        task, auxiliary, factors = self.task, None, None
+        if task.spec.auxiliary_loss is not None:
+            auxiliary = partial(self._auxiliary_loss, rows)
         if self.factors is not None:
-            return self.factors[..., rows]
-        known = {name: self.stats[name][..., rows] for name in TOKEN_STATS}
+            factors = self.factors[..., rows]
+        elif task.spec.token_weight is not None:
+            factors = partial(self._factors, rows)
+            if compiled:
+                factors = factors(self._scores(*logits, task.labels[rows]))
+        return TileTokens(
+            labels=task.labels[rows],
+            # Contiguous: a compiler would make the distance between two views, N, part of the graph
+            weights=task.weights[:, rows].contiguous(),
+            old_logps=None if task.old_logps is None else task.old_logps[rows],
+            on_logps=None if self.scored is None else self.scored.on_logps[rows],
+            on_entropy=None if self.scored is None else self.scored.on_entropy[rows],
+            factors=factors,
+            auxiliary=auxiliary,
+        )
+
+    def _scores(self, raw: torch.Tensor, teachers: list[torch.Tensor], labels: torch.Tensor) -> TileStats:
+        """Statistics of [`TOKEN_STATS`] of some tokens, ahead of their loss."""
+        score, spec = compiled(label_score), self.task.spec
+        student = score(raw, labels, self.student, spec.temperature)
+        views = zip(teachers, self.teachers, strict=True)
+        scores = [score(teacher, labels, head, self.plan.teacher_temperature) for teacher, head in views]
+        values = *([score[i] for score in scores] for i in (0, 1)), *([one] for one in student)
+        return dict(zip(TOKEN_STATS, values, strict=True))
+
+    def _auxiliary_loss(
+        self, rows: slice, log_p: torch.Tensor, p: torch.Tensor, log_qs: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        task = self.task
+        old = None if task.old_logps is None else task.old_logps[rows]
+        known = task.labels[rows], old, task.weights[:, rows] != 0, rows, self.all_tokens
+        return task.spec.auxiliary_loss(Tile(log_p, p, log_qs, *known))
+
+    def _factors(self, rows: slice, stats: TileStats) -> torch.Tensor:
+        """The method's factor on each token, `(t,)` or `(K, t)`, from the statistics of some tokens."""
+        known = {name: stats[name][0] if name in STUDENT_STATS else torch.stack(stats[name]) for name in TOKEN_STATS}
         return self.task.spec.token_weight(self._token_stats(known, rows))
 
     def _token_stats(self, known: dict[str, torch.Tensor], rows: slice) -> TokenStats:
@@ -200,34 +206,6 @@ class LinearDivergenceForward:
         labels, chunk_size = task.labels[:m], task.chunk_size
         student = label_scores(self.student, self.hidden[:m], labels, task.spec.temperature, chunk_size)
         views = zip(self.teachers, task.teacher_hidden, strict=True)
-        teachers = [label_scores(head, view, labels, self.teacher_temperature, chunk_size) for head, view in views]
+        teachers = [label_scores(head, view, labels, self.plan.teacher_temperature, chunk_size) for head, view in views]
         values = (*(torch.stack(both) for both in zip(*teachers, strict=True)), *student)
         return self._token_stats(dict(zip(TOKEN_STATS, values, strict=True)), slice(None))
-
-    def _policy_gradient(self, raw: torch.Tensor, rows: slice) -> torch.Tensor:
-        task = self.task
-        return logit_gradient(self.scored, task.policy, self.student, raw, task.labels, rows).div_(self.unit)
-
-    def _importance(self, logps: torch.Tensor, rows: slice) -> torch.Tensor | float:
-        """Clipped importance weight p/p_old of each token, 1 where the sampler could not give p_old (`nan`)."""
-        clip, old = self.task.spec.is_clip, self.task.old_logps
-        if clip is None or old is None:
-            return 1.0
-        return (logps - old[rows]).nan_to_num(0.0).clamp(-20.0, 20.0).exp().clamp(max=clip)
-
-
-def _distribution(logits: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities and probabilities, `(t, V)`, at the temperature."""
-    tempered = logits if temperature == 1.0 else logits / temperature
-    log_probs = tempered.log_softmax(-1).clamp_(min=LOG_ZERO)
-    return log_probs, log_probs.exp()
-
-
-def _one_target(
-    log_p: torch.Tensor, views: list[tuple[torch.Tensor, torch.Tensor]], weights: torch.Tensor, target: str | Target
-) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
-    """One target in place of the K views, and its weight `(1, t)`, from the weights of the views `(K, t)`."""
-    weight = weights.sum(0, keepdim=True)
-    # A token without weight has statistics all the same: of the plain mean
-    shares = torch.where(weight == 0, 1 / len(weights), weights / weight)
-    return [one_target(log_p, [log_q for log_q, _ in views], shares, target)], weight

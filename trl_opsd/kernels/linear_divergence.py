@@ -67,8 +67,14 @@ class _LinearDivergence(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
         *sums, unit = ctx.saved_tensors
         scale = grad_loss * unit
-        if scale == 1:  # the rule, and the head's gradient is the largest array here: not to be copied
-            scaled = (None if s is None else s.to(dtype) for s, dtype in zip(sums, ctx.dtypes, strict=True))
-        else:
-            scaled = (None if s is None else (s * scale).to(dtype) for s, dtype in zip(sums, ctx.dtypes, strict=True))
+        scaled = (None if s is None else _scaled(s, scale, dtype) for s, dtype in zip(sums, ctx.dtypes, strict=True))
         return *scaled, None, None, None
+
+
+def _scaled(gradient: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The gradient times `scale`, a 0-d tensor, in another type."""
+    if gradient.device.type != "cpu":  # one pass, and no wait for the value of `scale`
+        return torch.mul(gradient, scale, out=torch.empty_like(gradient, dtype=dtype))
+    if scale == 1:  # the rule, and the head's gradient is the largest array here: not to be copied
+        return gradient.to(dtype)
+    return (gradient * scale).to(dtype)

@@ -7,7 +7,7 @@ The gradient of any loss of the log-probabilities and entropies of the tokens is
 form on its logits. The factors are known once the loss has been computed from log-probabilities alone, so one more
 product for those, 2 NHV, replaces a second pass over the head, 8 NHV with its recomputation.
 
-Legend: N tokens, V vocabulary, t tokens of a tile; y the label, p student.
+Legend: N tokens, V vocabulary.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 import torch
 
-from trl_opsd.kernels.chunks import chunks, tiles
+from trl_opsd.kernels.chunks import chunks
+from trl_opsd.kernels.compiled import by_tile
 from trl_opsd.kernels.head import Head
-from trl_opsd.losses.divergences import LOG_ZERO, reported
+from trl_opsd.kernels.tile import label_score
 
 
 @dataclass
@@ -52,14 +53,6 @@ class Scored:
     raw: torch.Tensor | None
 
 
-def _tempered(head: Head, raw: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Log-probabilities and probabilities `(t, V)` and entropy `(t,)` from raw logits."""
-    logits = head.transform(raw)
-    log_p = (logits if temperature == 1.0 else logits / temperature).log_softmax(-1).clamp_(min=LOG_ZERO)
-    p = log_p.exp()
-    return log_p, p, -(p * log_p).sum(-1)
-
-
 @torch.no_grad()
 def label_scores(
     head: Head, hidden: torch.Tensor, labels: torch.Tensor, temperature: float, chunk_size: int | None = None
@@ -87,11 +80,12 @@ def _scores(
     raw = None
     for rows in cut:
         raw = head.project(hidden[rows], raw)
-        for tile in tiles(*raw.shape, raw.device):
+
+        def run(function: Callable, tile: slice, raw: torch.Tensor = raw, rows: slice = rows) -> None:
             token_slice = slice(rows.start + tile.start, rows.start + tile.stop)
-            log_p, _, entropy = _tempered(head, raw[tile], temperature)
-            values[0, token_slice] = reported(log_p.gather(-1, labels[token_slice].unsqueeze(-1)).squeeze(-1))
-            values[1, token_slice] = entropy
+            values[:, token_slice] = torch.stack(function(raw[tile], labels[token_slice], head, temperature))
+
+        by_tile(label_score, run, raw)
     return values[0], values[1], raw if len(cut) == 1 else None
 
 
@@ -118,26 +112,3 @@ def score(
             given = torch.autograd.grad(loss, values, allow_unused=True)
             on_values = [zero if one is None else one for one, zero in zip(given, on_values, strict=True)]
     return Scored(loss.detach(), *on_values, raw)
-
-
-def logit_gradient(
-    scored: Scored, policy: PolicyTerm, head: Head, raw: torch.Tensor, labels: torch.Tensor, rows: slice
-) -> torch.Tensor:
-    """
-    Gradient of the policy loss on the logits, `(t, V)`: for the log-probability 1[v = y] - p_v, for the entropy H
-    -p_v (log p_v + H), each by its factor.
-
-    Args:
-        scored ([`Scored`]): From [`score`].
-        policy ([`PolicyTerm`]): The loss.
-        head ([`Head`]): Prepared student head.
-        raw (`torch.Tensor` of shape `(t, V)`): Raw logits of a tile.
-        labels (`torch.Tensor` of shape `(N,)`): Sampled tokens.
-        rows (`slice`): The tile among the N tokens.
-    """
-    log_p, p, entropy = _tempered(head, raw, policy.temperature)
-    on_logps, on_entropy = (
-        factor[rows].unsqueeze(-1) / policy.temperature for factor in (scored.on_logps, scored.on_entropy)
-    )
-    gradient = p * (-on_logps - on_entropy * entropy.unsqueeze(-1) - on_entropy * log_p)
-    return gradient.scatter_add_(-1, labels[rows].unsqueeze(-1), on_logps)
