@@ -28,6 +28,7 @@ from trl_opsd.memory import (
     at,
     gb,
     judge,
+    offloaded,
     parts,
     peak,
     remedies,
@@ -90,6 +91,8 @@ def run(argv: Sequence[str]) -> None:
     print_verdict(options["model_name_or_path"], planned, verdict)
     print_parts(planned)
     print_settings(options, planned, args)
+    if planned.offload:
+        print_text(f"`teacher_offload` moves {gb(offloaded(planned))} GB between the host and each GPU at a step.")
     if uncounted:
         print_text(f"Not counted: {'; '.join(uncounted)}.")
     named = build_parser().parse_known_args(argv)[0].config or "my_recipe.yaml"
