@@ -115,7 +115,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused_where_there_is_no_copy(make_trainer, case):
     options, words = REFUSED[case]
-    with pytest.raises(ValueError, match="`teacher_offload=True`.*") as caught:
+    with pytest.raises(ValueError, match="`teacher_offload=True`") as caught:
         make_trainer(teacher_offload=True, **options)
     assert words in str(caught.value)
 

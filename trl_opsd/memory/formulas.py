@@ -32,7 +32,7 @@ class Run:
         dtype (`str`): Type of the loaded model, `"float32"` or a half precision.
         bf16 (`bool`): Whether products are in half precision (`bf16`, `fp16`).
         lora (`int`): Rank of an adapter on all matrices of the layers, 0 for none.
-        bits (`int`): 4 where the layers' matrices under an adapter are loaded in 4 bits, with scales for blocks; else 0.
+        bits (`int`): 4 where the layers' matrices under an adapter are in 4 bits, with scales of blocks; else 0.
         nested (`bool`): Whether those scales are quantized too (`use_bnb_nested_quant`).
         teacher (`str`): `teacher_model_kind`. Adapters are too small to count.
         offload (`bool`): `teacher_offload`.
@@ -100,7 +100,8 @@ class Run:
         # FSDP2 trains to float32, and PEFT raises adapters
         loaded, cast = (4 if self.dtype == "float32" else 2), (2 if self.bf16 else 4)
         raised = self.lora or (self.engine == "fsdp2" and self.bf16)
-        self.trained_entry = cast if self.deepspeed else 2 if self.bits else 4 if raised else loaded  # TRL casts QLoRA's
+        own = 2 if self.bits else 4 if raised else loaded  # TRL casts adapters of QLoRA
+        self.trained_entry = cast if self.deepspeed else own
         self.frozen_entry = cast if self.deepspeed else loaded
         self.optimizer_entry = 12 if self.deepspeed else 2 * self.trained_entry
         self.teacher_entry = 4 if self.teacher == "ema" else self.trained_entry

@@ -175,8 +175,8 @@ class Checkpoint(Teacher):
     def make_weights(self, tokenizer: PreTrainedTokenizerBase, patch: Patch) -> TeacherWeights:
         if self.args.teacher_offload and self.backend.prepares_model_in_train:
             raise ValueError(
-                "`teacher_offload=True` was not made for a `checkpoint` teacher under DeepSpeed or FSDP, which hold its "
-                "parameters themselves. Leave it out, or use DDP."
+                "`teacher_offload=True` was not made for a `checkpoint` teacher under DeepSpeed or FSDP, which hold "
+                "its parameters themselves. Leave it out, or use DDP."
             )
         model = self._load_model(tokenizer)
         patch(model)
