@@ -8,6 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from transformers.models.mixtral import modeling_mixtral
 from transformers.models.qwen3_moe import modeling_qwen3_moe
 
 from batches import batch_of, teacher_answer
@@ -27,6 +28,9 @@ KINDS = {
     "checkpoint": {},
 }
 MODES = {"pure": {}, "mixed": {"reward_funcs": length_reward}, "sampled": {"reward_funcs": length_reward, **SAMPLED}}
+
+PAIRS = [("base", "pure"), ("base", "mixed"), ("live", "sampled"), ("ema", "mixed"), ("snapshot", "pure"),
+         ("checkpoint", "sampled")]  # fmt: skip
 
 
 def on_experts(**options):
@@ -86,11 +90,7 @@ def test_the_base_teacher_is_the_model_without_the_adapter(make, tokenizer):
         torch.testing.assert_close(adapted, plain(view.prompt_ids, view.prompt_mask).logits, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("kind", "mode"),
-    [("base", "pure"), ("base", "mixed"), ("live", "sampled"), ("ema", "mixed"), ("snapshot", "pure"),
-     ("checkpoint", "sampled")],
-)  # fmt: skip
+@pytest.mark.parametrize(("kind", "mode"), PAIRS)
 def test_a_resumed_run_is_the_uninterrupted_one(make, tmp_path, kind, mode):
     options = {**MODES[mode], **SAVED}
     whole = make(kind, **options)
@@ -102,8 +102,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(make, tmp_path, kind, mode):
     assert_same_run(whole, resumed)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "mode"), PAIRS)
 def test_one_balancing_loss_for_a_micro_batch(make, monkeypatch, kind, mode):
     """Of the student's forward; the teacher's has none, whatever its config says. Its gradient is in the routers where
     they are trained, at its coefficient, and nowhere in the teacher."""
@@ -111,13 +110,13 @@ def test_one_balancing_loss_for_a_micro_batch(make, monkeypatch, kind, mode):
     trainer = make(kind, whole, router_aux_loss_coef=0.5, **MODES[mode])
     assert trainer.aux_loss_enabled
     inputs, computed = batch_of(trainer), []
-    inner = modeling_qwen3_moe.load_balancing_loss_func
+    for module in (modeling_mixtral, modeling_qwen3_moe):  # TRL's, and the model's own
 
-    def counted(*args):
-        computed.append(inner(*args))
-        return computed[-1]
+        def counted(*args, inner=module.load_balancing_loss_func):
+            computed.append(inner(*args))
+            return computed[-1]
 
-    monkeypatch.setattr(modeling_qwen3_moe, "load_balancing_loss_func", counted)
+        monkeypatch.setattr(module, "load_balancing_loss_func", counted)
     loss = trainer._compute_loss(trainer.model, inputs)
     assert len(computed) == 1 and computed[0].requires_grad
     trainer.aux_loss_enabled = False
