@@ -150,8 +150,8 @@ def print_settings(options: Options, planned: Run, args: argparse.Namespace) -> 
 def print_remedies(planned: Run, options: Options, command: Sequence[str]) -> None:
     """Print the changes that make a run fit, or how many more GPUs do."""
     found = remedies(planned)
-    for factor in () if found else MORE_GPUS:
-        more = replace(planned, gpus=planned.gpus * factor, engine="zero3")
+    for factor in () if found or planned.bits else MORE_GPUS:  # 4 bits are not for an engine that shards
+        more = replace(planned, gpus=planned.gpus * factor, engine="zero3", offload=False)
         found = [Remedy((), more, judge(more))] if judge(more).fits == YES else remedies(more)
         if found:
             print(f"\nNo change here makes it fit {planned.gpus} GPU(s) of {planned.gpu_gb:g} GB.")

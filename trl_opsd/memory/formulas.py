@@ -32,10 +32,7 @@ class Run:
         dtype (`str`): Type of the loaded model, `"float32"` or a half precision.
         bf16 (`bool`): Whether products are in half precision (`bf16`, `fp16`).
         lora (`int`): Rank of an adapter on all matrices of the layers, 0 for none.
-        bits (`int`): 4 where the layers' matrices under an adapter are in 4 bits, with scales of blocks; else 0.
-        nested (`bool`): Whether those scales are quantized too (`use_bnb_nested_quant`).
         teacher (`str`): `teacher_model_kind`. Adapters are too small to count.
-        offload (`bool`): `teacher_offload`.
         views (`int`): Views of a rollout.
         rows (`int`): `per_device_train_batch_size`.
         accumulation (`int`): Micro-batches of a generation batch: `steps_per_generation`.
@@ -50,6 +47,9 @@ class Run:
         utilization (`float`): `vllm_gpu_memory_utilization`; 0 for what the rollouts of a generation batch need.
         gather (`bool`): `ds3_gather_for_generation`.
         device (`str`): `"cpu"` or `"cuda"`, for the chunk sizes of the kernel.
+        bits (`int`): 4 where the layers' matrices under an adapter are in 4 bits, with scales of blocks; else 0.
+        nested (`bool`): Whether those scales are quantized too (`use_bnb_nested_quant`).
+        offload (`bool`): `teacher_offload`.
     """
 
     shape: Shape
@@ -59,10 +59,7 @@ class Run:
     dtype: str = "float32"
     bf16: bool = True
     lora: int = 0
-    bits: int = 0
-    nested: bool = False
     teacher: str = "base"
-    offload: bool = False
     views: int = 1
     rows: int = 4
     accumulation: int = 8
@@ -78,6 +75,9 @@ class Run:
     utilization: float = 0.0
     gather: bool = True
     device: str = "cuda"
+    bits: int = 0
+    nested: bool = False
+    offload: bool = False
 
     def __post_init__(self) -> None:
         if self.engine == "none" and self.gpus != 1:
