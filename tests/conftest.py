@@ -78,7 +78,7 @@ def make_trainer(tmp_path: Path, tokenizer: PreTrainedTokenizerBase, rows: list)
     """Build a trainer on the tiny model; keywords go to `OPSDConfig` or, where they are its arguments, to the trainer.
     With rewards, groups of two."""
     trainer_keys = {"reward_funcs", "peft_config", "eval_dataset", "tools", "rollout_func", "environment_factory"}
-    trainer_keys |= {"privileged", "callbacks", "score_func"}
+    trainer_keys |= {"privileged", "callbacks", "score_func", "quantization_config"}
 
     def make(model: Any = None, dataset: Any = None, config: type = OPSDConfig, **options: Any) -> OPSDTrainer:
         arguments = {name: options.pop(name) for name in list(options) if name in trainer_keys}

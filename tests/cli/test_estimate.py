@@ -225,6 +225,21 @@ def test_more_gpus_where_no_change_helps(told):
     assert "No change that is known here makes it fit" in told("--model", "qwen3-32b", "--gpus", 1, "--gpu_gb", 2)
 
 
+def test_transfers_of_an_offloaded_teacher(told, recipe):
+    """A copy in bfloat16 and its head, for each of four micro-batches."""
+    options = {"teacher_offload": True, "dtype": "bfloat16", "gradient_accumulation_steps": 4}
+    said = " ".join(told("--config", recipe(**options), "--gpus", 1).split())
+    assert f"`teacher_offload` moves {4 * 2 * (8.19 + 0.622):.1f} GB between the host and each GPU at a step." in said
+
+
+def test_the_recipe_of_a_small_card_comes_to_what_it_says(told):
+    path = ROOT / "recipes" / "qwen3_8b_qlora_24gb.yaml"
+    peak, phase, fits = headline(told("--config", path, "--gpus", 1, "--gpu_gb", 24))
+    assert (phase, fits) == ("generate", "yes")
+    places = (path, ROOT / "docs" / "adapters.md", ROOT / "README.md")
+    assert all(f"{peak} GB" in place.read_text() for place in places)
+
+
 def test_several_nodes(told):
     text = told("--model", "qwen3-32b", "--accelerate_config", "multi_node", "--vllm_tensor_parallel_size", 4)
     assert "--num_processes 32 --num_machines 4 --machine_rank RANK" in text and "  # on each of 4 nodes" in text

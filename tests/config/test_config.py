@@ -61,6 +61,7 @@ DEFAULTS = {
     "teacher_model_name_or_path": None,
     "teacher_model_init_kwargs": None,
     "teacher_adapters": None,
+    "teacher_offload": False,
     "teacher_self_test": True,
     "teacher_max_length": None,
     "teacher_overlong": "error",
@@ -257,13 +258,20 @@ SET = {
     "distillation_is_clip": (2.0, {}),
     "distillation_reduction": ("sequence_mean", {}),
     "distillation_view_divergences": ({"wrong": "reverse_kl"}, {}),
+    "teacher_offload": (True, {}),
     "teacher_update_rate": (0.1, {}),
     "teacher_sync_steps": (5, {}),
     "teacher_model_name_or_path": ("some/model", {}),
     "teacher_model_init_kwargs": ({"dtype": "float32"}, {"teacher_model_name_or_path": "some/model"}),
     "teacher_adapters": ({"privileged": "some/adapter"}, {}),
 }
-COMPANIONS = {"distillation_mode": {"sampled_token": {"distillation_alpha": 1.0}}}
+COMPANIONS = {
+    "distillation_mode": {"sampled_token": {"distillation_alpha": 1.0}},
+    "teacher_model_kind": {
+        "snapshot": {"teacher_sync_steps": 2},
+        "checkpoint": {"teacher_model_name_or_path": "some/model"},
+    },
+}
 PAIRS = [(name, owner, value) for name, _, owner, _ in DEPENDENT for value in CHOICES[owner]]
 
 
@@ -276,7 +284,7 @@ def test_every_dependent_option_is_covered():
 def test_an_option_that_its_owner_does_not_read(config, name, owner, owner_value):
     readers = next(values for dependent, _, _, values in DEPENDENT if dependent == name)
     value, needs = SET[name]
-    options = {owner: owner_value, name: value} | COMPANIONS.get(owner, {}).get(owner_value, {})
+    options = COMPANIONS.get(owner, {}).get(owner_value, {}) | {owner: owner_value, name: value}
     if owner_value in readers:
         extra = {"distillation_topk": 5} if owner_value == "topk_logits" else {}
         built = config(**(extra | needs | options))
@@ -644,6 +652,7 @@ SAMPLE_VALUES = {
     "teacher_max_length": 99,
     "teacher_overlong": "drop_view",
     "teacher_generation_prompt": "own",
+    "teacher_offload": True,
     "teacher_self_test": False,
     "eval_teacher_prompts": 3,
     "log_tokens": 2,

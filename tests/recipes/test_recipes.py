@@ -40,6 +40,8 @@ def test_a_recipe_runs(name, tmp_path, tokenizer, monkeypatch):
     recipe = RECIPES[name]
     if "retrieval" in str(recipe.get("privileged_source")):
         pytest.importorskip("bm25s")
+    if recipe.get("load_in_4bit"):
+        pytest.importorskip("bitsandbytes", reason="bitsandbytes, which quantizes, is not installed")
     tiny.model(tokenizer, max_position_embeddings=4096).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     options = {

@@ -17,6 +17,13 @@ def teacher_reads(batch, name="privileged"):
     return [row[kept.bool()].tolist() for row, kept in zip(view.prompt_ids, view.prompt_mask, strict=True)]
 
 
+def teacher_answer(trainer, inputs):
+    """Hidden states of the teacher on a batch."""
+    return trainer.objective._teacher_outputs(
+        trainer.model, inputs["distillation"], inputs["distillation"].mask.flatten().nonzero().squeeze(1)
+    )[0][0]
+
+
 def student_prompts(batch):
     """Token ids of the student's prompt of each row."""
     pairs = zip(batch["prompt_ids"], batch["prompt_mask"], strict=True)

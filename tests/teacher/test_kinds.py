@@ -24,7 +24,7 @@ def config_of(kind):
     return SimpleNamespace(
         method="some_method", teacher_model_kind=kind, teacher_sync_steps=1, teacher_update_rate=0.05,
         teacher_model_name_or_path="some/model", teacher_model_init_kwargs=None, eval_teacher_prompts=0,
-        teacher_adapters={"privileged": "some/adapter"},
+        teacher_adapters={"privileged": "some/adapter"}, teacher_offload=False,
     )  # fmt: skip
 
 
@@ -40,6 +40,7 @@ def test_the_kinds_are_the_choices():
 
 def test_options_of_the_kinds():
     assert dependent_options() == [
+        ("teacher_offload", False, ("base", "ema", "snapshot", "checkpoint")),
         ("teacher_update_rate", 0.05, ("ema",)),
         ("teacher_sync_steps", 1, ("ema", "snapshot")),
         ("teacher_model_name_or_path", None, ("checkpoint",)),

@@ -11,17 +11,10 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 import tiny
-from batches import batch_of
+from batches import batch_of, teacher_answer
 from conftest import length_reward
 from runs import LORA, SAMPLED, move
 from trl_opsd.teacher.weights import CopiedWeights, StudentWeights
-
-
-def teacher_answer(trainer, inputs):
-    """Hidden states of the teacher on a batch."""
-    return trainer.objective._teacher_outputs(
-        trainer.model, inputs["distillation"], inputs["distillation"].mask.flatten().nonzero().squeeze(1)
-    )[0][0]
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,8 @@ SIGNATURES = {
     "_push_from_checkpoint": "self checkpoint_folder",
     "_save": "self output_dir state_dict",
     "_save_checkpoint": "self model trial",
+    "_load_from_checkpoint": "self resume_from_checkpoint model",
+    "_load_best_model": "self",
     "_load_optimizer_and_scheduler": "self checkpoint",
     "create_scheduler": "self num_training_steps optimizer",
     "evaluation_loop": "self dataloader description prediction_loss_only ignore_keys metric_key_prefix",

@@ -4,7 +4,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate.logging import get_logger
 from accelerate.utils import gather
+from peft import PeftModel
 from torch import nn
 from torch.utils.data import Sampler
 from transformers.trainer_utils import TrainOutput
@@ -171,6 +172,10 @@ class CrashSafeGRPOTrainer(GRPOTrainer):
 
     # Resuming
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        with nullcontext() if self.is_plain_grpo else adapters_keep_their_type(self.model):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         # transformers 5.23 saves vision-language models under other names than its Trainer looks for, and goes on
         if not self.is_plain_grpo and load_result.unexpected_keys:
@@ -182,6 +187,10 @@ class CrashSafeGRPOTrainer(GRPOTrainer):
         tied = getattr(self.model, "all_tied_weights_keys", {})
         if self.is_plain_grpo or not tied.keys() >= set(load_result.missing_keys):  # those are loaded by another name
             super()._issue_warnings_after_load(load_result)
+
+    def _load_best_model(self) -> None:
+        with nullcontext() if self.is_plain_grpo else adapters_keep_their_type(self.model):
+            super()._load_best_model()
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
@@ -233,6 +242,20 @@ class CrashSafeGRPOTrainer(GRPOTrainer):
         if loss is not None:
             restore_loss(self, loss)
             self._earlier_seconds = loss["seconds"]
+
+
+@contextmanager
+def adapters_keep_their_type(model: nn.Module) -> Iterator[None]:
+    """Loading of adapters within this block into the parameters that are there. PEFT would put new ones in float32 in
+    their place, and TRL trains adapters on a quantized model in bfloat16."""
+    if not isinstance(model, PeftModel):
+        yield
+        return
+    model.load_adapter = partial(model.load_adapter, autocast_adapter_dtype=False)
+    try:
+        yield
+    finally:
+        del model.load_adapter
 
 
 def skip_epochs(sampler: Sampler | None, epochs: int) -> None:

@@ -28,6 +28,7 @@ from trl_opsd.memory import (
     at,
     gb,
     judge,
+    offloaded,
     parts,
     peak,
     remedies,
@@ -90,6 +91,8 @@ def run(argv: Sequence[str]) -> None:
     print_verdict(options["model_name_or_path"], planned, verdict)
     print_parts(planned)
     print_settings(options, planned, args)
+    if planned.offload:
+        print_text(f"`teacher_offload` moves {gb(offloaded(planned))} GB between the host and each GPU at a step.")
     if uncounted:
         print_text(f"Not counted: {'; '.join(uncounted)}.")
     named = build_parser().parse_known_args(argv)[0].config or "my_recipe.yaml"
@@ -147,8 +150,8 @@ def print_settings(options: Options, planned: Run, args: argparse.Namespace) -> 
 def print_remedies(planned: Run, options: Options, command: Sequence[str]) -> None:
     """Print the changes that make a run fit, or how many more GPUs do."""
     found = remedies(planned)
-    for factor in () if found else MORE_GPUS:
-        more = replace(planned, gpus=planned.gpus * factor, engine="zero3")
+    for factor in () if found or planned.bits else MORE_GPUS:  # 4 bits are not for an engine that shards
+        more = replace(planned, gpus=planned.gpus * factor, engine="zero3", offload=False)
         found = [Remedy((), more, judge(more))] if judge(more).fits == YES else remedies(more)
         if found:
             print(f"\nNo change here makes it fit {planned.gpus} GPU(s) of {planned.gpu_gb:g} GB.")

@@ -177,6 +177,11 @@ class OPSDConfig(GRPOConfig):
             LoRA adapters of the `"adapters"` teacher by the names of the views that they read: a folder, or `{"folder":
             ..., "scale": ...}` with a factor on what the adapter adds. They stand on the student's base model, without
             its own adapter.
+        teacher_offload (`bool`, *optional*, defaults to `False`):
+            Whether a teacher that is a copy (`"base"` of full weights, `"ema"`, `"snapshot"`) or another model
+            (`"checkpoint"`) is in pinned host memory while it does not read. Results are the same to the last bit. It
+            costs a transfer of the copy for each teacher forward: docs/scaling.md. Refused where there is no copy, and
+            under ZeRO-3 and FSDP.
         teacher_self_test (`bool`, *optional*, defaults to `True`):
             Whether to check, before the first step, that the teacher has weights: those of the student, unless it is
             another checkpoint, and that its answers end in tokens that end the student's.
@@ -378,6 +383,10 @@ class OPSDConfig(GRPOConfig):
     )
     teacher_adapters: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "LoRA adapters of the `adapters` teacher by the views that they read."}
+    )
+    teacher_offload: bool = field(
+        default=False,
+        metadata={"help": "Whether the teacher's copy is in host memory while it does not read."},
     )
     teacher_self_test: bool = field(
         default=True, metadata={"help": "Whether to check the teacher's weights before the first step."}

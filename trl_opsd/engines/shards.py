@@ -80,7 +80,7 @@ class ParameterShards:
 
 
 class Unsharded(ParameterShards):
-    """Replicated parameters: one process, DDP, ZeRO-1, ZeRO-2."""
+    """Replicated parameters: one process, DDP, ZeRO-1, ZeRO-2. Shards may be in host memory."""
 
     name = "no engine that shards weights"
     is_sharded = False
@@ -89,13 +89,13 @@ class Unsharded(ParameterShards):
         return param.data
 
     def gather(self, param: nn.Parameter, shard: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        return shard.to(dtype)
+        return on_device(shard, param.device).to(dtype)
 
     @contextmanager
     def swapped_in(self, model: nn.Module, params: dict[str, nn.Parameter], shards: Tensors) -> Iterator[None]:
         own = {name: param.data for name, param in params.items()}
         for name, param in params.items():
-            param.data = shards[name].to(param.dtype)
+            param.data = on_device(shards[name], param.device).to(param.dtype)
         try:
             yield
         finally:
@@ -215,6 +215,17 @@ class FSDP2Shards(ParameterShards):
     def _dtensor(self, param: nn.Parameter, shard: torch.Tensor) -> DTensor:
         mesh, placements = param.device_mesh, param.placements
         return DTensor.from_local(shard, mesh, placements, shape=param.shape, stride=param.stride())
+
+
+def in_host_memory(tensor: torch.Tensor) -> torch.Tensor:
+    """Copy of a tensor in host memory, pinned where an accelerator reads it."""
+    copy = tensor.to("cpu", copy=True)
+    return copy if tensor.device.type == "cpu" else copy.pin_memory()
+
+
+def on_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor on a device, itself where it is there already. The device waits for a copy, and the host does not."""
+    return tensor.to(device, non_blocking=True)
 
 
 def _save_file(path: Path, shards: Tensors) -> None:

@@ -2,7 +2,7 @@
 
 """Memory calculator: bytes on each GPU of a training run by formulas, whether they fit, and what makes them fit."""
 
-from trl_opsd.memory.formulas import ENGINES, PHASES, Part, Run, at, parts, peak
+from trl_opsd.memory.formulas import ENGINES, PHASES, Part, Run, at, offloaded, parts, peak
 from trl_opsd.memory.remedies import Change, Remedy, remedies
 from trl_opsd.memory.shapes import MODELS, Shape, known_config
 from trl_opsd.memory.verdict import BARELY, NO, YES, Verdict, gb, judge
@@ -25,6 +25,7 @@ __all__ = [
     "gb",
     "judge",
     "known_config",
+    "offloaded",
     "parts",
     "peak",
     "remedies",

@@ -48,6 +48,9 @@ class Run:
         utilization (`float`): `vllm_gpu_memory_utilization`; 0 for what the rollouts of a generation batch need.
         gather (`bool`): `ds3_gather_for_generation`.
         device (`str`): `"cpu"` or `"cuda"`, for the chunk sizes of the kernel.
+        bits (`int`): 4 where the layers' matrices under an adapter are in 4 bits, with scales of blocks; else 0.
+        nested (`bool`): Whether those scales are quantized too (`use_bnb_nested_quant`).
+        offload (`bool`): `teacher_offload`.
     """
 
     shape: Shape
@@ -73,12 +76,20 @@ class Run:
     utilization: float = 0.0
     gather: bool = True
     device: str = "cuda"
+    bits: int = 0
+    nested: bool = False
+    offload: bool = False
 
     def __post_init__(self) -> None:
         if self.engine == "none" and self.gpus != 1:
             raise ValueError(f"one process without an engine trains on one GPU, not on {self.gpus}.")
         if self.gpus % self.tensor_parallel:
             raise ValueError(f"`vllm_tensor_parallel_size={self.tensor_parallel}` must divide the {self.gpus} GPUs.")
+        if self.bits and (not self.lora or self.vllm or self.engine not in ("none", "ddp")):
+            raise ValueError(
+                "`load_in_4bit` is counted under an adapter (`use_peft`), in one process or under DDP, with "
+                "transformers' generation (`--use_vllm false`)."
+            )
         self.length = self.prompt + self.completion
         self.trained = self.lora * self.shape.adapter if self.lora else self.shape.parameters
         self.frozen = self.shape.parameters if self.lora else 0
@@ -90,7 +101,8 @@ class Run:
         # FSDP2 trains to float32, and PEFT raises adapters
         loaded, cast = (4 if self.dtype == "float32" else 2), (2 if self.bf16 else 4)
         raised = self.lora or (self.engine == "fsdp2" and self.bf16)
-        self.trained_entry = cast if self.deepspeed else 4 if raised else loaded
+        own = 2 if self.bits else 4 if raised else loaded  # TRL casts adapters of QLoRA
+        self.trained_entry = cast if self.deepspeed else own
         self.frozen_entry = cast if self.deepspeed else loaded
         self.optimizer_entry = 12 if self.deepspeed else 2 * self.trained_entry
         self.teacher_entry = 4 if self.teacher == "ema" else self.trained_entry
@@ -101,8 +113,10 @@ class Run:
         # With a new adapter the `base` teacher is the model without it
         self.copied_teacher = self.teacher not in ("live", "adapters") and not (self.teacher == "base" and self.lora)
         self.copied_head = self.copied_teacher and not self.lora
+        if self.offload and (self.sharded or not self.copied_teacher):
+            raise ValueError("`teacher_offload` is for a teacher that is a copy, and not under ZeRO-3 or FSDP2.")
         # Casts of the layers' matrices, kept for the length of a forward
-        self.casts = 2 * self.shape.layers * self.shape.matrices if self.autocast else 0
+        self.casts = 2 * self.shape.layers * self.shape.matrices if self.autocast and not self.bits else 0
 
 
 class Part(NamedTuple):
@@ -132,12 +146,20 @@ def peak(found: list[Part]) -> tuple[float, str]:
 
 def states(run: Run) -> list[Part]:
     """Weights, gradients and optimizer; gradients count throughout, though most engines free them after a step."""
-    weights = (run.trained * run.trained_entry + run.frozen * run.frozen_entry) / run.weight_ranks
+    packed = run.shape.layers * run.shape.matrices if run.bits else 0
+    frozen = (run.frozen - packed) * run.frozen_entry + packed * packed_entry(run)
+    weights = (run.trained * run.trained_entry + frozen) / run.weight_ranks
     return [
         Part("weights", weights),
         Part("gradients", run.trained * run.trained_entry / run.gradient_ranks),
         Part("optimizer", run.trained * run.optimizer_entry / run.optimizer_ranks),
     ]
+
+
+def packed_entry(run: Run) -> float:
+    """Bytes of a weight in 4 bits with its scales: one for 64 weights, in float32 or, nested, in 8 bits with one in
+    float32 for 256 of these."""
+    return run.bits / 8 + ((1 + 4 / 256) / 64 if run.nested else 4 / 64)
 
 
 def teacher(run: Run) -> list[Part]:
@@ -147,20 +169,31 @@ def teacher(run: Run) -> list[Part]:
     at_work = tokens * inference_per_token(run, run.teacher_prompt + run.completion)
     other_type = run.teacher_entry != run.trained_entry
     share = run.trained / run.weight_ranks if run.copied_teacher else 0
-    # FSDP2 keeps the student's part aside; other engines cast a teacher of another type
-    lent = share * run.trained_entry if run.engine == "fsdp2" or other_type else 0
-    gathers = run.copied_head and (run.sharded or other_type)
+    # FSDP2 keeps the student's part aside; other engines cast a teacher of another type, or fetch it from host memory
+    lent = share * run.trained_entry if run.engine == "fsdp2" or other_type or run.offload else 0
+    gathers = run.copied_head and (run.sharded or other_type or run.offload)
     # Of all micro-batches of a generation batch, from the first pass over them to the last
     kept = run.accumulation * answer if run.iterations > 1 and run.teacher != "live" else 0
     head = run.shape.head * (run.entry if run.engine == "fsdp2" else run.trained_entry) if gathers else 0
     return [
-        Part("teacher", share * run.teacher_entry),
+        Part("teacher", 0 if run.offload else share * run.teacher_entry),
         Part("teacher: lending", lent, (TEACHER,)),
         Part("activations: teacher", at_work, (TEACHER,)),
         Part("teacher: hidden states", answer, (TEACHER, FORWARD, HEAD)),
         Part("teacher: kept hidden states", kept, (TEACHER, FORWARD, HEAD, BACKWARD, STEP)),
         Part("teacher: head", head, (HEAD,)),
     ]
+
+
+def offloaded(run: Run) -> float:
+    """Bytes that a teacher in host memory moves over the bus at a step: its copy for each forward, its head for the
+    loss, and both ways for an update."""
+    if not run.offload:
+        return 0
+    forwards = run.accumulation * math.ceil(run.views / VIEWS_OF_A_FORWARD)
+    head = run.accumulation * run.shape.head * run.teacher_entry if run.copied_head else 0
+    updates = 2 if run.teacher == "ema" else 0
+    return (forwards + updates) * run.trained * run.teacher_entry + head
 
 
 def engine(run: Run) -> list[Part]:
@@ -180,6 +213,9 @@ def engine(run: Run) -> list[Part]:
         made.append(Part("engine: gathered weights", units, forwards))
         buckets = 2 * run.trained / shape.layers * 4 if run.lora else units
         made.append(Part("engine: gradient buckets", buckets, (BACKWARD,)))
+    if run.bits:  # the matrix at work
+        matrix = shape.hidden * max(shape.intermediate, shape.query)
+        made.append(Part("engine: matrix out of 4 bits", matrix * run.entry, (GENERATE, *forwards)))
     if run.vllm and run.sharded:
         # TRL hands over one parameter at a time, but under ZeRO-3 it gathers a model with an adapter whole to merge it
         whole = shape.parameters if run.lora and run.engine == "zero3" else shape.head

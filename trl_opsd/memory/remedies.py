@@ -72,7 +72,10 @@ def remedies(run: Run) -> list[Remedy]:
             continue
         if found and len(changes) > len(found[0].changes):
             continue
-        changed = replace(run, **{name: value for change in changes for name, value in change.fields.items()})
+        try:
+            changed = replace(run, **{name: value for change in changes for name, value in change.fields.items()})
+        except ValueError:  # which exclude each other, such as an offload and an engine that shards
+            continue
         verdict = judge(changed)
         if verdict.fits == YES:
             found.append(Remedy(changes, changed, verdict))
@@ -115,6 +118,8 @@ def _subjects(run: Run) -> list[list[Change]]:
         found.append([Change("vllm", 30, {"vllm": False})])
     if run.gather and not run.server:  # read by transformers' generation alone
         found.append([Change("gather", 12, {"gather": False})])
+    if run.copied_teacher and not (run.lora or run.sharded or run.offload):
+        found.append([Change("offload", 9, {"offload": True})])
     if run.iterations > 1 and run.teacher != "live":
         found.append([Change("iterations", _CHANGES_TRAINING, {"iterations": 1})])
     if not run.lora:

@@ -45,7 +45,9 @@ def check_head(model: PreTrainedModel) -> None:
         )
     embedding = model.get_output_embeddings()
     weight = getattr(embedding, "weight", None)
-    if not isinstance(weight, nn.Parameter) or not weight.is_floating_point():
+    # A quantized head that is tied to the input embedding has that embedding's weight, which it can't multiply by
+    quantized = type(embedding).__module__.startswith("bitsandbytes")
+    if quantized or not isinstance(weight, nn.Parameter) or not weight.is_floating_point():
         kind = f"{type(embedding).__name__}" + ("" if weight is None else f" with a weight of type {weight.dtype}")
         raise ValueError(
             f"The output embeddings of {name} are no plain matrix ({kind}), and the fused head multiplies by their "

@@ -27,7 +27,7 @@ UNSAID = "\0"  # no view that is read
 # Of a config: what this computes, and no other variant of LoRA
 PLAIN = {
     "use_dora": False, "bias": "none", "modules_to_save": None, "alpha_pattern": {}, "rank_pattern": {},
-    "lora_bias": False,
+    "lora_bias": False, "target_parameters": None,
 }  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from trl_opsd.teacher.teacher import Patch, Teacher
 from trl_opsd.teacher.weights import CopiedWeights, SeparateModel, StudentWeights, TeacherWeights
 
 
+OFFLOAD = {"teacher_offload": False}  # of kinds with weights of their own
 # Ways to begin an adapter that change the weights under it
 CHANGE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
@@ -36,10 +37,16 @@ class Base(Teacher):
 
     name = "base"
     description = "the same weights as they were at the start of training"
+    options = OFFLOAD
 
     def make_weights(self, tokenizer: PreTrainedTokenizerBase, patch: Patch) -> TeacherWeights:
         new = hasattr(self.core, "peft_config") and adapter_starts_at_zero(self.core)
         if new or prompt_learning_config(self.core) is not None:
+            if self.args.teacher_offload:
+                raise ValueError(
+                    "`teacher_offload=True` has nothing to offload: the `base` teacher of a new adapter is the student "
+                    "with the adapter off, and no copy of it. Leave it out."
+                )
             return StudentWeights(self.core, self.args.cast_lm_head_to_fp32, adapter=False)
         return self.copied_weights()
 
@@ -81,7 +88,7 @@ class UpdatedTeacher(Teacher):
         rate (`float`): Share of the student in an update; 1 copies it.
     """
 
-    options = {"teacher_sync_steps": 1}
+    options = {"teacher_sync_steps": 1, **OFFLOAD}
     rate = 1.0
     weights: CopiedWeights
 
@@ -153,7 +160,7 @@ class Checkpoint(Teacher):
 
     name = "checkpoint"
     description = "other weights with the same vocabulary"
-    options = {"teacher_model_name_or_path": None, "teacher_model_init_kwargs": None}
+    options = {"teacher_model_name_or_path": None, "teacher_model_init_kwargs": None, **OFFLOAD}
     starts_as_student = False
     teaches_bare_rows = True
 
@@ -166,9 +173,14 @@ class Checkpoint(Teacher):
             raise ValueError("`teacher_model_init_kwargs` has `dtype` and its former name `torch_dtype`: keep `dtype`.")
 
     def make_weights(self, tokenizer: PreTrainedTokenizerBase, patch: Patch) -> TeacherWeights:
+        if self.args.teacher_offload and self.backend.prepares_model_in_train:
+            raise ValueError(
+                "`teacher_offload=True` was not made for a `checkpoint` teacher under DeepSpeed or FSDP, which hold "
+                "its parameters themselves. Leave it out, or use DDP."
+            )
         model = self._load_model(tokenizer)
         patch(model)
-        return SeparateModel(model, self.backend, self.args.cast_lm_head_to_fp32)
+        return SeparateModel(model, self.backend, self.args.cast_lm_head_to_fp32, self.args.teacher_offload)
 
     def _load_model(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
         """Load the model and compare its vocabulary with the student's."""

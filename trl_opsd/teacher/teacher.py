@@ -204,7 +204,13 @@ class Teacher:
                 "`fsdp_version: 2` in the accelerate config, or use `teacher_model_kind='live'`, or a new LoRA adapter "
                 "(`peft_config`) with `'base'`."
             )
-        weights = CopiedWeights(self.core, shards, dtype, self.args.cast_lm_head_to_fp32)
+        offload = self.args.teacher_offload
+        if offload and shards.is_sharded:
+            raise ValueError(
+                f"`teacher_offload=True` was not made for {shards.name}, where each process holds a share of the "
+                "teacher alone. Leave it out, or shard the optimizer only (ZeRO-1, ZeRO-2)."
+            )
+        weights = CopiedWeights(self.core, shards, dtype, self.args.cast_lm_head_to_fp32, offload)
         # An engine that prepares the model in `train` loads a checkpoint only after that; else it is loaded before
         if not self.backend.prepares_model_in_train:
             weights.attach()

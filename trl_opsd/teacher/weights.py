@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from trl.trainer.utils import use_adapter
 
 from trl_opsd.engines import Backend, ParameterShards, Tensors, Unsharded
+from trl_opsd.engines.shards import in_host_memory, on_device
 from trl_opsd.kernels import Head
 from trl_opsd.model.head import model_head
 
@@ -102,11 +103,19 @@ class CopiedWeights(TeacherWeights):
         shards ([`~trl_opsd.engines.shards.ParameterShards`]): Sharding of the student's parameters.
         dtype (`torch.dtype` or `None`): Type of the copies, `None` for the parameters' own.
         float32_head (`bool`): `cast_lm_head_to_fp32`.
+        offload (`bool`): Whether the copies are in host memory while the teacher does not read.
     """
 
-    def __init__(self, core: nn.Module, shards: ParameterShards, dtype: torch.dtype | None, float32_head: bool):
+    def __init__(
+        self,
+        core: nn.Module,
+        shards: ParameterShards,
+        dtype: torch.dtype | None,
+        float32_head: bool,
+        offload: bool = False,
+    ):
         super().__init__(core, float32_head)
-        self.shards, self.dtype, self.sharded_by = shards, dtype, shards.name
+        self.shards, self.dtype, self.sharded_by, self.offload = shards, dtype, shards.name, offload
         self.names = [name for name, param in core.named_parameters() if param.requires_grad]
         self.params: dict[str, nn.Parameter] = {}
         self.copies: Tensors = {}
@@ -121,11 +130,14 @@ class CopiedWeights(TeacherWeights):
             return
         self.params = {name: params[name] for name in self.names}
         shards = {name: self.shards.local_shard(param) for name, param in self.params.items()}
-        self.copies = {name: shard.clone().to(self.dtype or shard.dtype) for name, shard in shards.items()}
+        self.copies = {name: self._copy(shard, self.dtype or shard.dtype) for name, shard in shards.items()}
         # By identity, and now: in a forward FSDP2 has other tensors in their place
         names = {id(param): name for name, param in self.params.items()}
         embedding = self._causal_lm().get_output_embeddings()
         self._head_names = [names.get(id(tensor)) for tensor in (embedding.weight, embedding.bias)]
+
+    def _copy(self, shard: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        return in_host_memory(shard.to(dtype)) if self.offload else shard.clone().to(dtype)
 
     def _causal_lm(self) -> nn.Module:
         return self.core.get_base_model() if hasattr(self.core, "peft_config") else self.core
@@ -142,7 +154,11 @@ class CopiedWeights(TeacherWeights):
     def update(self, rate: float) -> None:
         """Interpolate: copies = (1 - rate) * copies + rate * student. A rate of 1 copies the student."""
         for name, copy in self.copies.items():
-            copy.lerp_(self.shards.local_shard(self.params[name]).to(copy), rate)
+            student = self.shards.local_shard(self.params[name])
+            there = on_device(copy, student.device)  # where it is computed with or without an offload
+            there.lerp_(student.to(there.dtype), rate)
+            if there is not copy:
+                copy.copy_(there)
 
     @contextmanager
     def active(self, model: nn.Module) -> Iterator[nn.Module]:
@@ -174,15 +190,32 @@ class SeparateModel(TeacherWeights):
         model (`PreTrainedModel`): The unwrapped model.
         backend ([`~trl_opsd.engines.backend.Backend`]): Wraps it.
         float32_head (`bool`): `cast_lm_head_to_fp32`.
+        offload (`bool`): Whether its parameters are in host memory while it does not read.
     """
 
-    def __init__(self, model: PreTrainedModel, backend: Backend, float32_head: bool):
+    def __init__(self, model: PreTrainedModel, backend: Backend, float32_head: bool, offload: bool = False):
         super().__init__(model.requires_grad_(False).eval(), float32_head)
         self.model = backend.prepare_frozen(model)
+        # By identity, as a tied parameter has two names
+        self._devices = {param: param.device for param in self.core.parameters()} if offload else {}
+        for param in self._devices:
+            param.data = in_host_memory(param.data)
 
     @contextmanager
     def active(self, model: nn.Module) -> Iterator[nn.Module]:
-        yield self.model
+        host = {param: param.data for param in self._devices}
+        for param, device in self._devices.items():
+            param.data = on_device(param.data, device)
+        try:
+            yield self.model
+        finally:
+            for param, data in host.items():
+                param.data = data
 
     def head(self) -> Head | None:
-        return model_head(self.core, self.float32_head)
+        head = model_head(self.core, self.float32_head)
+        device = self._devices.get(head.weight)
+        if device is None:
+            return head
+        bias = None if head.bias is None else on_device(head.bias, device)
+        return replace(head, weight=on_device(head.weight, device), bias=bias)

@@ -14,6 +14,7 @@ from trl.trainer.utils import (
 
 from trl_opsd.batches.pixels import ImageInputs
 from trl_opsd.config.opsd_config import OPSDConfig
+from trl_opsd.engines.quantized import keep_unpacked_on_cpu
 from trl_opsd.methods.runtime import MethodRun
 from trl_opsd.model.patch import add_distillation_forward
 from trl_opsd.model.virtual_tokens import mend_generation, prompt_learning_config
@@ -66,10 +67,12 @@ def set_up_distillation(trainer: "OPSDTrainer") -> None:
         cast = trainer.args.cast_lm_head_to_fp32
         add_fused_lm_head(model, trainer.temperature, cast_lm_head_to_fp32=cast, outputs=("log_probs", "entropy"))
         add_distillation_forward(model)
+        keep_unpacked_on_cpu(model)
 
     own = trainer.chat_template_kwargs
     trainer.chat_template_kwargs = {**own, **(args.student_chat_template_kwargs or {})}
     core = trainer.accelerator.unwrap_model(trainer.model)
+    keep_unpacked_on_cpu(core)
     check_adapter_model(core)
     if isinstance(core, PeftModel):
         mend_generation(core)

@@ -34,6 +34,7 @@ from trl_opsd.batches.distillation_batch import KEY, DistillationBatch
 from trl_opsd.batches.pixels import MODALITIES
 from trl_opsd.config.opsd_config import OPSDConfig
 from trl_opsd.config.validation import check_contexts_stay
+from trl_opsd.engines.quantized import check_generation, is_quantized
 from trl_opsd.kernels import TOP
 from trl_opsd.model.forward import ObservedForward
 from trl_opsd.model.virtual_tokens import prompt_learning_config
@@ -167,6 +168,8 @@ class OPSDTrainer(RolloutTrainer):
             self._paper = paper_of(args)
             self.privileged = source_of(args, privileged)
             check_adapter_options(args, peft_config or prompt_learning_config(model))
+            if is_quantized(model, quantization_config, args.model_init_kwargs):
+                check_generation(args.use_vllm)
             rollout_func = rollout_func and CheckedRolloutFunc(rollout_func)
             self.prompts_checked = check_prompts(train_dataset, eval_dataset, environment_factory is not None)
             check_datasets(self.privileged, train_dataset, eval_dataset)

@@ -22,6 +22,7 @@ REASONS = {
     "tensor_parallel": "{tensor_parallel} GPUs share one engine of vLLM",
     "vllm": "transformers generates instead of vLLM: much slower",
     "gather": "the weights are gathered layer by layer while generating: much slower",
+    "offload": "the teacher's copy is in host memory while it does not read: slower by its transfers",
     "iterations": "one pass over each generation batch: less is kept of the teacher's",
     "lora": "an adapter is trained, with a frozen teacher that is free; it often takes a higher learning rate",
     "teacher": "no copy of the weights as teacher, but another objective, which can collapse: docs/defaults.md",
@@ -76,6 +77,7 @@ def of_change(change: Change, options: Options) -> dict[str, Any]:
         "vllm": "use_vllm",
         "gather": "ds3_gather_for_generation",
         "iterations": "num_iterations",
+        "offload": "teacher_offload",
         "teacher": "teacher_model_kind",
     }  # fields have the subject's name; the engine belongs to the launch
     return {names[change.subject]: fields[change.subject]} if change.subject in names else {}

@@ -172,7 +172,10 @@ def run_of(
             shape_of(model, config), engine, gpus, gpu_gb, dtype,
             bf16=options["bf16"] is not False or options["fp16"],  # the default is what a GPU can
             lora=options["lora_r"] if options["use_peft"] else 0,
+            bits=4 if options["load_in_4bit"] else 0,
+            nested=options["use_bnb_nested_quant"],
             teacher=teacher,
+            offload=options["teacher_offload"],
             views=count_views(options["privileged_source"]),
             rows=options["per_device_train_batch_size"],
             accumulation=micro_batches(options, gpus),
@@ -194,8 +197,8 @@ def run_of(
 def left_out(options: Options) -> list[str]:
     """Options of a recipe that the formulas do not count, or count otherwise."""
     found = [text for name, text in UNCOUNTED.items() if options[name]]
-    if options["load_in_4bit"] or options["load_in_8bit"]:
-        found.append("weights in 4 or 8 bits, which are counted whole")
+    if options["load_in_8bit"]:
+        found.append("weights in 8 bits, which are counted whole")
     if options["use_peft"] and options["lora_target_modules"] not in ("all-linear", ["all-linear"]):
         found.append("the choice of `lora_target_modules`: an adapter on all matrices is counted")
     if not str(options["optim"]).startswith("adamw_torch") or "bit" in str(options["optim"]):
