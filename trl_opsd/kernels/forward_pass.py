@@ -51,7 +51,7 @@ class LinearDivergenceForward:
             if id(one) not in prepared:
                 prepared[id(one)] = one.prepared(hidden)
         self.teachers = [prepared[id(one)] for one in task.teacher_heads]
-        self.specs = task.view_specs or [task.spec] * len(self.teachers)
+        self.specs = task.view_specs or [task.spec] * len(task.weights)
         self.teacher_temperature = task.spec.teacher_temperature or task.spec.temperature
         new, (k, m) = task.weights.new_zeros, task.weights.shape
         # Pre-allocated: small tensors allocated between large short-lived ones fragment the heap and fault in new pages
@@ -127,12 +127,15 @@ class LinearDivergenceForward:
         log_p, p = _distribution(self.student.transform(raw), spec.temperature)
         views = zip(self.teachers, teachers, strict=True)
         targets = [_distribution(head.transform(teacher), self.teacher_temperature) for head, teacher in views]
+        known = self.task.known
+        if known is not None:
+            targets = known.distributions(self.task.labels[rows], rows, log_p.shape[-1])
         logps = torch.stack([one.gather(-1, labels).squeeze(-1) for one in (log_p, *(log_q for log_q, _ in targets))])
         shown = reported(logps)  # (1 + K, t)
         self.stats["student_logps"][rows], self.stats["teacher_logps"][:, rows] = shown[0], shown[1:]
         self.stats["student_entropy"][rows] = -(p * log_p).sum(-1)
         for view, (log_q, q) in enumerate(targets):
-            self.stats["teacher_entropy"][view, rows] = -(q * log_q).sum(-1)
+            self.stats["teacher_entropy"][view, rows] = -(q * log_q).sum(-1) if known is None else torch.nan
         plain = weights = self.task.weights[:, rows] * self._importance(logps[0], rows)  # (K, t)
         if spec.token_weight is not None:
             weights = weights * self._factors(rows)
@@ -201,7 +204,8 @@ class LinearDivergenceForward:
         student = label_scores(self.student, self.hidden[:m], labels, task.spec.temperature, chunk_size)
         views = zip(self.teachers, task.teacher_hidden, strict=True)
         teachers = [label_scores(head, view, labels, self.teacher_temperature, chunk_size) for head, view in views]
-        values = (*(torch.stack(both) for both in zip(*teachers, strict=True)), *student)
+        known = task.known and (task.known.label_logps, torch.full_like(task.known.label_logps, torch.nan))
+        values = (*(known or (torch.stack(both) for both in zip(*teachers, strict=True))), *student)
         return self._token_stats(dict(zip(TOKEN_STATS, values, strict=True)), slice(None))
 
     def _policy_gradient(self, raw: torch.Tensor, rows: slice) -> torch.Tensor:
