@@ -114,6 +114,7 @@ class ServerClient:
         )
         self.pool = ThreadPoolExecutor(size, thread_name_prefix="teacher-server")
         self._next = itertools.count(first)
+        self._random = random.Random()  # of its own: waits depend on the server, and the training's draws must not
         self._lock, self._closed = threading.Lock(), threading.Event()
 
     def submit(self, function: Any, *args: Any) -> Future:
@@ -143,7 +144,7 @@ class ServerClient:
             if attempt:
                 with self._lock:
                     self.retried += 1
-                self._closed.wait(wait * random.uniform(0.75, 1.0))
+                self._closed.wait(wait * self._random.uniform(0.75, 1.0))
             if self._closed.is_set():
                 raise ServerError("Given up, as another request failed.")
             address = f"{self.urls[(start if server is not None else start + attempt) % len(self.urls)]}{path}"

@@ -275,7 +275,7 @@ class RolloutTrainer(CrashSafeGRPOTrainer):
         return batches
 
     def _plan(self, batches: list[dict[str, Any]], uses: list[int]) -> None:
-        """Plan the teacher's forwards of micro-batches, and let a teacher that works on the side begin. A collective."""
+        """Plan the teacher's forwards of micro-batches, and let a teacher on a server begin. A collective."""
         weights_of = self.teacher.weights_of
         plan_teacher_batches(batches, self.accelerator, self.sharing.allowed, self.images, uses, weights_of)
         self.teacher.prefetch([one for batch in batches for one in batch[KEY].teacher_batches])
