@@ -249,9 +249,6 @@ def check_remote_teacher(config: Any) -> None:
             f"The method {config.method!r} reads the teacher's {what}, and with {kind} only the log-probabilities of "
             "single tokens are known. Use another `teacher_model_kind`, such as 'checkpoint'."
         )
-    turns = turn_options(config.turns)
-    if turns is not None and turns.weights == "teacher":
-        raise ValueError(f"`turns`: `weights: teacher` lets the teacher write, which {kind} can't: leave it out.")
 
 
 def check_hub(config: Any) -> None:

@@ -24,6 +24,7 @@ from trl_opsd.engines.distributed import raise_on_all_ranks
 from trl_opsd.teacher.server_check import ServerFacts, check_servers
 from trl_opsd.teacher.server_client import ServerClient, ServerOptions, check_urls
 from trl_opsd.teacher.server_scores import TokenScores, score
+from trl_opsd.teacher.server_writing import sampling, written
 from trl_opsd.teacher.teacher import Patch, Teacher
 from trl_opsd.teacher.weights import TeacherWeights
 
@@ -39,9 +40,9 @@ class NoWeights(TeacherWeights):
 
     def active(self, model: nn.Module) -> Any:
         raise ValueError(
-            "The teacher is on a server (`teacher_model_kind='server'`), so this process has no weights of it: it "
-            "scores rollouts, and neither writes texts nor shows its logits. Use another `teacher_model_kind` for "
-            "this, such as 'checkpoint' with the same model."
+            "The teacher is on a server (`teacher_model_kind='server'`), so this process has no weights of it, and its "
+            "logits can't be shown. Use another `teacher_model_kind` for this, such as 'checkpoint' with the same "
+            "model."
         )
 
     def head(self) -> None:
@@ -70,7 +71,7 @@ class Server(Teacher):
             )
         check_urls(config.teacher_model_server_url)
         _check_loss(config)
-        _check_uses(config)
+        _check_records(config)
         _check_live(config, options)
 
     def make_weights(self, tokenizer: PreTrainedTokenizerBase, patch: Patch) -> TeacherWeights:
@@ -144,6 +145,13 @@ class Server(Teacher):
         self._retries += self.client.retried - retried
         return _at_tokens(rows, batch, self.topk, self.accelerator.device)
 
+    def write(self, prompts: list[list[int]], options: dict[str, Any], ends: list[int]) -> list[list[int]]:
+        how = sampling(options)
+        seeds = torch.randint(2**31, (len(prompts),)).tolist()
+        pairs = zip(prompts, seeds, strict=True)
+        texts = [self.client.submit(written, self.client, self.facts.model, ids, how, ends, one) for ids, one in pairs]
+        return [text.result() for text in texts]
+
     def metrics(self) -> dict[str, tuple[float, float]]:
         waited, retries = self._waited, self._retries
         self._waited = self._retries = 0.0
@@ -201,18 +209,13 @@ def _check_loss(config: Any) -> None:
         )
 
 
-def _check_uses(config: Any) -> None:
-    """Refuse options that need the teacher's weights in this process."""
-    uses = {
-        "log_tokens": "shows what the teacher would rather write, from its logits",
-        "eval_teacher_prompts": "lets the teacher write",
-    }
-    for name, use in uses.items():
-        if getattr(config, name):
-            raise ValueError(
-                f"`{name}={getattr(config, name)}` {use}, and with `teacher_model_kind='server'` this process has no "
-                "weights of it. Leave it out."
-            )
+def _check_records(config: Any) -> None:
+    """Refuse records that show the teacher's logits."""
+    if config.log_tokens:
+        raise ValueError(
+            f"`log_tokens={config.log_tokens}` shows what the teacher would rather write, from its logits, which a "
+            "server does not give. Leave it out."
+        )
 
 
 def _check_live(config: Any, options: ServerOptions) -> None:

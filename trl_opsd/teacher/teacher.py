@@ -151,6 +151,20 @@ class Teacher:
         """
         raise NotImplementedError
 
+    def write(self, prompts: list[list[int]], options: dict[str, Any], ends: list[int]) -> list[list[int]]:
+        """
+        Texts by a teacher that is not local. No collective.
+
+        Args:
+            prompts (`list[list[int]]`): Token ids of what is read.
+            options (`dict[str, Any]`): Options of transformers' generation.
+            ends (`list[int]`): Tokens that end a text.
+
+        Returns:
+            `list[list[int]]`: Token ids of each text.
+        """
+        raise NotImplementedError
+
     def metrics(self) -> dict[str, tuple[float, float]]:
         """Local sums and counts since the last call, by name in the log, the same names on every process."""
         return {}
