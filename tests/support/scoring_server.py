@@ -28,9 +28,10 @@ class ScoringServer:
         requests (`list[dict]`): What came in: `path`, `key` and `body`.
         replies (`list[Reply]`): Answers to the next requests for scores; `None` for a true one. After them, true ones.
         always (`Reply`, *optional*): The answer to every request for scores.
-        noise (`float`): Standard deviation of what is added to each log-probability.
+        noise (`float`): Standard deviation of what is added to each logit.
         most (`int`): `--max-logprobs`.
         length (`int`): `--max-model-len`.
+        raw (`bool`): Whether logits are told, as with `--logprobs-mode raw_logits`.
     """
 
     def __init__(self, model: Any, tokenizer: Any):
@@ -38,7 +39,7 @@ class ScoringServer:
         self.requests: list[dict] = []
         self.replies: list[Reply | None] = []
         self.always: Reply | None = None
-        self.noise, self.most, self.length, self.url = 0.0, MOST, 512, ""
+        self.noise, self.most, self.length, self.url, self.raw = 0.0, MOST, 512, "", False
         self.random = torch.Generator().manual_seed(0)  # and not that of the training in this process
         self.lock, self.closing = threading.Lock(), threading.Event()
 
@@ -77,13 +78,15 @@ class ScoringServer:
         if len(ids) + body["max_tokens"] > self.length:
             return refuses(400, f"This model's maximum context length is {self.length} tokens.")
         with self.lock:
-            logps = self.model(input_ids=torch.tensor([ids])).logits[0].float().log_softmax(-1)
-            logps = logps + self.noise * torch.randn(logps.shape, generator=self.random)
+            logits = self.model(input_ids=torch.tensor([ids])).logits[0].float()
+            logits = logits + self.noise * torch.randn(logits.shape, generator=self.random)
+            logps = logits if self.raw else logits.log_softmax(-1)
         told: list[dict | None] = [None]
         for before, token in zip(logps[:-1], ids[1:], strict=True):
             top = before.topk(count)
             entries = {token: (before[token].item(), int((before >= before[token]).sum()))}
-            entries |= {one: (value, rank + 1) for rank, (value, one) in enumerate(zip(*map(torch.Tensor.tolist, top)))}
+            pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+            entries |= {one: (value, rank) for rank, (one, value) in enumerate(pairs, 1)}
             told.append({str(one): {"logprob": max(v, -9999.0), "rank": rank} for one, (v, rank) in entries.items()})
         choice = {"index": 0, "text": "", "finish_reason": "length", "prompt_logprobs": told}
         return says({"object": "text_completion", "model": NAME, "choices": [choice]})

@@ -6,8 +6,6 @@ import pytest
 import torch
 
 import tiny
-from batches import batch_of
-from conftest import length_reward
 from runs import SAMPLED, history
 from scoring_server import scoring
 

@@ -129,7 +129,7 @@ class LinearDivergenceForward:
         targets = [_distribution(head.transform(teacher), self.teacher_temperature) for head, teacher in views]
         known = self.task.known
         if known is not None:
-            targets = known.distributions(self.task.labels[rows], rows, log_p.shape[-1])
+            targets = known.distributions(self.task.labels[rows], rows, log_p)
         logps = torch.stack([one.gather(-1, labels).squeeze(-1) for one in (log_p, *(log_q for log_q, _ in targets))])
         shown = reported(logps)  # (1 + K, t)
         self.stats["student_logps"][rows], self.stats["teacher_logps"][:, rows] = shown[0], shown[1:]

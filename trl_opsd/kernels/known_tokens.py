@@ -37,18 +37,19 @@ class KnownTokens:
         return KnownTokens(self.ids.to(device), self.logps.to(device), self.label_logps.to(device))
 
     def distributions(
-        self, labels: torch.Tensor, rows: slice, vocabulary: int
+        self, labels: torch.Tensor, rows: slice, student: torch.Tensor
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """
-        Log-probabilities and probabilities `(t, V)` of each view, completed by [`completed`].
+        Log-probabilities and probabilities `(t, V)` of each view, by [`completed`].
 
         Args:
             labels (`torch.Tensor` of shape `(t,)`): The labels of these tokens.
             rows (`slice`): These tokens among the M.
-            vocabulary (`int`): V.
+            student (`torch.Tensor` of shape `(t, V)`): The student's log-probabilities, for V and the type.
         """
-        views = zip(self.ids[:, rows], self.logps[:, rows], self.label_logps[:, rows], strict=True)
-        log_qs = [completed(ids, logps, labels, of_label, vocabulary) for ids, logps, of_label in views]
+        logps, of_labels = self.logps[:, rows].to(student.dtype), self.label_logps[:, rows].to(student.dtype)
+        views = zip(self.ids[:, rows], logps, of_labels, strict=True)
+        log_qs = [completed(ids, known, labels, of_label, student.shape[-1]) for ids, known, of_label in views]
         return [(log_q, log_q.exp()) for log_q in log_qs]
 
 
