@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""A real HTTP server that scores prompts with a model of this process, with vLLM's addresses and forms of answers."""
+"""A real HTTP server that scores and writes with a model of this process, by vLLM's addresses and forms of answers."""
 
 import json
 import threading
@@ -46,7 +46,7 @@ class ScoringServer:
     @property
     def scored(self) -> list[dict]:
         """Bodies of the requests for scores."""
-        return [one["body"] for one in self.requests if one["path"] == "/v1/completions"]
+        return [one["body"] for one in self.requests if "prompt_logprobs" in one["body"]]
 
     def reply(self, path: str, body: dict) -> Reply:
         answers = {"/v1/models": self._models, "/tokenize": self._tokens, "/detokenize": self._text}
@@ -56,7 +56,7 @@ class ScoringServer:
             return self.always
         with self.lock:
             planned = self.replies.pop(0) if self.replies else None
-        return planned or self._scores(body)
+        return planned or (self._scores(body) if "prompt_logprobs" in body else self._writes(body))
 
     def _models(self, body: dict) -> Reply:
         return says({"object": "list", "data": [{"id": NAME, "max_model_len": self.length}]})
@@ -89,6 +89,20 @@ class ScoringServer:
             entries |= {one: (value, rank) for rank, (one, value) in enumerate(pairs, 1)}
             told.append({str(one): {"logprob": max(v, -9999.0), "rank": rank} for one, (v, rank) in entries.items()})
         choice = {"index": 0, "text": "", "finish_reason": "length", "prompt_logprobs": told}
+        return says({"object": "text_completion", "model": NAME, "choices": [choice]})
+
+    @torch.no_grad()
+    def _writes(self, body: dict) -> Reply:
+        ids, draw = list(body["prompt"]), torch.Generator().manual_seed(body["seed"])
+        for _ in range(body["max_tokens"]):
+            with self.lock:
+                logits = self.model(input_ids=torch.tensor([ids])).logits[0, -1].float()
+            greedy = body["temperature"] == 0
+            chances = None if greedy else (logits / body["temperature"]).softmax(-1)
+            ids.append(int(logits.argmax() if greedy else torch.multinomial(chances, 1, generator=draw)))
+            if ids[-1] in body["stop_token_ids"]:
+                break
+        choice = {"index": 0, "text": "", "finish_reason": "stop", "token_ids": ids[len(body["prompt"]) :]}
         return says({"object": "text_completion", "model": NAME, "choices": [choice]})
 
 
