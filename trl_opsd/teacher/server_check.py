@@ -52,10 +52,12 @@ def check_servers(
         same_twice (`bool`): Whether to compare answers (`teacher_self_test`).
 
     Raises:
-        ValueError: If a server has another vocabulary, or answers that can't be used or differ.
-        ServerError: If one can't be reached.
+        ValueError: If a server can't be reached, has another vocabulary, or answers that can't be used or differ.
     """
-    found = [_model_of(client, server) for server in range(len(client.urls))]
+    try:
+        found = [_model_of(client, server) for server in range(len(client.urls))]
+    except ServerError as error:
+        raise ValueError(f"A teacher's server can't be reached: {error}") from None
     model = found[0][0]
     for server, url in enumerate(client.urls):
         _check_vocabulary(client, server, url, model, tokenizer)

@@ -1,20 +1,24 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
-"""HTTP client of one or several vLLM servers: options, round-robin dispatch, time-outs and retries with back-off."""
+"""
+HTTP client of one or several vLLM servers: options, round-robin dispatch, time-outs and retries with back-off.
 
+It is that of Python's library, as huggingface_hub brings httpx or httpx2 by its version, and no other is always there.
+"""
+
+import http.client
 import itertools
 import json
-import logging
 import os
 import random
 import re
 import threading
 import time
+import urllib.error
+import urllib.request
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import Any
-
-import httpx
 
 from trl_opsd.options import Count, Index, Positive, check_fields, near
 from trl_opsd.privileged.authors.endpoint import is_plain_address
@@ -23,9 +27,6 @@ from trl_opsd.privileged.authors.masking import LEAST_SECRET, masked
 
 PASSING = (408, 409, 429)  # and 500 and above
 FIRST_WAIT, MOST_WAIT = 0.5, 8.0  # seconds before the first retry, which double up to the most
-
-for _name in ("httpx", "httpcore"):  # a line for each request
-    logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class ServerOptions:
         model (`str`, *optional*): Name of the model there. `None` means the first one that the server lists.
         api_key_env (`str`, *optional*): Environment variable with the key of `vllm serve --api-key`.
         concurrency (`int`, *optional*, defaults to `16`): Requests of a process at a time, over all servers.
-        timeout (`float`, *optional*, defaults to `300.0`): Seconds for one attempt, from the connection to the last
-            byte. A request waits in the server's queue within them.
+        timeout (`float`, *optional*, defaults to `300.0`): Seconds for one attempt. A request waits in the server's
+            queue within them.
         retries (`int`, *optional*, defaults to `5`): How often a request is sent again, each time to the next server.
         tolerance (`float`, *optional*, defaults to `0.2`): Nats by which a server's log-probabilities of the same
             tokens may differ from one answer to the next, or from another server's, at the start and on resume.
@@ -106,13 +107,11 @@ class ServerClient:
         self.options, self.retried = options, 0
         key = options.key()
         self.secret = key if key is not None and len(key) >= LEAST_SECRET else None
-        size = options.concurrency
-        self.http = httpx.Client(
-            headers={} if key is None else {"Authorization": f"Bearer {key}"},
-            limits=httpx.Limits(max_connections=size, max_keepalive_connections=size),
-            timeout=options.timeout,
-        )
-        self.pool = ThreadPoolExecutor(size, thread_name_prefix="teacher-server")
+        self._headers = {"Content-Type": "application/json"}
+        if key is not None:
+            self._headers["Authorization"] = f"Bearer {key}"
+        self._opener = urllib.request.build_opener(_NoRedirects)
+        self.pool = ThreadPoolExecutor(options.concurrency, thread_name_prefix="teacher-server")
         self._next = itertools.count(first)
         self._random = random.Random()  # of its own: waits depend on the server, and the training's draws must not
         self._lock, self._closed = threading.Lock(), threading.Event()
@@ -151,33 +150,30 @@ class ServerClient:
             wait = min(FIRST_WAIT * 2**attempt, MOST_WAIT)
             try:
                 return self._attempt(address, body)
-            except httpx.HTTPStatusError as error:
-                status = error.response.status_code
-                problem = f"{address} answers {status}: {self._words(error.response.text)}"
-                if status not in PASSING and status < 500:
+            except urllib.error.HTTPError as error:
+                problem = f"{address} answers {error.code}: {self._words(_said(error))}"
+                if error.code not in PASSING and error.code < 500:
                     raise ServerError(problem) from None
-                wait = max(wait, _retry_after(error.response))
-            except (httpx.RequestError, ValueError) as error:
-                problem = (
-                    f"{address} gives no answer that can be used: {type(error).__name__}: {self._words(str(error))}"
-                )
+                wait = max(wait, _retry_after(error))
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                reason = getattr(error, "reason", error)
+                said = f"{type(reason).__name__}: {self._words(str(reason))}"
+                problem = f"{address} gives no answer that can be used: {said}"
         raise ServerError(
             f"{problem} (after {self.options.retries} retries). See whether the server runs, and its log; if it is "
             "only slow, raise `timeout` or `retries` of `teacher_server_options`, or lower `concurrency`."
         )
 
     def _attempt(self, address: str, body: dict[str, Any] | None) -> Any:
-        method = "GET" if body is None else "POST"
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(address, data, self._headers)
         end, content = time.monotonic() + self.options.timeout, bytearray()
-        with self.http.stream(method, address, json=body) as response:
-            for part in response.iter_bytes():
+        with self._opener.open(request, timeout=self.options.timeout) as response:
+            while part := response.read1():
                 content += part
                 if time.monotonic() > end:
-                    raise httpx.ReadTimeout(f"not within {self.options.timeout:g} seconds")
-        if response.is_success:
-            return json.loads(content)
-        whole = httpx.Response(response.status_code, headers=_waits(response), content=bytes(content))
-        raise httpx.HTTPStatusError("", request=response.request, response=whole)
+                    raise TimeoutError(f"not within {self.options.timeout:g} seconds")
+        return json.loads(content)
 
     def _words(self, text: str) -> str:
         """Beginning of a server's text, without the key."""
@@ -199,13 +195,24 @@ def check_urls(urls: list[str]) -> None:
         )
 
 
-def _waits(response: httpx.Response) -> dict[str, str]:
-    return {name: response.headers[name] for name in ("retry-after",) if name in response.headers}
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Takes a redirect for an error, as it would take prompts and key to the host that it names."""
+
+    def redirect_request(self, *args: Any) -> None:
+        return None
 
 
-def _retry_after(response: httpx.Response) -> float:
+def _said(error: urllib.error.HTTPError) -> str:
+    """Beginning of the text of a refusal."""
+    try:
+        return error.read(2**16).decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException):
+        return ""
+
+
+def _retry_after(error: urllib.error.HTTPError) -> float:
     """Seconds that the server asks for, up to two minutes."""
     try:
-        return min(max(float(response.headers["retry-after"]), 0.0), 120.0)
-    except (KeyError, ValueError):
+        return min(max(float(error.headers["Retry-After"]), 0.0), 120.0)
+    except (TypeError, ValueError):
         return 0.0
