@@ -3,6 +3,7 @@
 """Two processes with a teacher on a server: each asks for its own rows, and an error of one ends both."""
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,68 +16,85 @@ from scoring_server import refuses, scoring
 
 
 WORKER = Path(__file__).parent / "server_teacher_worker.py"
-LIMIT_SECONDS = 240
-LOSSES = {
+LIMIT_SECONDS = 600
+pytestmark = pytest.mark.timeout(LIMIT_SECONDS + 60)
+OF_CHECK = 2 * 3  # requests for scores before the training, of two ranks
+REFUSED = OF_CHECK + 5
+SAMPLED = {"rows_with_view": [0, 5], "distillation_mode": "sampled_token", "distillation_alpha": 1.0}
+EQUAL = {
     "views on one rank alone": {
         "rows_with_view": [5, 6, 7], "distillation_mode": "topk_logits", "distillation_topk": 6,
         "distillation_topk_source": "teacher", "distillation_add_tail": True,
         "privileged_source": {"column": {"column": "privileged_context"}},
     },
-    "sampled token": {"rows_with_view": [0, 5], "distillation_mode": "sampled_token", "distillation_alpha": 1.0},
+    "sampled token": SAMPLED,
 }  # fmt: skip
 
 
-@pytest.fixture
-def server():
-    tokenizer = tiny.tokenizer()
-    with scoring(tiny.model(tokenizer, seed=7), tokenizer) as server:
-        yield server
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The folder of all runs, with servers of their own for those that fail."""
+    folder, tokenizer = tmp_path_factory.mktemp("servers"), tiny.tokenizer()
+    with ExitStack() as stack:
+        sound, refusing, dead = (
+            stack.enter_context(scoring(tiny.model(tokenizer, seed=7), tokenizer)) for _ in range(3)
+        )
+        dead.always = sends(503, "starting")
+        inner = refusing.reply
+
+        def reply(path, body):
+            """One request is refused; whose it is, nobody knows."""
+            is_one = "prompt_logprobs" in body and len(refusing.scored) >= REFUSED and not refusing.closing.is_set()
+            if is_one:
+                refusing.closing.set()
+                return refuses(400, "This model's maximum context length is 8 tokens.")
+            return inner(path, body)
+
+        refusing.reply = reply
+        given = {name: {**options, "processes": [1, 2], **on(sound)} for name, options in EQUAL.items()}
+        given["refused"] = {**SAMPLED, "processes": [2], **on(refusing)}
+        given["dead"] = {**SAMPLED, "processes": [2], **on(dead), "teacher_server_options": {"retries": 1}}
+        launch(WORKER, str(folder), json.dumps(given), processes=1, seconds=LIMIT_SECONDS)
+    return folder
 
 
-def train(folder, server, processes, **options):
-    folder.mkdir()
-    options |= {"teacher_model_kind": "server", "teacher_model_server_url": server.url}
-    options |= {"per_device_train_batch_size": 8 // processes, "per_device_eval_batch_size": 8 // processes}
-    launch(WORKER, str(folder), json.dumps(options), processes=processes, seconds=LIMIT_SECONDS)
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("error-*.json"))]
+def on(server):
+    return {"teacher_model_kind": "server", "teacher_model_server_url": server.url}
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_two_processes_equal_one(tmp_path, server, name):
-    for processes in (1, 2):
-        assert not train(tmp_path / str(processes), server, processes, **LOSSES[name])
-    one, two = ([torch.load(tmp_path / str(n) / f"weights-{rank}.pt") for rank in range(n)] for n in (1, 2))
+def read(folder, name):
+    return [json.loads(path.read_text()) for path in sorted(folder.glob(f"{name}-*.json"))]
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_two_processes_equal_one(runs, name):
+    folders = [runs / name / str(processes) for processes in (1, 2)]
+    assert not [error for folder in folders for error in read(folder, "error")]
+    (one,), two = ([torch.load(path) for path in sorted(folder.glob("weights-*.pt"))] for folder in folders)
     for parameter, tensor in two[0].items():
         assert torch.equal(tensor, two[1][parameter])
-        torch.testing.assert_close(tensor, one[0][parameter], rtol=1e-3, atol=1e-5)
-    logs = [json.loads((tmp_path / str(n) / "history.json").read_text())[0] for n in (1, 2)]
-    for key in [key for key in logs[0] if "self_distillation" in key and "wait_seconds" not in key]:
-        assert logs[1][key] == pytest.approx(logs[0][key], rel=1e-3, abs=1e-4), key
-    sent = [json.loads((tmp_path / str(n) / f"sent-{rank}.json").read_text()) for n in (1, 2) for rank in range(n)]
-    # Each row is asked for once, by the rank that has it
-    assert sorted(sent[0]) == sorted(sent[1] + sent[2])
-    assert all(sent[1:]) or "one rank" in name
+        torch.testing.assert_close(tensor, one[parameter], rtol=1e-3, atol=1e-5)
+    first, second = (read(folder, "history")[0][0] for folder in folders)
+    keys = [key for key in first if "self_distillation" in key and "wait_seconds" not in key]
+    assert {key: second[key] for key in keys} == pytest.approx({key: first[key] for key in keys}, rel=1e-3, abs=1e-4)
 
 
-def test_an_error_of_one_process_ends_both(tmp_path, server):
-    """The fifth request for scores after those of the check is refused; whose it is, nobody knows."""
-    scored, inner = 2 * 3, server.reply
+@pytest.mark.parametrize("name", EQUAL)
+def test_each_row_is_asked_for_once_by_its_rank(runs, name):
+    (one,), two = (read(runs / name / str(processes), "sent") for processes in (1, 2))
+    assert one and sorted(one) == sorted(two[0] + two[1])
+    assert all(two) or name == "views on one rank alone"
 
-    def reply(path, body):
-        if len(server.scored) == scored + 5 and "prompt_logprobs" in body:
-            return refuses(400, "This model's maximum context length is 8 tokens.")
-        return inner(path, body)
 
-    server.reply = reply
-    errors = train(tmp_path / "run", server, 2, **LOSSES["sampled token"])
+def test_an_error_of_one_process_ends_both(runs):
+    errors = read(runs / "refused" / "2", "error")
     assert sorted(error["kind"] for error in errors) == ["RuntimeError", "ServerError"]
     assert all("maximum context length is 8" in error["text"] for error in errors)
     (other,) = (error["text"] for error in errors if error["kind"] == "RuntimeError")
     assert "Another process failed" in other and "the teacher's server on process" in other
 
 
-def test_a_dead_server_ends_both_at_the_start(tmp_path, server):
-    server.always = sends(503, "starting")
-    folder = tmp_path / "run"
-    with pytest.raises(AssertionError, match="503: starting"):
-        train(folder, server, 2, **{**LOSSES["sampled token"], "teacher_server_options": {"retries": 1}})
+def test_a_dead_server_ends_both_at_the_start(runs):
+    errors = read(runs / "dead" / "2", "error")
+    assert [error["kind"] for error in errors] == ["ValueError", "ValueError"]
+    assert all("503: starting (after 1 retries)" in error["text"] for error in errors)
