@@ -58,7 +58,7 @@ def server(tmp_path_factory):
     )
     url = f"http://127.0.0.1:{port}"
     try:
-        VLLMClient(url, connection_timeout=150)
+        VLLMClient(url, connection_timeout=500)
         yield folder / "model", url
     except requests.exceptions.ConnectionError:
         pytest.fail((folder / "server.log").read_text()[-5000:])

@@ -23,7 +23,7 @@ BEYOND = 8  # ids after the student's last one
 @dataclass(frozen=True)
 class ServerFacts:
     """
-    What a check has found.
+    Findings of a check.
 
     Args:
         model (`str`): Name of the model on the servers.

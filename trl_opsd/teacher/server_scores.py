@@ -22,7 +22,7 @@ MOST_SUM = 1e-3  # by which the probabilities of an answer may exceed 1
 @dataclass(frozen=True)
 class TokenScores:
     """
-    What a server says of L tokens.
+    Scores of L tokens by a server.
 
     Args:
         label_logps (`torch.Tensor` of shape `(L,)`): Log-probabilities of the tokens themselves.
