@@ -49,28 +49,28 @@ def test_another_model_than_the_wanted_one(server):
         check(server, model="qwen")
 
 
-class Other:
-    """A tokenizer with one change."""
-
-    def __init__(self, inner, swapped):
-        self.inner, self.swapped = inner, swapped
-
-    def __call__(self, text, add_special_tokens):
-        return self.inner(text, add_special_tokens=add_special_tokens)
-
-    def __len__(self):
-        return len(self.inner) + (self.swapped == "size")
-
-    def decode(self, ids):
-        if self.swapped == "size":
-            return self.inner.decode(ids[1:]) + "<new>"
-        return self.inner.decode([{33: 34, 34: 33}.get(token, token) for token in ids])
-
-
-@pytest.mark.parametrize("swapped", ["size", "ids"])
-def test_another_vocabulary(server, tokenizer, swapped):
+def another_vocabulary(server, tokenizer=None):
     with pytest.raises(ValueError, match=r"another vocabulary than the student.*same family"):
-        check(server, tokenizer=Other(tokenizer, swapped))
+        check(server, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("side", ["student", "server"])
+def test_a_token_more(server, side):
+    """None of the probe, so that its text alone does not tell."""
+    larger = tiny.tokenizer()
+    larger.add_tokens(["<|new|>"])
+    if side == "server":
+        server.tokenizer = larger
+    another_vocabulary(server, larger if side == "student" else None)
+
+
+def test_two_ids_that_are_exchanged(server, monkeypatch):
+    """Of tokens that the probe lacks."""
+    first, second = (server.tokenizer.convert_tokens_to_ids(token) for token in "~^")
+    swapped = {first: second, second: first}
+    text = lambda body: says({"prompt": server.tokenizer.decode([swapped.get(i, i) for i in body["tokens"]])})  # noqa: E731
+    monkeypatch.setattr(server, "_text", text)
+    another_vocabulary(server)
 
 
 def test_another_tokenizer(server):
