@@ -5,6 +5,8 @@
 import pytest
 import yaml
 
+import tiny
+from scoring_server import scoring
 from trl_opsd.cli import main as cli
 from trl_opsd.examples import data
 
@@ -77,3 +79,19 @@ def test_a_mistake_is_one_paragraph_without_a_traceback(dry_run, capsys, options
     (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
     assert end.value.code == 2 and "Traceback" not in said
     assert all(word in line for word in words), line
+
+
+SCORED = {"distillation_mode": "topk_logits", "distillation_topk": 8, "distillation_topk_source": "teacher"}
+
+
+def test_a_teacher_on_a_server(dry_run, tokenizer, capsys):
+    """It is asked what it serves, and checked as before a training."""
+    with scoring(tiny.model(tokenizer), tokenizer) as server:
+        options = {**SCORED, "teacher_model_kind": "server", "teacher_model_server_url": server.url}
+        told = dry_run(**options)
+        assert f"The teacher is tiny on {server.url}, which reads 511 tokens." in told
+        assert "differ by at most 0 nats (`tolerance`: 0.2)" in told and "The recipe is sound." in told
+        server.noise = 1.0
+        with pytest.raises(SystemExit):
+            dry_run(**options)
+        assert "error: The teacher's servers score the same tokens" in capsys.readouterr().err

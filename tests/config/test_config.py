@@ -62,6 +62,8 @@ DEFAULTS = {
     "teacher_model_init_kwargs": None,
     "teacher_adapters": None,
     "teacher_offload": False,
+    "teacher_model_server_url": None,
+    "teacher_server_options": None,
     "teacher_self_test": True,
     "teacher_max_length": None,
     "teacher_overlong": "error",
@@ -264,6 +266,8 @@ SET = {
     "teacher_model_name_or_path": ("some/model", {}),
     "teacher_model_init_kwargs": ({"dtype": "float32"}, {"teacher_model_name_or_path": "some/model"}),
     "teacher_adapters": ({"privileged": "some/adapter"}, {}),
+    "teacher_model_server_url": (["http://localhost:1"], SAMPLED),
+    "teacher_server_options": ({"retries": 1}, {**SAMPLED, "teacher_model_server_url": ["http://localhost:1"]}),
 }
 COMPANIONS = {
     "distillation_mode": {"sampled_token": {"distillation_alpha": 1.0}},
@@ -649,6 +653,8 @@ SAMPLE_VALUES = {
     "teacher_model_name_or_path": "some/model",
     "teacher_model_init_kwargs": {"revision": "main"},
     "teacher_adapters": {"math": "some/adapter", "code": {"folder": "other", "scale": 0.5}},
+    "teacher_model_server_url": ["http://localhost:8001", "https://teacher:8002/v1"],
+    "teacher_server_options": {"model": "qwen", "concurrency": 8, "timeout": 60.0, "live": False},
     "teacher_max_length": 99,
     "teacher_overlong": "drop_view",
     "teacher_generation_prompt": "own",
@@ -688,6 +694,8 @@ NEEDS = {
     "teacher_model_name_or_path": CHECKPOINT,
     "teacher_model_init_kwargs": CHECKPOINT,
     "teacher_adapters": {"teacher_model_kind": "adapters"},
+    "teacher_model_server_url": {"teacher_model_kind": "server", **SAMPLED},
+    "teacher_server_options": {"teacher_model_kind": "server", "teacher_model_server_url": "http://t", **SAMPLED},
     "policy_weight": {"num_generations": 2},
     "turns": {"num_generations": 2},
 }

@@ -1,11 +1,12 @@
 # Copyright 2026 The trl_opsd authors. Licensed under the Apache License, Version 2.0.
 
 """
-Completions from a real vLLM server, started as docs/engines.md says.
+Completions and scores from a real vLLM server, started as docs/engines.md says.
 
 The server computes in float32 here, as the trainer does, so that the two agree.
 """
 
+import copy
 import importlib.util
 import os
 import signal
@@ -25,6 +26,7 @@ import tiny
 from batches import batch_of
 from dense import reference_loss
 from processes import end_launcher_with_parent, free_port
+from runs import SAMPLED, history
 from trl_opsd import OPSDConfig, OPSDTrainer
 
 
@@ -56,7 +58,7 @@ def server(tmp_path_factory):
     )
     url = f"http://127.0.0.1:{port}"
     try:
-        VLLMClient(url, connection_timeout=150)
+        VLLMClient(url, connection_timeout=500)
         yield folder / "model", url
     except requests.exceptions.ConnectionError:
         pytest.fail((folder / "server.log").read_text()[-5000:])
@@ -72,7 +74,7 @@ def trainer_of(server, folder, chat=False, **options):
     arguments = {**conftest.ARGS, "use_cpu": True, "per_device_train_batch_size": 6}
     rollout_func = options.pop("rollout_func", None)
     return OPSDTrainer(
-        str(server[0]),
+        options.pop("model", str(server[0])),
         args=OPSDConfig(str(folder), **{**arguments, **options}),
         train_dataset=Dataset.from_list(rows),
         processing_class=tiny.tokenizer(),
@@ -134,6 +136,44 @@ def test_the_server_writes_contexts(server, tmp_path, chat):
         assert text and view.context == text
     counts = trainer.collected.counts
     assert counts["endpoint_requests"] == len(PROMPTS) and counts["endpoint_failed"] == 0
+
+
+TOP = {"distillation_mode": "topk_logits", "distillation_topk": 30, "distillation_topk_source": "teacher"}
+LOSSES = [{**TOP, "distillation_add_tail": True}, {**TOP, "distillation_alpha": 0.5}, SAMPLED]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_server_is_a_teacher(server, tmp_path, loss):
+    """It scores as the same model in this process, whatever else it reads at the time and has read before."""
+    student = tiny.model(tiny.tokenizer(), seed=3, hidden_size=128, initializer_range=0.1)
+    sides = [
+        {"teacher_model_kind": "server", "teacher_model_server_url": server[1]},
+        {"teacher_model_kind": "checkpoint", "teacher_model_name_or_path": str(server[0])},
+    ]
+    logs = []
+    for side in sides:
+        trainer = trainer_of(server, tmp_path, model=copy.deepcopy(student), max_steps=3, **side, **loss)
+        trainer.train()
+        logs.append([log for log in history(trainer) if "loss" in log])
+        if side is sides[0]:
+            facts = trainer.teacher.facts
+            assert facts.model == str(server[0]) and facts.max_length == 127 and facts.spread < 1e-3
+    for ours, theirs in zip(*logs, strict=True):
+        names = [name for name in theirs if "self_distillation" in name and "teacher_entropy" not in name]
+        assert len(names) > 10
+        assert {n: ours[n] for n in names} == pytest.approx({n: theirs[n] for n in names}, rel=1e-3, abs=1e-4)
+
+
+def test_what_the_server_writes_as_a_teacher(server, tmp_path):
+    options = {"teacher_model_kind": "server", "teacher_model_server_url": server[1], **TOP}
+    trainer = trainer_of(server, tmp_path, **options)
+    prompts = ["What is 7?", "Why?"]
+    model, tokenizer = tiny.Qwen2ForCausalLM.from_pretrained(server[0]), tiny.tokenizer()
+    for prompt in prompts:
+        ids = tokenizer(prompt)["input_ids"]
+        (said,) = trainer.text_generator.answers([ids], "teacher", temperature=0)
+        own = model.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)[0, len(ids) :].tolist()
+        assert said == own
 
 
 def test_without_nccl_the_user_is_told_at_once(server, tmp_path):

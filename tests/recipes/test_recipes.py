@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import tiny
+from scoring_server import scoring
 from trl_opsd.cli import train
 from trl_opsd.examples import data
 
@@ -35,8 +36,15 @@ WITHOUT_VIEWS = {
 SAID = {"smollm2_pseudo_reference": "12<|im_end|>"}  # by every rollout: a tiny model names no number
 
 
+@pytest.fixture
+def teacher(tokenizer):
+    """A server of the tiny model, for recipes whose teacher is on one."""
+    with scoring(tiny.model(tokenizer, seed=1, max_position_embeddings=4096), tokenizer) as server:
+        yield server
+
+
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_runs(name, tmp_path, tokenizer, monkeypatch):
+def test_a_recipe_runs(name, tmp_path, tokenizer, monkeypatch, teacher):
     recipe = RECIPES[name]
     if "retrieval" in str(recipe.get("privileged_source")):
         pytest.importorskip("bm25s")
@@ -53,6 +61,8 @@ def test_a_recipe_runs(name, tmp_path, tokenizer, monkeypatch):
     if "teacher_adapters" in recipe:
         adapters = {name: tiny.save_adapter(tmp_path / name, 0) for name in recipe["teacher_adapters"]}
         options["teacher_adapters"] = json.dumps(adapters)
+    if "teacher_model_server_url" in recipe:
+        options["teacher_model_server_url"] = teacher.url
     line = [part for option, value in options.items() for part in (f"--{option}", str(value))]
     parsed = train.parse(["--config", str(ROOT / "recipes" / f"{name}.yaml"), *line])
     trainer = train.build_trainer(*parsed[:3], train.load_data(parsed[0], parsed[3]))

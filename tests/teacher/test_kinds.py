@@ -32,7 +32,7 @@ def test_the_kinds_are_the_choices():
     assert (
         CHOICES["teacher_model_kind"]
         == tuple(TEACHER_KINDS)
-        == ("base", "live", "ema", "snapshot", "checkpoint", "adapters")
+        == ("base", "live", "ema", "snapshot", "checkpoint", "adapters", "server")
     )
     assert all(kind.description and kind.__doc__ != Teacher.__doc__ for kind in TEACHER_KINDS.values())
     assert len({kind.description for kind in TEACHER_KINDS.values()}) == len(TEACHER_KINDS)
@@ -46,6 +46,8 @@ def test_options_of_the_kinds():
         ("teacher_model_name_or_path", None, ("checkpoint",)),
         ("teacher_model_init_kwargs", None, ("checkpoint",)),
         ("teacher_adapters", None, ("adapters",)),
+        ("teacher_model_server_url", None, ("server",)),
+        ("teacher_server_options", None, ("server",)),
     ]
     assert {option: kinds for option, _, owner, kinds in DEPENDENT if owner == "teacher_model_kind"} == {
         option: kinds for option, _, kinds in dependent_options()

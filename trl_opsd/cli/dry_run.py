@@ -21,6 +21,9 @@ from trl_opsd.privileged.sources.column import DatasetColumn
 from trl_opsd.privileged.sources.fixed import Fixed
 from trl_opsd.prompts.teacher_prompt import marked, whole_prompt
 from trl_opsd.rollouts import Rollout, Turn
+from trl_opsd.teacher.server import Server
+from trl_opsd.teacher.server_check import check_servers
+from trl_opsd.teacher.server_client import ServerClient, ServerOptions
 from trl_opsd.trainer.setup_checks import check_datasets, check_steps, resolve_policy_weight
 from trl_opsd.trainer.view_collector import source_of
 
@@ -61,6 +64,7 @@ def run(args: Sequence[str], launch: Sequence[str], processes: int) -> None:
         print_options(parsed, args)
         print_batches(training_args, rows, processes)
         print_launch(launch, args)
+        print_servers(training_args, tokenizer)
         print_prompts(source, training_args, rows[0] if hasattr(rows, "__getitem__") else next(iter(rows)), tokenizer)
     print("\nThe recipe is sound. Nothing was loaded or trained.")
 
@@ -116,6 +120,20 @@ def print_launch(launch: Sequence[str], args: Sequence[str]) -> None:
     """Print the command that starts the same training by hand."""
     start = ["accelerate launch", *launch, "-m"] if launch else ["python -m"]
     print(f"\nBy hand: {' '.join([*start, 'trl_opsd.cli.train', *args])}")
+
+
+def print_servers(args: OPSDConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Ask a teacher's servers what they serve, check them, and print what was found."""
+    if args.teacher_model_kind != Server.name:
+        return
+    options = ServerOptions.of(args.teacher_server_options)
+    client = ServerClient(args.teacher_model_server_url, options)
+    topk = args.distillation_topk or 0
+    facts = check_servers(client, tokenizer, topk, len(tokenizer), args.teacher_self_test)
+    print(
+        f"\nThe teacher is {facts.model} on {', '.join(client.urls)}, which reads {facts.max_length} tokens. Answers "
+        f"to the same tokens differ by at most {facts.spread:.2g} nats (`tolerance`: {options.tolerance:g})."
+    )
 
 
 def print_prompts(source: Any, args: OPSDConfig, row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:

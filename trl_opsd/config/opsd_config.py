@@ -162,9 +162,10 @@ class OPSDConfig(GRPOConfig):
             Whose weights read the privileged context: `"base"` the weights as they were at the start (no extra memory
             under PEFT, a frozen copy otherwise), `"live"` the current weights, `"ema"` a float32 moving average,
             `"snapshot"` a copy renewed every `teacher_sync_steps`, `"checkpoint"` other weights with the same
-            vocabulary, `"adapters"` LoRA adapters on the student's base model, one for the views of each name. With the
-            last two, a row without privileged context is taught from the student's own prompt. Under an adapter with
-            virtual tokens (prefix tuning, cartridges, prompt tuning) `"base"` is the model without them.
+            vocabulary, `"adapters"` LoRA adapters on the student's base model, one for the views of each name,
+            `"server"` a model with the same vocabulary on a vLLM server (docs/server_teacher.md). With the last three,
+            a row without privileged context is taught from the student's own prompt. Under an adapter with virtual
+            tokens (prefix tuning, cartridges, prompt tuning) `"base"` is the model without them.
         teacher_update_rate (`float`, *optional*, defaults to `0.05`):
             Rate r of the moving average: teacher = (1 - r) * teacher + r * student.
         teacher_sync_steps (`int`, *optional*, defaults to `1`):
@@ -182,9 +183,16 @@ class OPSDConfig(GRPOConfig):
             (`"checkpoint"`) is in pinned host memory while it does not read. Results are the same to the last bit. It
             costs a transfer of the copy for each teacher forward: docs/scaling.md. Refused where there is no copy, and
             under ZeRO-3 and FSDP.
+        teacher_model_server_url (`str` or `list[str]`, *optional*):
+            Address of the `"server"` teacher, such as `http://localhost:8001`. Of several, which serve the same model,
+            each is asked in turn.
+        teacher_server_options (`dict[str, Any]`, *optional*):
+            Options of the `"server"` teacher: `model`, `api_key_env`, `concurrency`, `timeout`, `retries`, `tolerance`
+            and `live`, see [`~trl_opsd.teacher.server_client.ServerOptions`].
         teacher_self_test (`bool`, *optional*, defaults to `True`):
             Whether to check, before the first step, that the teacher has weights: those of the student, unless it is
-            another checkpoint, and that its answers end in tokens that end the student's.
+            another checkpoint, and that its answers end in tokens that end the student's; of a server, that it scores
+            the same tokens alike each time.
         teacher_max_length (`int`, *optional*):
             Most tokens of the teacher's prompt and the completion together. `None` means the model's context length.
         teacher_overlong (`str`, *optional*, defaults to `"error"`):
@@ -263,6 +271,7 @@ class OPSDConfig(GRPOConfig):
         "distillation_view_divergences",
         "teacher_model_init_kwargs",
         "teacher_adapters",
+        "teacher_server_options",
         "privileged_source",
         "turns",
         "student_chat_template_kwargs",
@@ -388,6 +397,12 @@ class OPSDConfig(GRPOConfig):
         default=False,
         metadata={"help": "Whether the teacher's copy is in host memory while it does not read."},
     )
+    teacher_model_server_url: list[str] | None = field(
+        default=None, metadata={"help": "Addresses of the vLLM servers of the `server` teacher."}
+    )
+    teacher_server_options: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Options of the `server` teacher: `concurrency`, `timeout` and more."}
+    )
     teacher_self_test: bool = field(
         default=True, metadata={"help": "Whether to check the teacher's weights before the first step."}
     )
@@ -487,6 +502,8 @@ class OPSDConfig(GRPOConfig):
                 raise
             raise ValueError(NO_BF16) from error
         self.num_generations = given
+        if isinstance(self.teacher_model_server_url, str):
+            self.teacher_model_server_url = [self.teacher_model_server_url]
         check_values(self)
         check_method(self)
         check_combinations(self)

@@ -232,7 +232,23 @@ def check_credit(config: Any) -> None:
 def check_teacher(config: Any) -> None:
     """Refuse a kind of teacher without what makes it one."""
     synced = config.method is not None and method_of(config.method).should_sync_teacher is not None
-    TEACHER_KINDS[config.teacher_model_kind].check(config, synced_by_method=synced)
+    kind = TEACHER_KINDS[config.teacher_model_kind]
+    kind.check(config, synced_by_method=synced)
+    if not kind.is_local:
+        check_remote_teacher(config)
+
+
+def check_remote_teacher(config: Any) -> None:
+    """Refuse what needs more of a teacher on a server than the scores that it gives."""
+    kind = f"`teacher_model_kind={config.teacher_model_kind!r}`"
+    method = None if config.method is None else method_of(config.method)
+    parts = [name for name in ("target", "auxiliary_loss", "hidden_state_loss") if getattr(method, name, None)]
+    if parts or (method is not None and method.reads_teacher_entropy):
+        what = "entropy" if not parts else f"whole distribution or hidden states ({', '.join(parts)})"
+        raise ValueError(
+            f"The method {config.method!r} reads the teacher's {what}, and with {kind} only the log-probabilities of "
+            "single tokens are known. Use another `teacher_model_kind`, such as 'checkpoint'."
+        )
 
 
 def check_hub(config: Any) -> None:

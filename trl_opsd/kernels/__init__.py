@@ -6,6 +6,7 @@ from trl_opsd.kernels.forward_pass import TOKEN_STATS
 from trl_opsd.kernels.fused import DivergenceStats, fused_linear_divergence
 from trl_opsd.kernels.head import Head
 from trl_opsd.kernels.inputs import LinearDivergenceInputs
+from trl_opsd.kernels.known_tokens import KnownTokens
 from trl_opsd.kernels.linear_divergence import linear_divergence
 from trl_opsd.kernels.policy import PolicyTerm, label_scores
 from trl_opsd.kernels.top_tokens import TOP, top_tokens
@@ -16,6 +17,7 @@ __all__ = [
     "TOP",
     "DivergenceStats",
     "Head",
+    "KnownTokens",
     "LinearDivergenceInputs",
     "PolicyTerm",
     "fused_linear_divergence",

@@ -59,7 +59,7 @@ class LinearDivergenceForward:
             student=self.student,
             teachers=self.teachers,
             spec=task.spec,
-            view_specs=list(task.view_specs or [task.spec] * len(self.teachers)),
+            view_specs=list(task.view_specs or [task.spec] * len(task.weights)),
             policy_temperature=1.0 if task.policy is None else task.policy.temperature,
             differentiate=sums.wanted,
         )
@@ -125,7 +125,7 @@ class LinearDivergenceForward:
                 # One target has one loss, which the statistics of every view show
                 self.stats[name][..., token_slice] = values[0] if len(values) == 1 else torch.stack(values)
 
-        by_tile(distilled_tile, run, raw, compilable=not self._has_functions, whole=self.task.spec.topk is None)
+        by_tile(distilled_tile, run, raw, compilable=self._is_compilable, whole=self.task.spec.topk is None)
         if self.sums.wanted:
             self.sums.add(raw, self.hidden, rows, self.student)
 
@@ -141,10 +141,10 @@ class LinearDivergenceForward:
         self.sums.add(raw, self.hidden, rows, self.student)
 
     @property
-    def _has_functions(self) -> bool:
-        """Whether functions of a method read whole distributions."""
+    def _is_compilable(self) -> bool:
+        """Whether distributions come from logits, and no functions of a method read them."""
         spec = self.task.spec
-        return spec.auxiliary_loss is not None or callable(spec.target)
+        return spec.auxiliary_loss is None and not callable(spec.target) and self.task.known is None
 
     def _tokens(self, rows: slice, logits: tuple[torch.Tensor, list[torch.Tensor]], compiled: bool) -> TileTokens:
         """Tensors of some tokens. A compiled function takes a method's factors, and others the function for them."""
@@ -166,6 +166,7 @@ class LinearDivergenceForward:
             on_entropy=None if self.scored is None else self.scored.on_entropy[rows],
             factors=factors,
             auxiliary=auxiliary,
+            known=None if task.known is None else task.known.of(rows),
         )
 
     def _scores(self, raw: torch.Tensor, teachers: list[torch.Tensor], labels: torch.Tensor) -> TileStats:
@@ -207,5 +208,6 @@ class LinearDivergenceForward:
         student = label_scores(self.student, self.hidden[:m], labels, task.spec.temperature, chunk_size)
         views = zip(self.teachers, task.teacher_hidden, strict=True)
         teachers = [label_scores(head, view, labels, self.plan.teacher_temperature, chunk_size) for head, view in views]
-        values = (*(torch.stack(both) for both in zip(*teachers, strict=True)), *student)
+        known = task.known and (task.known.label_logps, torch.full_like(task.known.label_logps, torch.nan))
+        values = (*(known or (torch.stack(both) for both in zip(*teachers, strict=True))), *student)
         return self._token_stats(dict(zip(TOKEN_STATS, values, strict=True)), slice(None))

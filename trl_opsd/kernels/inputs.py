@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from trl_opsd.kernels.head import Head
+from trl_opsd.kernels.known_tokens import KnownTokens
 from trl_opsd.kernels.policy import PolicyTerm
 from trl_opsd.losses import DivergenceSpec
 
@@ -26,6 +27,8 @@ class LinearDivergenceInputs:
         teacher_hidden (`torch.Tensor` of shape `(K, M, H')`): Teacher hidden states of each view, constant.
         teacher_heads (`Sequence[Head]` of length K): Teacher head of each view, constant.
         labels (`torch.Tensor` of shape `(N,)`): Sampled tokens.
+        known ([`KnownTokens`], *optional*): What is known of the teachers' distributions, in place of hidden states and
+            heads, of which there are none then.
         weights (`torch.Tensor` of shape `(K, M)`): Factor on the loss of each token under each view.
         spec ([`DivergenceSpec`]): Divergence, support and clips, and what a method adds.
         view_specs (`Sequence[DivergenceSpec]` of length K, *optional*): The same with the divergence of each view,
@@ -44,6 +47,7 @@ class LinearDivergenceInputs:
     labels: torch.Tensor
     weights: torch.Tensor
     spec: DivergenceSpec
+    known: KnownTokens | None = None
     view_specs: Sequence[DivergenceSpec] | None = None
     old_logps: torch.Tensor | None = None
     relative_positions: torch.Tensor | None = None

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from trl_opsd.kernels.head import Head
+from trl_opsd.kernels.known_tokens import KnownTokens
 from trl_opsd.losses import DivergenceSpec, Pair, Target, one_target, token_loss
 from trl_opsd.losses.divergences import LOG_ZERO, reported
 
@@ -67,6 +68,8 @@ class TileTokens:
         factors (`torch.Tensor` of shape `(t,)` or `(K, t)` or `Callable`, *optional*): A method's factor on each token,
             or the function that gives it from the statistics of the tile.
         auxiliary (`Callable`, *optional*): A method's auxiliary loss.
+        known ([`~trl_opsd.kernels.KnownTokens`], *optional*): What is known of the teachers' distributions, in place of
+            raw logits.
     """
 
     labels: torch.Tensor
@@ -76,6 +79,7 @@ class TileTokens:
     on_entropy: torch.Tensor | None = None
     factors: torch.Tensor | Callable[[TileStats], torch.Tensor] | None = None
     auxiliary: OfDistributions | None = None
+    known: KnownTokens | None = None
 
 
 def distribution(raw: torch.Tensor, head: Head, temperature: float) -> Distribution:
@@ -186,12 +190,17 @@ def distilled_tile(
     log_p, p = student = distribution(raw, plan.student, spec.temperature)
     views = zip(teachers, plan.teachers, strict=True)
     targets = [distribution(teacher, head, plan.teacher_temperature) for teacher, head in views]
+    known = tokens.known
+    if known is not None:
+        targets = known.distributions(tokens.labels, log_p)
     logps = [on_label(one, tokens.labels) for one, _ in (student, *targets)]
     stats = {
         "student_logps": [reported(logps[0])],
         "teacher_logps": [reported(one) for one in logps[1:]],
         "student_entropy": [entropy_of(student)],
-        "teacher_entropy": [entropy_of(one) for one in targets],
+        "teacher_entropy": [
+            entropy_of(one) if known is None else torch.full_like(logps[0], torch.nan) for one in targets
+        ],
     }
     plain = tokens.weights * importance(logps[0], tokens.old_logps, spec.is_clip)  # (K, t)
     weights = plain if tokens.factors is None else plain * _factors(tokens, stats)

@@ -174,6 +174,8 @@ class Method:
         needs_reward (`bool`): Whether it makes no sense without a reward.
         reads_reward (`bool`): Whether a schedule looks at rewards: they must be given, though the policy term may be
             off.
+        reads_teacher_entropy (`bool`): Whether it looks at the entropy of the teacher's distribution, which a teacher
+            on a server can't tell (it is `nan` there): such a run is refused.
         required (`tuple[str]`): Views, by name or as `NAME-1` and so on, that a rollout must have to be distilled: one
             that lacks any has no views at all.
         defaults (`dict[str, Any]`): Values of [`OPSDConfig`] if the user gives none, the source among them.
@@ -215,6 +217,7 @@ class Method:
     needs: str = ""
     needs_reward: bool = False
     reads_reward: bool = False
+    reads_teacher_entropy: bool = False
     required: tuple[str, ...] = ()
     defaults: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)

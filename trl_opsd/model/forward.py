@@ -36,7 +36,15 @@ from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput, maybe_gather_lm_head_ctx
 
 from trl_opsd.batches.teacher_batch import Outputs, TeacherBatch
-from trl_opsd.kernels import Head, LinearDivergenceInputs, PolicyTerm, label_scores, linear_divergence, top_tokens
+from trl_opsd.kernels import (
+    Head,
+    KnownTokens,
+    LinearDivergenceInputs,
+    PolicyTerm,
+    label_scores,
+    linear_divergence,
+    top_tokens,
+)
 from trl_opsd.losses import DivergenceSpec
 from trl_opsd.losses.method_types import HiddenStateLoss
 from trl_opsd.model.head import gathered_head, head_parameters, model_head
@@ -160,6 +168,8 @@ class StudentRequest:
         live (`Sequence[bool]` of length K, *optional*): Views that the student's own weights read, with its own head.
         weights (`torch.Tensor` of shape `(K, M)`): Factor on each token's loss under each view.
         completion_length (`int`): C.
+        known ([`~trl_opsd.kernels.KnownTokens`], *optional*): What a server tells of the teacher, in place of hidden
+            states and heads.
         old_logps (`torch.Tensor` of shape `(M,)`, *optional*): Log-probabilities at sampling time.
         relative_positions, turns (`torch.Tensor` of shape `(M,)`, *optional*): As in [`~trl_opsd.losses.TokenStats`].
         hidden_state_loss (`HiddenStateLoss`, *optional*): A loss of hidden states, with gradient to the student's `(M,
@@ -180,6 +190,7 @@ class StudentRequest:
     teacher_head: Callable[[], Head | None]
     weights: torch.Tensor
     completion_length: int
+    known: KnownTokens | None = None
     live: Sequence[bool] = ()
     view_specs: Sequence[DivergenceSpec] | None = None
     relative_positions: torch.Tensor | None = None
@@ -237,6 +248,7 @@ class StudentRequest:
                 head=own.cut(vocabulary),
                 teacher_hidden=self.teacher_hidden.to(device),
                 teacher_heads=self._heads(own.cut(vocabulary), other.cut(vocabulary)),
+                known=None if self.known is None else self.known.to(device),
                 labels=labels[index],
                 weights=self.weights.to(device),
                 spec=self.spec,
@@ -257,6 +269,8 @@ class StudentRequest:
         return loss, {name: _scatter(value, first, shape) for name, value in stats.items()}, top
 
     def _heads(self, own: Head, other: Head) -> list[Head]:
+        if self.known is not None:
+            return []
         return [own if live else other for live in self.live or [False] * len(self.weights)]
 
     def _policy_term(self, index: torch.Tensor, shape: torch.Size, aux_loss: torch.Tensor | None) -> PolicyTerm:

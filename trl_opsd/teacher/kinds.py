@@ -22,6 +22,7 @@ from trl.trainer.utils import create_model_from_path
 from trl_opsd.engines.backend import loading_kwargs
 from trl_opsd.model.virtual_tokens import prompt_learning_config
 from trl_opsd.teacher.adapters import AdapterWeights, check_adapters, load_adapters
+from trl_opsd.teacher.server import Server
 from trl_opsd.teacher.teacher import Patch, Teacher
 from trl_opsd.teacher.weights import CopiedWeights, SeparateModel, StudentWeights, TeacherWeights
 
@@ -263,7 +264,7 @@ class Adapters(Teacher):
 
 
 TEACHER_KINDS: dict[str, type[Teacher]] = {
-    kind.name: kind for kind in (Base, Live, EMA, Snapshot, Checkpoint, Adapters)
+    kind.name: kind for kind in (Base, Live, EMA, Snapshot, Checkpoint, Adapters, Server)
 }
 
 

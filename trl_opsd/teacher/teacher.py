@@ -25,6 +25,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from trl_opsd.batches.teacher_batch import Outputs, TeacherBatch
 from trl_opsd.engines import Backend
 from trl_opsd.kernels import Head
 from trl_opsd.model.evaluation import without_dropout
@@ -52,6 +53,8 @@ class Teacher:
         options (`Mapping[str, Any]`): Config options that no other setting reads, with their defaults.
         starts_as_student (`bool`): Whether it has the student's weights before the first step.
         teaches_bare_rows (`bool`): Whether it teaches rows without privileged context, from the student's own prompt.
+        is_local (`bool`): Whether its weights are in this process. Otherwise it has [`answer`] in place of a forward.
+        unknown_stats (`tuple[str]`): Statistics of its distributions that it can't tell, and that are not logged.
         num_updates (`int` or `None`): Number of weight updates; cached teacher outputs are valid while it is unchanged.
             `None` for a live teacher (never cacheable).
 
@@ -64,6 +67,8 @@ class Teacher:
     options: ClassVar[Mapping[str, Any]] = {}
     starts_as_student: ClassVar[bool] = True
     teaches_bare_rows: ClassVar[bool] = False
+    is_local: ClassVar[bool] = True
+    unknown_stats: ClassVar[tuple[str, ...]] = ()
     num_updates: int | None = 0
 
     def __init__(
@@ -119,6 +124,50 @@ class Teacher:
         Raises:
             ValueError: If the state belongs to another kind, engine, model or start.
         """
+
+    @property
+    def max_length(self) -> int | None:
+        """Tokens of prompt and completion that it reads, where that is not in the config of its model."""
+        return None
+
+    def prefetch(self, batches: list[TeacherBatch]) -> None:
+        """
+        Begin what [`answer`] will be asked for. A collective.
+
+        Args:
+            batches (`list[TeacherBatch]`): Planned forwards of a generation batch.
+        """
+
+    def answer(self, batch: TeacherBatch) -> Outputs:
+        """
+        Scores by a teacher that is not local. A collective.
+
+        Args:
+            batch ([`TeacherBatch`]): What to read.
+
+        Returns:
+            At `batch.tokens`: log-probabilities `(T,)` of the tokens, and of the k likeliest ones their ids and
+            log-probabilities, `(T, k)`.
+        """
+        raise NotImplementedError
+
+    def write(self, prompts: list[list[int]], options: dict[str, Any], ends: list[int]) -> list[list[int]]:
+        """
+        Texts by a teacher that is not local. No collective.
+
+        Args:
+            prompts (`list[list[int]]`): Token ids of what is read.
+            options (`dict[str, Any]`): Options of transformers' generation.
+            ends (`list[int]`): Tokens that end a text.
+
+        Returns:
+            `list[list[int]]`: Token ids of each text.
+        """
+        raise NotImplementedError
+
+    def metrics(self) -> dict[str, tuple[float, float]]:
+        """Local sums and counts since the last call, by name in the log, the same names on every process."""
+        return {}
 
     # What all kinds share
 

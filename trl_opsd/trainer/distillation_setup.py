@@ -33,10 +33,11 @@ from trl_opsd.trainer.objective import DistillationObjective
 from trl_opsd.trainer.prefix_sharing import PrefixSharing
 from trl_opsd.trainer.recorder import Recorder
 from trl_opsd.trainer.setup_checks import (
+    check_images,
     check_model,
     check_rows,
     check_scores,
-    context_length,
+    reading_length,
     unreachable_stops,
     warn_of_stop_tokens,
 )
@@ -82,7 +83,8 @@ def set_up_distillation(trainer: "OPSDTrainer") -> None:
         add_distillation_forward(trainer.accelerator.unwrap_model(trainer.ref_model))
     make_teacher = TEACHER_KINDS[args.teacher_model_kind]
     trainer.teacher = make_teacher(args, core, trainer.accelerator, trainer._tokenizer, patch_teacher)
-    check_model(args, trainer.model, trainer.teacher.model)
+    check_model(args, trainer.model, trainer.teacher)
+    check_images(trainer.teacher, trainer.train_dataset, trainer.eval_dataset)
     stops = unreachable_stops(trainer.eos_token_ids, trainer.teacher.model)
     if args.teacher_self_test and stops:
         warn_of_stop_tokens(trainer.eos_token_ids, stops, trainer._tokenizer)
@@ -92,13 +94,15 @@ def set_up_distillation(trainer: "OPSDTrainer") -> None:
     trainer.method = MethodRun(args.method, args.method_options, observer)
     trainer.add_callback(trainer.method)  # before the teacher, which may ask it
     trainer.add_callback(TeacherUpdateCallback(trainer.teacher, trainer.method.should_sync_teacher))
-    trainer.sharing = PrefixSharing(core, trainer.teacher.reader, args.teacher_share_prefix, trainer.accelerator)
+    shares = args.teacher_share_prefix and trainer.teacher.is_local
+    trainer.sharing = PrefixSharing(core, trainer.teacher.reader, shares, trainer.accelerator)
     trainer.objective = DistillationObjective(
         args, trainer.teacher, trainer.accelerator, trainer.method, trainer.policy_weight, trainer.sharing
     )
     if not trainer.teacher.backend.prepares_model_in_train:  # else before the first loss
         trainer.objective.check_heads(trainer.model)
-    trainer.recorder = Recorder(trainer.accelerator, logs_entropy=not trainer.objective.policy_runs)
+    logs_entropy = not trainer.objective.policy_runs
+    trainer.recorder = Recorder(trainer.accelerator, logs_entropy, trainer.teacher.unknown_stats)
     logs = (TokenLog(args, trainer.accelerator, trainer._tokenizer, [*trainer.eos_token_ids, *stops]) for _ in range(2))
     trainer.token_log, trainer.probe = next(logs), TokenProbe(trainer, next(logs))
     trainer.add_callback(trainer.probe)
@@ -117,7 +121,7 @@ def set_up_distillation(trainer: "OPSDTrainer") -> None:
         student_kwargs=trainer.chat_template_kwargs,
         teacher_kwargs={**own, **(args.teacher_chat_template_kwargs or {})},
         beginning=args.teacher_generation_prompt,
-        max_length=args.teacher_max_length or context_length(trainer.model, trainer.teacher.model),
+        max_length=args.teacher_max_length or reading_length(trainer.model, trainer.teacher),
         overlong=args.teacher_overlong,
         own_prompts=trainer.rollout_func is not None,
     )

@@ -19,7 +19,7 @@ from trl_opsd.batches.distillation_batch import DistillationBatch
 from trl_opsd.batches.kept_outputs import KeptOutputs
 from trl_opsd.batches.teacher_batch import Outputs, TeacherBatch
 from trl_opsd.config.opsd_config import OPSDConfig
-from trl_opsd.kernels import TOKEN_STATS
+from trl_opsd.kernels import TOKEN_STATS, KnownTokens
 from trl_opsd.methods.base import TokenSignals
 from trl_opsd.methods.runtime import MethodRun
 from trl_opsd.model.forward import StudentRequest, TeacherRequest, TopTokensRequest
@@ -100,6 +100,7 @@ class DistillationObjective:
                 both sides are wanted, counted along the rows; given to all processes or to none.
         """
         self.check_heads(model)
+        self._check_readers(batch, recorded)
         if self.sampled_token:
             return self.sampled_token_request(model, batch, policy, recorded)
         return self.vocabulary_request(model, batch, windows, policy, recorded)
@@ -120,11 +121,25 @@ class DistillationObjective:
         self._heads_checked = True
         request = HeadCheckRequest(self.accelerator.device, self.args.cast_lm_head_to_fp32)
         answers = []
-        for reader in (live_forward, self.teacher.teacher_forward):
+        for reader in (live_forward, self.teacher.teacher_forward) if self.teacher.is_local else (live_forward,):
             with self.teacher.reading(None), reader(model) as read, self.accelerator.autocast(), torch.no_grad():
                 answers.append(read(**request.model_inputs(), distillation=request))
-        if self.args.teacher_self_test:
+        if self.args.teacher_self_test and self.teacher.is_local:
             check_answers(*answers, equal=self.teacher.starts_as_student and not self.resumed)
+
+    def _check_readers(self, batch: DistillationBatch, recorded: torch.Tensor | None) -> None:
+        """Refuse what a teacher that is not local can't be compared in."""
+        if self.teacher.is_local:
+            return
+        kind = f"`teacher_model_kind={self.args.teacher_model_kind!r}`"
+        if recorded is not None:
+            raise ValueError(f"Records of single tokens show what the teacher would rather write, which {kind} hides.")
+        live = [name for name, view in batch.views.items() if view.live]
+        if live and not self.sampled_token:
+            raise ValueError(
+                f"The student's own weights read the view {live[0]!r}, beside which {kind} goes with "
+                "`distillation_mode='sampled_token'` alone. Use another `teacher_model_kind`."
+            )
 
     def vocabulary_request(
         self,
@@ -136,7 +151,11 @@ class DistillationObjective:
     ) -> StudentRequest:
         """[`request`] for a divergence over the vocabulary or a top-k set."""
         index, views, old_logps = batch.token_index, list(batch.views), batch.sampler_logps
-        teacher_hidden = self._teacher_outputs(model, batch, index)[0]
+        known, outputs = None, self._teacher_outputs(model, batch, index)
+        if not self.teacher.is_local:
+            label_logps, *top = outputs
+            known, outputs = KnownTokens(*top, label_logps), [label_logps.new_zeros(0, len(index), 0)]
+        teacher_hidden = outputs[0]
         spec, hidden_state_loss = self.method.spec(self.spec, views), self.method.hidden_state_loss(views)
         return StudentRequest(
             spec=spec,
@@ -144,6 +163,7 @@ class DistillationObjective:
             index=index,
             teacher_hidden=teacher_hidden,
             teacher_head=self.teacher.head,
+            known=known,
             weights=self.weights(batch, windows).flatten(1)[:, index],
             live=[bool(view.live) for view in batch.views.values()],
             relative_positions=batch.relative_positions.flatten()[index],
@@ -294,7 +314,8 @@ class DistillationObjective:
 
         Returns:
             Hidden states of shape `(K, M, H)`, or log-probabilities and entropies of shape `(K, M)`, with or without
-            these states.
+            these states. From a teacher that is not local, without `score_temperature`, what its `answer` gives, each
+            with K before it.
         """
         by_view = {}
         for part in batch.teacher_batches:
@@ -306,6 +327,9 @@ class DistillationObjective:
         self, model: nn.Module, batch: TeacherBatch, score_temperature: float | None, with_hidden: bool
     ) -> Outputs:
         """One teacher forward, or its earlier outputs if the teacher's weights have not changed since."""
+        if not (batch.live or self.teacher.is_local):
+            logps, *top = self.teacher.answer(batch)
+            return (logps, *top) if score_temperature is None else (logps, torch.full_like(logps, torch.nan))
         kept = None if batch.live else self.kept.take(batch, self.teacher.num_updates)
         if kept is not None and (len(kept) == 3 or not with_hidden):
             return kept

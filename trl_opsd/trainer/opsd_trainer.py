@@ -412,8 +412,8 @@ class OPSDTrainer(RolloutTrainer):
     def _record(self, batch: DistillationBatch, stats: dict[str, torch.Tensor], terms: Terms | None) -> None:
         """Log a micro-batch, and tell the method of it, or the evaluation of the terms of its loss."""
         stats = {name: value.to(batch.mask.device) for name, value in stats.items()}
-        of_method = self.objective.method_metrics(batch, stats)
-        sums, of_terms = self.recorder.token_sums(batch, stats, terms, of_method)
+        own = self.objective.method_metrics(batch, stats) | self.teacher.metrics()
+        sums, of_terms = self.recorder.token_sums(batch, stats, terms, own)
         sums |= self.method.weight_sums()
         self._log_sums(sums)
         if self.evaluation is not None:

@@ -19,11 +19,12 @@ class Recorder(LoggedSums):
         accelerator (`Accelerator`): Reduces over processes.
         logs_entropy (`bool`): Whether the student's entropy is logged as TRL's `entropy` too, because TRL's policy
             loss, which logs it, does not run.
+        unknown (`tuple[str]`): Statistics that the teacher can't tell, which are not logged.
     """
 
-    def __init__(self, accelerator: Accelerator, logs_entropy: bool):
+    def __init__(self, accelerator: Accelerator, logs_entropy: bool, unknown: tuple[str, ...] = ()):
         super().__init__()
-        self.accelerator, self.logs_entropy = accelerator, logs_entropy
+        self.accelerator, self.logs_entropy, self.unknown = accelerator, logs_entropy, unknown
 
     def token_sums(
         self,
@@ -46,6 +47,7 @@ class Recorder(LoggedSums):
             Those of the tokens, and the others.
         """
         others = others or {}
+        stats = {name: value for name, value in stats.items() if name not in self.unknown}
         own = token_sums(list(batch.views), stats, batch.shares) | (of_method or {})
         sums = reduce_sums(self.accelerator, own | others)
         reduced = {name: sums.pop(f"{PREFIX}{name}") for name in others if f"{PREFIX}{name}" in sums}

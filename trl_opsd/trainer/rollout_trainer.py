@@ -175,9 +175,7 @@ class RolloutTrainer(CrashSafeGRPOTrainer):
         """Micro-batches again of what [`flat_batch`] made of them, with the teacher's forwards planned for so many
         passes over each, by default one. A collective."""
         batches = [DistillationBatch.take(batch) for batch in batches]
-        uses = [1] * len(batches) if uses is None else uses
-        weights_of = self.teacher.weights_of
-        plan_teacher_batches(batches, self.accelerator, self.sharing.allowed, self.images, list(uses), weights_of)
+        self._plan(batches, [1] * len(batches) if uses is None else list(uses))
         return batches
 
     def flat_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -273,8 +271,11 @@ class RolloutTrainer(CrashSafeGRPOTrainer):
         window = None if kept else self.args.gradient_accumulation_steps
         drop_idle = not self.aux_loss_enabled and not policy
         batches = repack_micro_batches(batches, window, drop_idle, self.pad_to_multiple_of)
-        weights_of = self.teacher.weights_of
-        plan_teacher_batches(
-            batches, self.accelerator, self.sharing.allowed, self.images, [uses] * len(batches), weights_of
-        )
+        self._plan(batches, [uses] * len(batches))
         return batches
+
+    def _plan(self, batches: list[dict[str, Any]], uses: list[int]) -> None:
+        """Plan the teacher's forwards of micro-batches, and let a teacher on a server begin. A collective."""
+        weights_of = self.teacher.weights_of
+        plan_teacher_batches(batches, self.accelerator, self.sharing.allowed, self.images, uses, weights_of)
+        self.teacher.prefetch([one for batch in batches for one in batch[KEY].teacher_batches])

@@ -21,6 +21,7 @@ from trl_opsd.privileged import DatasetColumn, Source
 from trl_opsd.privileged.rows import data_rows
 from trl_opsd.prompts.tokenizer import PromptTokenizer
 from trl_opsd.prompts.view_encoder import ViewEncoder
+from trl_opsd.teacher import Teacher
 
 
 logger = get_logger(__name__)
@@ -213,7 +214,13 @@ def context_length(*models: nn.Module) -> int | None:
     return min((length for length in lengths if length is not None), default=None)
 
 
-def check_model(args: OPSDConfig, model: nn.Module, teacher: nn.Module) -> None:
+def reading_length(model: nn.Module, teacher: Teacher) -> int | None:
+    """Tokens that student and teacher can read at once, `None` where nothing says."""
+    lengths = context_length(model, teacher.model), teacher.max_length
+    return min((length for length in lengths if length is not None), default=None)
+
+
+def check_model(args: OPSDConfig, model: nn.Module, teacher: Teacher) -> None:
     """
     Check the options that depend on the model.
 
@@ -227,7 +234,7 @@ def check_model(args: OPSDConfig, model: nn.Module, teacher: nn.Module) -> None:
             f"`distillation_topk={args.distillation_topk}` is above the vocabulary of the model, {vocabulary} tokens. "
             "Lower it, or use `distillation_mode='full_logits'`."
         )
-    limit = context_length(model, teacher)
+    limit = reading_length(model, teacher)
     if args.teacher_max_length is not None and limit is not None and args.teacher_max_length > limit:
         raise ValueError(
             f"`teacher_max_length={args.teacher_max_length}` is above the {limit} tokens of context that student "
@@ -268,6 +275,21 @@ def check_rows(
         if isinstance(source, DatasetColumn):
             check_dataset_characters(name, dataset, source, encoder.tokenizer)
             check_dataset_lengths(name, dataset, source, encoder, args, tools)
+
+
+def check_images(teacher: Teacher, train_dataset: Any, eval_dataset: Any) -> None:
+    """
+    Refuse images where the teacher is sent token ids alone.
+
+    Raises:
+        ValueError: Naming the data set.
+    """
+    for name, dataset in named_datasets(train_dataset, eval_dataset).items():
+        if not teacher.is_local and _has_images(dataset):
+            raise ValueError(
+                f"`{name}` has a column of images, and a teacher of the kind {teacher.name!r} is sent token ids alone. "
+                "Use another `teacher_model_kind`, such as 'base' or 'checkpoint'."
+            )
 
 
 def check_dataset_lengths(

@@ -75,7 +75,12 @@ class TextGenerator:
         how = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0, "temperature": temperature or None}
         self._check_lengths(ids, weights, max_new_tokens)
         rounds = max(gather_object([self._rounds(ids)]))  # the same on every process
-        written = self._continuations(ids, pixels, weights, how, rounds, filler)
+        accelerator, step = self.trainer.accelerator, self.trainer.state.global_step
+        if self._on_a_server(weights):
+            with raise_on_all_ranks(accelerator, "the teacher's server", step):
+                written = self._by_a_server(ids, pixels, how)
+        else:
+            written = self._continuations(ids, pixels, weights, how, rounds, filler)
         # One by one: `batch_decode` takes an empty list for one text
         return [self.trainer._tokenizer.decode(one, skip_special_tokens=True) for one in written]
 
@@ -103,7 +108,18 @@ class TextGenerator:
             how |= {"do_sample": False, **dict.fromkeys(names[:-1])}
         elif temperature is not None:
             how["temperature"] = temperature
+        if self._on_a_server(weights):
+            return self._by_a_server(ids, pixels, how)
         return self._continuations(ids, pixels, weights, how, self._rounds(ids), [])
+
+    def _on_a_server(self, weights: str) -> bool:
+        return weights == "teacher" and not self.trainer.teacher.is_local
+
+    def _by_a_server(self, ids: list[list[int]], pixels: Sequence[Pixels], how: dict[str, Any]) -> list[list[int]]:
+        if any(pixels):
+            raise ValueError("A teacher on a server is sent token ids alone, and what it is to read has images.")
+        ends = list(self.trainer.eos_token_ids)
+        return [self._ended(row) for row in self.trainer.teacher.write(ids, how, ends)]
 
     def _rounds(self, ids: list[list[int]]) -> int:
         return -(-len(ids) // max(self.trainer.args.per_device_train_batch_size, 1))
@@ -173,9 +189,15 @@ class TextGenerator:
         end = next((i for i, token in enumerate(ids) if token in self.trainer.eos_token_ids), len(ids))
         return ids[: end + 1]
 
-    def _check_lengths(self, ids: list[list[int]], weights: str, max_new_tokens: int) -> None:
+    def _limit(self, weights: str) -> int | None:
+        """Tokens that the weights read."""
+        if self._on_a_server(weights):
+            return self.trainer.teacher.max_length
         model = self.trainer.teacher.model if weights == "teacher" else self.trainer.model
-        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+    def _check_lengths(self, ids: list[list[int]], weights: str, max_new_tokens: int) -> None:
+        limit = self._limit(weights)
         longest = max(gather_object([max(map(len, ids), default=0)]))
         if longest and limit is not None and longest + max_new_tokens > limit:
             raise ValueError(

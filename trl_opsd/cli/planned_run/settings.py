@@ -158,6 +158,11 @@ def run_of(
             "`teacher_model_kind` is checkpoint, another model, which the formulas do not cover: for one of the "
             "student's size estimate with `--teacher_model_kind base`."
         )
+    if teacher == "server":
+        raise UserError(
+            "`teacher_model_kind` is server: the teacher takes no memory of the GPUs that train. The formulas have no "
+            "such teacher; `--teacher_model_kind live` gives an upper bound."
+        )
     config = config_of(model, options["model_revision"] or "main")
     dtype = options["dtype"] or "float32"
     if dtype == "auto":

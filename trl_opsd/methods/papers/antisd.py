@@ -49,6 +49,7 @@ METHOD = Method(
     label="paper",
     needs="a reward, and a reference solution in a column for groups without success",
     needs_reward=True,
+    reads_teacher_entropy=True,
     defaults={"distillation_mode": "sampled_token", "distillation_alpha": 1.0, "distillation_weight": 0.5}
     | {"teacher_model_kind": "live", "privileged_source": {"first_of": [{"sibling": {"choice": "random"}}, "column"]}},
     options={"warmup": 5, "drop": 0.93},

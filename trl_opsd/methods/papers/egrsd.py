@@ -39,6 +39,7 @@ METHOD = Method(
     label="proposed reading",
     needs="a reward, and a reference solution in a column",
     needs_reward=True,
+    reads_teacher_entropy=True,
     defaults={"distillation_mode": "sampled_token", "distillation_alpha": 1.0, "teacher_model_kind": "live"},
     options={"clip": 0.2, "floor": 0.5},
     option_types={"clip": NonNegative, "floor": Share},

@@ -85,6 +85,7 @@ METHOD = Method(
     paper="2603.07079",
     label="code",
     needs="a context in a column",
+    reads_teacher_entropy=True,
     defaults={"distillation_alpha": 0.0, "teacher_model_kind": "base"},
     options={"threshold": 0.8, "topk": 16, "clip": 0.2},
     option_types={"threshold": NonNegative, "topk": Count, "clip": NonNegative},

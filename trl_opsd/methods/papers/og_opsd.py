@@ -68,6 +68,7 @@ METHOD = Method(
     label="proposed reading",
     needs="a reward, and a context in a column",
     reads_reward=True,
+    reads_teacher_entropy=True,
     defaults={
         "distillation_alpha": 0.0,
         "distillation_view_divergences": {"wrong": "reverse_kl"},

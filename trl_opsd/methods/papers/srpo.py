@@ -39,6 +39,7 @@ METHOD = Method(
     label="paper",
     needs="a reward, and groups in which some rollouts succeed",
     needs_reward=True,
+    reads_teacher_entropy=True,
     defaults={
         "distillation_mode": "topk_logits",
         "distillation_topk": 100,

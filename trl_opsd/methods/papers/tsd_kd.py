@@ -104,6 +104,7 @@ METHOD = Method(
     authors="Kim and Baek",
     label="code",
     needs="a context in a column",
+    reads_teacher_entropy=True,
     defaults={"distillation_alpha": 0.9, "teacher_model_kind": "base"},
     options={"entropy": 1.0, "ranking": 0.1, "candidates": 10, "early": 0.1, "least": 0.1},
     option_types={"entropy": NonNegative, "ranking": NonNegative, "candidates": Count, "early": Share, "least": Share},

@@ -72,7 +72,7 @@ class EndpointAuthor:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not _is_plain_address(self.url):
+        if not is_plain_address(self.url):
             raise ValueError(
                 "`url` must be like http://localhost:8000/v1, without a key, a user name or a query in it (name an "
                 "environment variable with `api_key_env`)."
@@ -188,7 +188,7 @@ def _client_class() -> type["EndpointClient"]:
     return EndpointClient
 
 
-def _is_plain_address(url: Any) -> bool:
+def is_plain_address(url: Any) -> bool:
     """Whether `url` is a web address that has nothing but a host, a port and a path."""
     try:
         parts = urlsplit(url)

@@ -3,20 +3,19 @@
 """Client of an OpenAI-compatible endpoint: the `openai` package, with the limits and the masking that it lacks."""
 
 import asyncio
-import html
 import json
 import logging
-import re
 from contextlib import aclosing
 from typing import Any
 
 import httpx2  # comes with openai, which sends with it
 from openai import APIError, APIStatusError, AsyncOpenAI, DefaultAsyncHttpxClient
 
+from trl_opsd.privileged.authors.masking import LEAST_SECRET, masked
+
 
 PASSING = (408, 409, 429)  # and 500 and above
 MOST_BYTES = 64 * 2**20
-LEAST_SECRET = 8  # characters
 RETRY_HEADERS = ("retry-after", "retry-after-ms", "x-should-retry")
 
 for _name in ("httpx2", "httpcore2"):  # their lines of each request repeat the server's words, which may hold the key
@@ -113,18 +112,6 @@ class EndpointClient:
     def _words(self, text: str) -> str:
         """Beginning of a server's text, masked before it is cut."""
         return masked(text.strip(), self.key)[:500]
-
-
-def masked(text: str, key: str | None) -> str:
-    """Text with `***` for the key, also where JSON, HTML or an address has escaped its characters."""
-    return text if key is None else re.sub("".join(map(_spellings, key)), "***", text)
-
-
-def _spellings(character: str) -> str:
-    """Pattern of a character of a key as servers write it: `/`, `\\/`, `\\u002f`, `&#47;`, `&#x2f;`, `%2f`, `&amp;`."""
-    code = ord(character)
-    forms = [rf"\\?{re.escape(character)}", rf"(?i:\\u{code:04x}|%{code:02x}|&#x0*{code:x};)", f"&#0*{code};"]
-    return f"(?:{'|'.join([*forms, re.escape(html.escape(character))])})"
 
 
 def _text(response: httpx2.Response) -> tuple[str | None, bool]:
