@@ -196,6 +196,7 @@ def test_kernel(views, dtype):
     for name in ("cpu", "cuda"):
         tile = chunks.tiles(10**9, 1, torch.device(name))[0].stop
         assert sizes.CHUNKS[name] == (*chunks.budget(torch.device(name)), tile)
+    assert sizes.COMPILED_ROWS == chunks.LEAST_ROWS
     assert teacher_plan._MOST_VIEWS == sizes.VIEWS_OF_A_FORWARD
 
 

@@ -45,9 +45,13 @@ def chunks(n: int, v: int, blocks: int, dtype: torch.dtype, device: torch.device
     if size is None:
         room, most = budget(device)
         size = max(1, min(most, room // (blocks * v * dtype.itemsize)))
-    count = -(-n // size)
-    length = -(-n // max(count, 1))
-    return [slice(start, min(start + length, n)) for start in range(0, n, max(length, 1))]
+    return parts(n, -(-n // size))
+
+
+def parts(n: int, count: int) -> list[slice]:
+    """Cut N tokens into so many parts of nearly equal size, or fewer."""
+    length = max(1, -(-n // max(count, 1)))
+    return [slice(start, min(start + length, n)) for start in range(0, n, length)]
 
 
 def tiles(rows: int, v: int, device: torch.device) -> list[slice]:

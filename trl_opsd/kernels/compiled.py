@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from trl_opsd.kernels.chunks import LEAST_ROWS, tiles
+from trl_opsd.kernels.chunks import LEAST_ROWS, parts, tiles
 from trl_opsd.kernels.tile import TileTokens
 
 
@@ -44,7 +44,11 @@ def wanted(device: torch.device) -> bool:
 
 
 def by_tile(
-    function: Callable, run: Callable[[Callable, slice], None], raw: torch.Tensor, compilable: bool = True
+    function: Callable,
+    run: Callable[[Callable, slice], None],
+    raw: torch.Tensor,
+    compilable: bool = True,
+    whole: bool = True,
 ) -> None:
     """
     Run a function of `tile.py` over the rows of a chunk: compiled on all of them at once, or as it is on each tile.
@@ -58,21 +62,26 @@ def by_tile(
         raw (`torch.Tensor` of shape `(c, V)`): Raw logits of the chunk.
         compilable (`bool`, *optional*, defaults to `True`): Whether the function is free of functions of a method,
             which may not be traceable and may be new ones at each step.
+        whole (`bool`, *optional*, defaults to `True`): Whether the compiled function keeps no array of all logits
+            between its loops. With such arrays it goes in parts as small as it may.
     """
-    rows, v = raw.shape
+    (rows, v), done = raw.shape, 0
     if compilable and rows >= LEAST_ROWS and function not in _failed and wanted(raw.device):
         try:
-            return run(compiled(function), slice(0, rows))
+            for part in parts(rows, 1 if whole else rows // LEAST_ROWS):
+                run(compiled(function), part)
+                done = part.stop
+            return
         except _CompilationFailed as failure:
             _failed.add(function)
             warnings.warn(
-                f"`torch.compile` failed on `{function.__name__}` of the loss, which now runs uncompiled: the results "
-                f"are the same, but it is slower. With the environment variable `{SWITCH}=0` it does so from the start. "
-                f"The error was: {failure.__cause__}",
+                f"`torch.compile` failed on `{function.__name__}` of the loss, which now runs uncompiled: with the "
+                f"same results, but slower. The environment variable `{SWITCH}=0` does that from the start. The error "
+                f"was: {failure.__cause__}",
                 stacklevel=2,
             )
-    for tile in tiles(rows, v, raw.device):
-        run(function, tile)
+    for tile in tiles(rows - done, v, raw.device):
+        run(function, slice(done + tile.start, done + tile.stop))
 
 
 class _CompilationFailed(Exception):

@@ -125,7 +125,7 @@ class LinearDivergenceForward:
                 # One target has one loss, which the statistics of every view show
                 self.stats[name][..., token_slice] = values[0] if len(values) == 1 else torch.stack(values)
 
-        by_tile(distilled_tile, run, raw, compilable=not self._has_functions)
+        by_tile(distilled_tile, run, raw, compilable=not self._has_functions, whole=self.task.spec.topk is None)
         if self.sums.wanted:
             self.sums.add(raw, self.hidden, rows, self.student)
 

@@ -14,6 +14,7 @@ PHASES = ("generate", "teacher", "forward", "head", "backward", "step")
 GENERATE, TEACHER, FORWARD, HEAD, BACKWARD, STEP = PHASES
 # Of trl_opsd's kernels: bytes of a chunk's logits, most tokens of it, entries of a tile; and views of a teacher's pass
 CHUNKS = {"cpu": (320 * 2**20, 256, 2**18), "cuda": (2**30, 4096, 2**23)}
+COMPILED_ROWS = 264  # of a chunk, from which its elementwise work on a GPU is one kernel without arrays of its own
 VIEWS_OF_A_FORWARD = 4
 REDUCE_BUCKET, LIVE_PARAMETERS, SUB_GROUP = 5e8, 1e9, 1e9  # DeepSpeed's defaults, in parameters
 VLLM_OVERHEAD = 3e9  # assumed: CUDA graphs and activations of vLLM
@@ -229,8 +230,10 @@ def kernel(run: Run) -> list[Part]:
     size = max(1, min(most, room // ((views + 1) * shape.vocabulary * b)))
     size = math.ceil(tokens / math.ceil(tokens / size))  # tokens of a chunk, all chunks alike
     tile = min(size, max(1, tile // shape.vocabulary))
-    elementwise = (5 + 3 * views) * tile * shape.vocabulary * 4
-    product = shape.head * b if b < 4 and not run.lora else 0  # added to the head's gradient by each chunk
+    on_gpu = run.device != "cpu"
+    elementwise = 0 if on_gpu and size >= COMPILED_ROWS else (5 + 3 * views) * tile * shape.vocabulary * 4
+    # Added to the head's gradient by each chunk; a GPU adds it within the product
+    product = shape.head * b if b < 4 and not run.lora and not on_gpu else 0
     logits = (views + 1) * size * shape.vocabulary * b
     # The student's head is cast and, where it is another one, the teacher's; FSDP2 gathers them cast
     stored = run.frozen_entry if run.lora else run.trained_entry
