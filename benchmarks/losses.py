@@ -53,9 +53,7 @@ class Inputs:
         return Inputs(self.hidden[:tokens], self.weight, self.teacher[:, :tokens], self.labels[:tokens])
 
 
-def make_inputs(
-    n: int, h: int, v: int, k: int = 1, dtype: torch.dtype = torch.float32, device: str = "cpu"
-) -> Inputs:
+def make_inputs(n: int, h: int, v: int, k: int = 1, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Inputs:
     """Random inputs whose logits spread over a few nats, and teachers as far off as a context brings them."""
     generator = torch.Generator(device).manual_seed(0)
 

@@ -4,10 +4,7 @@
 Check of the package on one GPU: values, the loss beside others, a step, a training that resumes, DDP and FSDP2.
 
 Each part runs in a process of its own with a deadline of its own, and writes down each row as it comes, so that what a
-deadline or a crash cuts off costs only itself. Nothing here imports torch but the parts themselves.
+deadline or a crash cuts off costs only itself.
 """
 
-from benchmarks.gpu.run import main
-
-
-__all__ = ["main"]
+from benchmarks.gpu.run import main as main

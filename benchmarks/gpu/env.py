@@ -42,7 +42,9 @@ def machine(part: Part) -> Row:
     made = {"date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC", "kernel": platform.release()}
     if part.device == "cpu":
         return {**made, "card": None, "cpu": cpu_name()}
-    smi = subprocess.run(["nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader"], capture_output=True, text=True)
+    smi = subprocess.run(
+        ["nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader"], capture_output=True, text=True
+    )
     first = (smi.stdout.strip().split("\n")[0]).split(", ")
     found = dict(zip(QUERY.split(","), first, strict=False))
     properties = torch.cuda.get_device_properties(0)

@@ -3,6 +3,7 @@
 """Runner of the GPU check: one process after the other, each with its share of the time; then the report."""
 
 import argparse
+import importlib
 import os
 import signal
 import subprocess
@@ -10,9 +11,9 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 
 from benchmarks.environment import QUIET, ROOT
-from benchmarks.gpu import report
 
 
 # Part: its share of the time
@@ -24,7 +25,7 @@ MARGIN_SECONDS = 2.0  # between the time that a part plans with and the end of i
 def main(args: argparse.Namespace) -> None:
     """Run the parts and write the report, or with `args.publish` put results that are there into the docs."""
     if args.publish:
-        report.publish(args.output)
+        reported().publish(args.output)
         return
     args.output.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + args.seconds
@@ -37,7 +38,12 @@ def main(args: argparse.Namespace) -> None:
             continue
         print(f"{name}: {seconds:.0f} s at most ...", flush=True)
         run_part(name, args.output, seconds, args.tiny)
-    report.write(args.output)
+    reported().write(args.output)
+
+
+def reported() -> ModuleType:
+    """The module of the report, which imports torch: seconds that the parts need not wait for."""
+    return importlib.import_module("benchmarks.gpu.report")
 
 
 def run_part(name: str, output: Path, seconds: float, tiny: bool) -> None:
