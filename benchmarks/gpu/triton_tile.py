@@ -67,8 +67,9 @@ def _tile_kernel(
 
     # First pass: of each side the maximum, the sum of exponentials and that of exponentials times logits; under the
     # exponentials of each side the sum of the differences of the logits
-    p_max = q_max = tl.full((), -float("inf"), tl.float32)
-    p_sum = p_dot = p_gap = q_sum = q_dot = q_gap = tl.zeros((), tl.float32)
+    p_max, q_max = tl.full((), -float("inf"), tl.float32), tl.full((), -float("inf"), tl.float32)
+    p_sum, p_dot, p_gap = tl.zeros((), tl.float32), tl.zeros((), tl.float32), tl.zeros((), tl.float32)
+    q_sum, q_dot, q_gap = tl.zeros((), tl.float32), tl.zeros((), tl.float32), tl.zeros((), tl.float32)
     for start in range(0, V, BLOCK):
         columns = start + tl.arange(0, BLOCK)
         inside = columns < V
@@ -85,7 +86,7 @@ def _tile_kernel(
     p_log_z, q_log_z = p_max + tl.log(p_sum), q_max + tl.log(q_sum)
 
     # Divergence, and the sum of the slopes, which the derivative of log p takes off in proportion to p
-    divergence = slope_sum = tl.zeros((), tl.float32)
+    divergence, slope_sum = tl.zeros((), tl.float32), tl.zeros((), tl.float32)
     if KIND == 0:
         divergence = q_gap / q_sum - q_log_z + p_log_z
     elif KIND == 1:
