@@ -25,23 +25,30 @@ from trl_opsd.losses import DivergenceSpec
 UNCOMPILED, FLOAT32 = "ours, uncompiled", "ours, float32 logits"
 TRITON = "Triton by hand"
 FULL_COMPILED, LIGER_COMPILED, LIGER_TRITON = "full logits, compiled", "Liger, compiled", "Liger, Triton"
+COMPILED = (OURS, FLOAT32, FULL_COMPILED, LIGER_COMPILED)  # at their first call, for seconds
+
+
+@contextmanager
+def compilation(on: bool) -> Iterator[None]:
+    """Let the elementwise pass be compiled or not, on any device; a compilation that fails is an error."""
+    before = os.environ.get(SWITCH, "")
+    os.environ[SWITCH] = "1" if on else "0"
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*torch.compile. failed")
+            yield
+    finally:
+        os.environ[SWITCH] = before
 
 
 def ours(compiled: bool) -> Loss:
-    """The package's loss. Compiled, its chunk is all tokens where the default of the device would be too small for it,
-    and a compilation that fails is an error."""
+    """The package's loss. On a CPU, whose chunks are too small to be compiled, all tokens are one."""
 
     def run(x: Inputs, kind: str) -> torch.Tensor:
         chunk = len(x.hidden) if compiled and not x.hidden.is_cuda else None
-        spec, before = DivergenceSpec(alpha=BETA[kind]), os.environ.get(SWITCH, "")
-        os.environ[SWITCH] = "1" if compiled else "0"
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("error", message=".*torch.compile. failed")
-                options = {"labels": x.labels, "spec": spec, "chunk_size": chunk}
-                return fused_linear_divergence(x.hidden, x.weight, x.teacher, **options)[0]
-        finally:
-            os.environ[SWITCH] = before
+        options = {"labels": x.labels, "spec": DivergenceSpec(alpha=BETA[kind]), "chunk_size": chunk}
+        with compilation(compiled):
+            return fused_linear_divergence(x.hidden, x.weight, x.teacher, **options)[0]
 
     return run
 

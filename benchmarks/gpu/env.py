@@ -5,13 +5,12 @@
 import datetime
 import platform
 import subprocess
+import tomllib
 from importlib import metadata
-from pathlib import Path
 
 import torch
 
-import trl_opsd
-from benchmarks.environment import cpu_name
+from benchmarks.environment import ROOT, cpu_name
 from benchmarks.gpu.part import Part
 from benchmarks.report import Row
 
@@ -35,7 +34,8 @@ def versions() -> Row:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             found[name] = None
-    return {**found, "trl_opsd": str(Path(trl_opsd.__file__).parent.name)}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return {**found, "trl-opsd": project["version"]}
 
 
 def machine(part: Part) -> Row:

@@ -8,11 +8,23 @@ Legend: N tokens, H hidden size, V vocabulary.
 """
 
 import time
+from collections.abc import Container, Iterable
 from functools import partial
 
 import torch
 
-from benchmarks.gpu.contenders import FULL, FULL_COMPILED, LIGER_TRITON, OURS, TRITON, TRL, contenders
+from benchmarks.gpu.contenders import (
+    COMPILED,
+    FLOAT32,
+    FULL,
+    FULL_COMPILED,
+    LIGER_COMPILED,
+    LIGER_TRITON,
+    OURS,
+    TRITON,
+    TRL,
+    contenders,
+)
 from benchmarks.gpu.part import Part
 from benchmarks.gpu.profiling import busy
 from benchmarks.losses import KINDS, Floor, Inputs, Loss, contender, full_logits, make_inputs
@@ -23,16 +35,20 @@ SIZES = [(4096, 1024, 151936), (4096, 4096, 151936), (4096, 4096, 128256), (4096
 TINY_SIZES = [(320, 16, 300)]  # of the tokens from which a chunk is compiled
 FEW = 512  # tokens whose values and gradients are compared
 ELSEWHERE = (OURS, TRITON, TRL, FULL, LIGER_TRITON, FULL_COMPILED)  # at the sizes after the first
-SECONDS = 12.0  # for a contender, which may compile first
+LEFT_OUT = {(FLOAT32, "reverse_kl"), (FLOAT32, "jsd")}  # the first tells what float32 logits cost
+COMPILE_SECONDS, SECONDS = 15.0, 4.0  # for a contender that is compiled first, and for another
 
 
 def run(part: Part) -> None:
     losses = contenders(part.tiny)
     first, *others = TINY_SIZES if part.tiny else SIZES
-    Case(part, first, losses).run(first=True)
+    kinds, late = KINDS[:1] if part.tiny else KINDS, {LIGER_COMPILED}  # which takes longest to compile
+    Case(part, first, losses).run(kinds, losses.keys() - late)
     part.attempt("profile", lambda: profile(part, first, losses[OURS]), need=8)
     for size in others:
-        Case(part, size, losses).run(first=False)
+        Case(part, size, losses).run(kinds, ELSEWHERE)
+    if late & losses.keys():
+        Case(part, first, losses).run(kinds, late)
 
 
 class Case:
@@ -42,15 +58,16 @@ class Case:
         self.part, self.size, self.losses = part, size, losses
         self.floor: float | None = None
 
-    def run(self, first: bool) -> None:
+    def run(self, kinds: Iterable[str], names: Container[str]) -> None:
         self.part.attempt("floor", self.measure_floor, need=6)
         if self.floor is None:
             return
-        for kind in KINDS[:1] if self.part.tiny else KINDS:
+        for kind in kinds:
             truth = self.exact(kind)
             for name, loss in self.losses.items():
-                if first or name in ELSEWHERE:
-                    self.part.attempt(f"{name}, {kind}", partial(self.measure, name, loss, kind, truth), need=SECONDS)
+                if name in names and (name, kind) not in LEFT_OUT:
+                    need = COMPILE_SECONDS if name in COMPILED else SECONDS
+                    self.part.attempt(f"{name}, {kind}", partial(self.measure, name, loss, kind, truth), need)
 
     def measure_floor(self) -> Row:
         self.inputs = make_inputs(*self.size, dtype=torch.bfloat16, device=self.part.device)

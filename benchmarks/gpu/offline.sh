@@ -20,6 +20,7 @@ for one in manylinux_2_28 manylinux_2_27 manylinux_2_24 manylinux_2_17 manylinux
     PLATFORMS="$PLATFORMS --platform ${one}_x86_64"
 done
 rm -rf .whl
+"$PYTHON" -m pip wheel -q --no-deps -w .whl . # for its name and version: the checkout's own code comes first
 "$PYTHON" -m pip download -q --no-deps --only-binary=:all: --python-version "$VERSION" --implementation cp $PLATFORMS \
     -d .whl $PACKAGES "$LIGER" "${@:2}"
 du -sh .whl

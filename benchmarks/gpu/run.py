@@ -28,6 +28,7 @@ def main(args: argparse.Namespace) -> None:
     if args.publish:
         reported().publish(args.output)
         return
+    args.output = args.output.resolve()
     args.output.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + args.seconds
     names = [name for name in PARTS if name in (args.only or PARTS)]

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from transformers import PrinterCallback
 
 import tiny
 from benchmarks.gpu.part import Part
@@ -57,7 +58,9 @@ def make_trainer(folder: Path, device: str, steps: int, **options: Any) -> OPSDT
     tokenizer = tiny.tokenizer()
     args = OPSDConfig(str(folder), max_steps=steps, use_cpu=device == "cpu", **{**OPTIONS, **options})
     dataset = Dataset.from_list(rows)
-    return OPSDTrainer(model=tiny.model(tokenizer), args=args, train_dataset=dataset, processing_class=tokenizer)
+    trainer = OPSDTrainer(model=tiny.model(tokenizer), args=args, train_dataset=dataset, processing_class=tokenizer)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def losses(trainer: OPSDTrainer) -> list[float]:

@@ -8,17 +8,16 @@ compiled, which takes seconds for each spec.
 """
 
 import dataclasses
-import os
 import statistics
 from typing import Any
 
 import torch
 
 import kernel_cases
+from benchmarks.gpu.contenders import compilation
 from benchmarks.gpu.part import Part
 from benchmarks.report import Row
 from trl_opsd.kernels import PolicyTerm, fused_linear_divergence
-from trl_opsd.kernels.compiled import SWITCH
 from trl_opsd.losses import DivergenceSpec
 
 
@@ -37,20 +36,20 @@ Outcome = tuple[list[torch.Tensor], dict[str, torch.Tensor]]  # loss and gradien
 def run(part: Part) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     sizes = [SMALL] if part.tiny else [SMALL, LARGE]
-    plan = [("0", size, dtype, tuple(VARIANTS)) for size in sizes for dtype in DTYPES]
+    plan = [(False, size, dtype, tuple(VARIANTS)) for size in sizes for dtype in DTYPES]
     if not part.tiny:
         half, single, other = torch.bfloat16, torch.float32, torch.float16
-        plan += [("1", LARGE, dtype, ("plain",)) for dtype in (half, single, other)]
-        plan += [("1", LARGE, half, ("policy", "soft-cap"))]
+        plan += [(True, LARGE, dtype, ("plain",)) for dtype in (half, single, other)]
+        plan += [(True, LARGE, half, ("policy", "soft-cap"))]
     for compiled, size, dtype, variants in plan:
-        name = f"{'compiled' if compiled == '1' else 'uncompiled'}, {str(dtype).removeprefix('torch.')}, N, V = {size}"
+        name = f"{'compiled' if compiled else 'uncompiled'}, {str(dtype).removeprefix('torch.')}, N, V = {size}"
         part.attempt(name, lambda case=(compiled, size, dtype, variants): compare(part, *case), need=3)
     for kind in ("forward_kl", "reverse_kl", "jsd", "skew_kl"):
         part.attempt(f"{kind}: teacher equals student", lambda kind=kind: agreement(part, kind))
 
 
-def compare(part: Part, compiled: str, size: tuple[int, int], dtype: torch.dtype, variants: tuple[str, ...]) -> Row:
-    os.environ[SWITCH] = compiled
+def compare(part: Part, compiled: bool, size: tuple[int, int], dtype: torch.dtype, variants: tuple[str, ...]) -> Row:
+    torch._dynamo.reset()  # or the specs of several rows would exceed its limit
     worst, gradients, worse, done = [0.0, 0.0, 0.0], [], [], 0
     cases = [(name, variant) for variant in variants for name in kernel_cases.SPECS]
     for name, variant in cases:
@@ -61,7 +60,8 @@ def compare(part: Part, compiled: str, size: tuple[int, int], dtype: torch.dtype
         exact = doubled(case)
         loss, stats = exact.expected(spec)
         want = [loss.detach(), *torch.autograd.grad(loss, exact.leaves())], stats
-        here, on_cpu = (errors(outcome(moved(case, device), spec), want) for device in (part.device, "cpu"))
+        with compilation(compiled):
+            here, on_cpu = (errors(outcome(moved(case, device), spec), want) for device in (part.device, "cpu"))
         worst = [max(old, new if new == new else float("inf")) for old, new in zip(worst, here, strict=True)]
         gradients.append(here[1])
         if not all(one <= MOST * other + 1e-5 for one, other in zip(here, on_cpu, strict=True)):  # nan is worse too
@@ -119,12 +119,12 @@ def distance(got: torch.Tensor, want: torch.Tensor) -> float:
 def agreement(part: Part, kind: str) -> Row:
     """A teacher that is the student gives no gradient at all, compiled or not."""
     greatest = {}
-    for compiled in ("0",) if part.tiny else ("0", "1"):
-        os.environ[SWITCH] = compiled
+    for compiled in (False,) if part.tiny else (False, True):
         torch.manual_seed(0)
         hidden = torch.randn(300, 32, device=part.device, dtype=torch.bfloat16, requires_grad=True)
         weight = torch.randn(1000, 32, device=part.device, dtype=torch.bfloat16)
         spec = DivergenceSpec(kind, **({"alpha": 0.5} if kind in ("jsd", "skew_kl") else {}))
-        fused_linear_divergence(hidden, weight, hidden.detach(), spec=spec)[0].backward()
-        greatest["compiled" if compiled == "1" else "uncompiled"] = float(hidden.grad.abs().max())
+        with compilation(compiled):
+            fused_linear_divergence(hidden, weight, hidden.detach(), spec=spec)[0].backward()
+        greatest["compiled" if compiled else "uncompiled"] = float(hidden.grad.abs().max())
     return {"greatest_gradient": max(greatest.values()), **greatest}
