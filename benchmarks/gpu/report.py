@@ -102,9 +102,9 @@ def publish(folder: Path) -> None:
     put(PAGES, {"bench_gpu": block(published())})
 
 
-def published(folder: Path = PUBLISHED) -> list[Results]:
+def published() -> list[Results]:
     """Results of each card."""
-    return [Results(json.loads(file.read_text())) for file in sorted(folder.glob("*.json"))]
+    return [Results(json.loads(file.read_text())) for file in sorted(PUBLISHED.glob("*.json"))]
 
 
 def block(cards: list[Results]) -> str:
