@@ -177,7 +177,7 @@ def test_switch(switch, cpu, cuda, monkeypatch):
 def test_a_switch_that_is_neither(monkeypatch):
     monkeypatch.setenv(compiled.SWITCH, "yes")
     with pytest.raises(ValueError, match="`TRL_OPSD_COMPILE` must be 0, 1 or unset, got 'yes'"):
-        everything(make(n=300, dtype=torch.float32), SPECS["forward"])
+        compiled.wanted(torch.device("cpu"))
 
 
 EVERY = pairwise(name=list(SPECS), dtype=[torch.float32, torch.bfloat16, torch.float16])

@@ -12,6 +12,7 @@ from dataclasses import fields
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from faked_cuda import DEVICE, faked_cuda, generated, kernels, missing
 from kernel_cases import SPECS, Case, every_spec, make
@@ -56,16 +57,26 @@ def test_a_wait_would_be_noticed():
 @needs_device
 def test_sums_over_chunks_in_half_precision_are_never_rounded(monkeypatch):
     monkeypatch.setenv(compiled.SWITCH, "0")
-    products, calls = {name: getattr(torch, name) for name in ("mm", "addmm")}, []
-    for name, product in products.items():
-        monkeypatch.setattr(
-            torch, name, lambda *args, f=product, **kw: calls.append(kw.get("out_dtype")) or f(*args, **kw)
-        )
     with faked_cuda():
         case = on_device(make(dtype=torch.bfloat16, n=12, k=1, bias=False, chunk_size=4))
-        case.run(SPECS["forward"])
+        with Products() as products:
+            case.run(SPECS["forward"])
     # In each of three chunks the logits of both sides, and the gradients of hidden states and head
-    assert calls == [None, None, torch.float32, torch.float32] * 3
+    assert products.types == [None, None, torch.float32, torch.float32] * 3
+
+
+class Products(TorchFunctionMode):
+    """Records the type that each matrix product is asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.types: list[torch.dtype | None] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in (torch.mm, torch.addmm, torch.Tensor.addmm_, torch.Tensor.matmul):
+            self.types.append(kwargs.get("out_dtype"))
+        return func(*args, **kwargs)
 
 
 # Loops over a row, reads of logits and writes of them by the largest kernel, which is the only one to touch them

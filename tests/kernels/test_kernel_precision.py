@@ -175,3 +175,32 @@ def test_policy_under_autocast(name):
     for got, want in zip(gots, wants, strict=True):
         assert got.dtype == torch.float32
         assert (got - want).norm() < 0.05 * want.norm()
+
+
+@pytest.mark.parametrize("name", ["forward", "reverse"])
+def test_rounded_logits_err_as_those_of_a_bfloat16_head_do(name):
+    """The error that docs/performance.md weighs against twice the bytes: of full logits in bfloat16, and not more."""
+    case = make(n=64, k=1, v=300, dtype=torch.bfloat16, seed=24, bias=False)
+    case.weights.fill_(1 / 64)
+    spec = replace(SPECS[name], temperature=1.0)
+    (want,) = torch.autograd.grad(case.expected(spec)[0], [case.hidden])
+    (got,) = torch.autograd.grad(case.run(spec)[0], [case.hidden])
+
+    def error(gradient):
+        return ((gradient.double() - want.double()).norm() / want.double().norm()).item()
+
+    full = error(full_logits(case, spec.divergence, rounded=True))
+    assert 0.8 * full < error(got) < 1.25 * full
+    assert error(full_logits(case, spec.divergence, rounded=False)) < 0.5 * full
+
+
+def full_logits(case, divergence: str, rounded: bool) -> torch.Tensor:
+    """Gradient of the mean KL on the hidden states from all logits at once, which are rounded to bfloat16 or not."""
+    hidden, weight = case.hidden.detach().float().requires_grad_(), case.weight.detach().float()
+    student, teacher = hidden @ weight.T, case.teacher_hidden[0].float() @ case.teacher_weight.float().T
+    if rounded:
+        student, teacher = student.bfloat16().float(), teacher.bfloat16().float()
+    log_p, log_q = student.log_softmax(-1), teacher.log_softmax(-1)
+    first, second = (log_p, log_q) if divergence == "forward_kl" else (log_q, log_p)
+    loss = torch.nn.functional.kl_div(first, second, reduction="sum", log_target=True) / 64
+    return torch.autograd.grad(loss, hidden)[0].bfloat16()

@@ -231,7 +231,7 @@ def kernel(run: Run) -> list[Part]:
     size = math.ceil(tokens / math.ceil(tokens / size))  # tokens of a chunk, all chunks alike
     tile = min(size, max(1, tile // shape.vocabulary))
     on_gpu = run.device != "cpu"
-    elementwise = 0 if on_gpu and size >= COMPILED_ROWS else (5 + 3 * views) * tile * shape.vocabulary * 4
+    elementwise = 0 if on_gpu and size >= COMPILED_ROWS else (4 + 3 * views) * tile * shape.vocabulary * 4
     # Added to the head's gradient by each chunk; a GPU adds it within the product
     product = shape.head * b if b < 4 and not run.lora and not on_gpu else 0
     logits = (views + 1) * size * shape.vocabulary * b
