@@ -5,7 +5,7 @@ BIN := .venv/bin
 RUN := CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0}
 
 .DEFAULT_GOAL := help
-.PHONY: help venv venv-vllm demo test test-engines test-matrix lint addition bench clean
+.PHONY: help venv venv-vllm demo test test-engines test-matrix lint addition bench gpu clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -41,14 +41,19 @@ bench: .venv/.ready  ## time and memory beside other losses and trainers, in abo
 	@$(BIN)/python -m benchmarks step --methods --repeats 2 $(ARGS)
 	@$(BIN)/python -m benchmarks scaling --repeats 2 $(ARGS)
 
+# On a machine with a GPU: its environment has torch with CUDA, and with it Triton, which Liger needs
+gpu: .venv/.ready  ## check on one GPU in ten minutes: values, the loss, a step, resuming, engines: docs/performance.md
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "$(LIGER)"
+	@$(RUN) $(BIN)/python -m benchmarks gpu $(ARGS)
+
 # ARGS goes to pytest: `make test ARGS="tests/kernels -x"`. Files are dealt to two processes whole, so that what a file's
 # tests share is made once
 test: .venv/.ready  ## the tests, in minutes, without those of `make test-engines`
 	@$(BIN)/python -m pytest -m "not engines" -n 2 --dist loadfile $(ARGS)
 
-# Those of vLLM run in .venv-vllm, with the oldest transformers supported, as do the files that depend most on
-# transformers, and the one that wants Triton
-OLDEST = tests/kernels/test_faked_cuda.py tests/distributed/test_vllm_*.py tests/trainer/test_trl_pins.py tests/trainer/test_trainer_loss.py tests/trainer/test_generation.py tests/trainer/test_planted.py
+# Those of vLLM run in .venv-vllm, with the oldest transformers supported, as do the files that depend most on transformers,
+# and those that want Triton, which vLLM brings
+OLDEST = tests/kernels/test_faked_cuda.py tests/benchmarks/test_triton_tile.py tests/distributed/test_vllm_*.py tests/trainer/test_trl_pins.py tests/trainer/test_trainer_loss.py tests/trainer/test_generation.py tests/trainer/test_planted.py
 
 test-engines: .venv/.ready .venv-vllm/.ready  ## tests with several processes, engines that shard, vLLM, kills, the whole demo: half an hour
 	@$(BIN)/python -m pytest -m engines $(ARGS)

@@ -16,6 +16,7 @@ python -m benchmarks revision --seeds 1 2 3
 python -m benchmarks unlearning --seeds 1 2 3
 python -m benchmarks error_rates
 python -m benchmarks trace_step
+python -m benchmarks gpu --tiny
 """
 
 import argparse
@@ -25,6 +26,7 @@ from pathlib import Path
 
 from benchmarks import environment
 from benchmarks.environment import ROOT
+from benchmarks.gpu import run as gpu
 
 
 PAGES = ROOT / "docs" / "benchmarks"
@@ -122,6 +124,15 @@ def unlearning_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "demo" / "unlearning")
 
 
+def gpu_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seconds", type=float, default=500.0, help="time for all parts together")
+    parser.add_argument("--only", nargs="+", choices=gpu.PARTS, help="these parts alone")
+    parser.add_argument("--tiny", action="store_true", help="tiny sizes on the CPU: shows that it runs")
+    parser.add_argument("--output", type=Path, default=ROOT / "output" / "gpu", help="folder of the results")
+    parser.add_argument("--publish", action="store_true", help="run nothing, but put the results that are in the "
+                        "output folder into docs/benchmarks/gpu and docs/performance.md")  # fmt: skip
+
+
 BENCHMARKS = {
     "kernel": (timed_options, "time and memory of head and divergence, beside full logits, GKD, Liger and TRL"),
     "step": (step_options, "time and memory of the training part of a step, beside GRPO, SDFT and SDPO"),
@@ -135,6 +146,7 @@ BENCHMARKS = {
     "unlearning": (unlearning_options, "SHRED and its controls: facts that SmolLM2 learnt are forgotten"),
     "error_rates": (error_options, "verdicts of the pre-flight on simulated scores, without a gap and with one"),
     "trace_step": (trace_options, "files of the package that one training step enters, and moves between them"),
+    "gpu": (gpu_options, "check on one GPU: values, loss, step, resuming, DDP and FSDP2, with targets"),
 }
 
 

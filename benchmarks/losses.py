@@ -53,16 +53,16 @@ class Inputs:
         return Inputs(self.hidden[:tokens], self.weight, self.teacher[:, :tokens], self.labels[:tokens])
 
 
-def make_inputs(n: int, h: int, v: int, k: int = 1, dtype: torch.dtype = torch.float32) -> Inputs:
+def make_inputs(n: int, h: int, v: int, k: int = 1, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Inputs:
     """Random inputs whose logits spread over a few nats, and teachers as far off as a context brings them."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:
-        return torch.empty(shape, dtype=dtype).normal_(generator=generator)
+        return torch.empty(shape, dtype=dtype, device=device).normal_(generator=generator)
 
     hidden, weight = normal(n, h), normal(v, h).mul_(1.5 / math.sqrt(h))
     teacher = hidden + 0.3 * normal(k, n, h)
-    return Inputs(hidden, weight, teacher, torch.randint(v, (n,), generator=generator))
+    return Inputs(hidden, weight, teacher, torch.randint(v, (n,), generator=generator, device=device))
 
 
 Loss = Callable[[Inputs, str], torch.Tensor]

@@ -4,8 +4,8 @@
 
 import gc
 import os
-from collections.abc import Callable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,13 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 import tiny
+from devices import device
 from trl_opsd import OPSDConfig, OPSDTrainer
 from trl_opsd.batches.distillation_batch import DistillationBatch
 
 
-DISTRIBUTED = Path(__file__).parent / "distributed"
+TESTS = Path(__file__).parent
+DISTRIBUTED, KERNELS = TESTS / "distributed", TESTS / "kernels"
 ARGS: dict[str, Any] = {
     "per_device_train_batch_size": 4,
     "num_generations": 1,
@@ -54,6 +56,15 @@ def quick() -> None:
     """One thread is fastest for tiny models; and every `train()` collects garbage, 0.3 s over all that imports left."""
     torch.set_num_threads(1)
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def default_device(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where there is a GPU, tensors that a test of the kernels makes without naming a device are there. Trainers choose
+    it by themselves, and their samplers of rows must not be moved."""
+    moved = device() != "cpu" and KERNELS in request.path.parents
+    with torch.device(device()) if moved else nullcontext():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -244,4 +244,5 @@ def test_every_program_can_be_imported(path):
 
 def test_every_benchmark_has_a_command():
     has_main = {path.stem for path in (ROOT / "benchmarks").glob("*.py") if "\ndef main(" in path.read_text()}
+    has_main |= {path.parent.name for path in (ROOT / "benchmarks").glob("*/__init__.py")}
     assert has_main - {"__main__"} == {*benchmarks.BENCHMARKS, "methods"}  # which `step --methods` runs

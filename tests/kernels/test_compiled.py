@@ -18,6 +18,7 @@ from torch._inductor import config as inductor
 from torch._inductor.utils import fresh_inductor_cache
 
 from conftest import length_reward
+from devices import device
 from kernel_cases import SINGLE, SPECS, TARGETS, TRANSFORMS, Case, check, close, make, tiles_of
 from pairwise import pairwise
 from trl_opsd.kernels import PolicyTerm, compiled
@@ -148,6 +149,7 @@ def test_a_method_that_reads_whole_distributions_is_not_compiled(part, compiling
     close(gots, uncompiled(case, spec, monkeypatch), rtol=0, atol=0)
 
 
+@pytest.mark.skipif(device() != "cpu", reason="Triton needs no C++ compiler of ours")
 def test_a_compiler_that_fails(compiling, monkeypatch):
     """One warning, and then the same digits as uncompiled."""
     case, spec = make(dtype=torch.float32, seed=53), SPECS["reverse"]

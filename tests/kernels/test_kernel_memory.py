@@ -123,7 +123,8 @@ def test_nothing_is_kept_for_backward_but_gradients(grad, monkeypatch):
 
 def test_label_scores_hold_a_chunk(monkeypatch):
     case = large(monkeypatch)
-    monkeypatch.setattr(chunks, "_CPU_TOKENS", C)
+    for limit in ("_CPU_TOKENS", "_TOKENS"):
+        monkeypatch.setattr(chunks, limit, C)
     with Watch([*case.leaves(), case.labels]) as watch:
         label_scores(case.head().prepared(case.hidden), case.hidden, case.labels, 0.7)
     assert watch.largest <= C * LARGE_V and watch.peak <= (C + 8 * T) * LARGE_V + 8 * N
@@ -196,7 +197,8 @@ def test_the_budget_holds_all_logits_of_a_chunk(policy, monkeypatch):
     monkeypatch.setattr(Head, "project", lambda *args: projected.append(len(args[1])) or inner(*args))
     for k in (1, 3):
         # Eight tokens of student and teachers, hence as many more where there are no teachers
-        monkeypatch.setattr(chunks, "_CPU_BYTES", 8 * (k + 1) * LARGE_V * 4)
+        for limit in ("_CPU_BYTES", "_BYTES"):
+            monkeypatch.setattr(chunks, limit, 8 * (k + 1) * LARGE_V * 4)
         case = make(n=N, m=N // 2, k=k, v=LARGE_V, dtype=torch.float32)
         case.policy = PolicyTerm(lambda logps, entropies: logps.mean(), 1.0) if policy else None
         case.run(SPECS["forward"])

@@ -14,6 +14,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 import reference
+from devices import device
 from kernel_cases import DOUBLE, SINGLE, SPECS, TRANSFORMS, V, check, close, every_transform, make, tiles_of
 from pairwise import pairwise
 from trl_opsd.kernels import Head, PolicyTerm, chunks, label_scores
@@ -22,7 +23,7 @@ from trl_opsd.losses.divergences import LOG_ZERO
 
 def grpo(n: int, seed: int = 30) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """A clipped ratio, an estimate of the KL to a reference model and an entropy bonus."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device()).manual_seed(seed)
     old, reference_logps, advantages = torch.randn(3, n, generator=generator, dtype=torch.float64)
     old, reference_logps = old - 2.5, reference_logps - 2.5
 
@@ -202,7 +203,8 @@ def test_label_scores(transform, dtype, monkeypatch):
     if "softcap" not in transform:
         assert (got[0] == -torch.inf).equal(case.labels == 2) and (case.labels == 2).any()
     # Cut in chunks and tiles
-    monkeypatch.setattr(chunks, "_CPU_TOKENS", 7)
+    for limit in ("_CPU_TOKENS", "_TOKENS"):
+        monkeypatch.setattr(chunks, limit, 7)
     tiles_of(monkeypatch, 2)
     again = DOUBLE if dtype == torch.float64 else SINGLE
     close(label_scores(head, case.hidden, case.labels, 0.7), got, **again)

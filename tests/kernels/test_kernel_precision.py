@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from devices import device
 from kernel_cases import SINGLE, SPECS, close, every_spec, make
 from trl_opsd.kernels import PolicyTerm
 
@@ -56,7 +57,7 @@ def test_float16_under_a_loss_scale(mixed, factor):
     # out of reach of the factor that is to lift it, which arrives in backward.
     case = make(n=16, k=1, dtype=torch.float32 if mixed else torch.float16, bias=False, seed=18, v=4000)
     case.weights = torch.full((1, 16), 1 / 20_000)
-    with torch.autocast("cpu", torch.float16, enabled=mixed):
+    with torch.autocast(device(), torch.float16, enabled=mixed):
         loss = case.run(SPECS["forward"])[0]
     leaves = case.leaves()
     wants = torch.autograd.grad(case.expected(SPECS["forward"])[0] * factor, leaves)
@@ -68,7 +69,7 @@ def test_float16_under_a_loss_scale(mixed, factor):
 def test_autocast(name):
     spec = SPECS[name]
     case = make(dtype=torch.float32, seed=19, transform={"scale": 0.5})
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(device(), torch.bfloat16):
         loss, stats = case.run(spec)
         outside = torch.autograd.grad(loss, case.leaves())
     # The same as inputs rounded by hand
@@ -97,7 +98,7 @@ def test_float32_head_under_autocast(name):
     case = make(dtype=torch.float32, seed=20, transform={"float32": True}, teacher_transform={"float32": True})
     want, _ = case.run(SPECS[name])
     wants = torch.autograd.grad(want, case.leaves())
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(device(), torch.bfloat16):
         loss, _ = case.run(SPECS[name])
         gradients = torch.autograd.grad(loss, case.leaves())
     torch.testing.assert_close(loss, want, rtol=0, atol=0)
@@ -160,10 +161,10 @@ def test_zero_weights_in_float16(policy):
 def test_policy_under_autocast(name):
     policy = PolicyTerm(lambda logps, entropies: 3 * (logps.exp() - 0.3 * entropies).sum(), 0.8)
     case = make(n=12, m=7, dtype=torch.float32, seed=19, policy=policy, chunk_size=5)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(device(), torch.bfloat16):
         loss, stats = case.run(SPECS[name])
     alone = replace(case, policy=None)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(device(), torch.bfloat16):
         rest, rest_stats = alone.run(SPECS[name])
     assert loss.dtype == torch.float32
     close(stats.values(), rest_stats.values(), rtol=0, atol=0)

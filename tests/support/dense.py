@@ -42,8 +42,9 @@ def dense_logps(model, head, tail):
     model = copy.deepcopy(model).double().eval()
     model.__dict__.pop("forward", None)
     with torch.no_grad():
-        logits = model(input_ids=torch.tensor([head + tail])).logits[0, len(head) - 1 : -1]
-    return logits.log_softmax(-1).gather(1, torch.tensor(tail).unsqueeze(1)).squeeze(1)
+        ids = torch.tensor([head + tail], device=model.device)
+        logits = model(input_ids=ids).logits[0, len(head) - 1 : -1]
+    return logits.log_softmax(-1).gather(1, ids[0, len(head) :].unsqueeze(1)).squeeze(1)
 
 
 def check_scores(trainer, batch, name="privileged"):
@@ -52,7 +53,7 @@ def check_scores(trainer, batch, name="privileged"):
     logps, _ = trainer.objective._scores(trainer.model, batch["distillation"])
     for row, (head, tail) in enumerate(zip(teacher_reads(batch, name), completions(batch), strict=True)):
         start = int(batch["distillation"].views[name].start[row])
-        wanted = torch.zeros(batch["completion_ids"].shape[1], dtype=torch.float64)
+        wanted = logps.new_zeros(batch["completion_ids"].shape[1], dtype=torch.float64)
         wanted[start : len(tail)] = dense_logps(trainer.model, head, tail[start:])
         taught = batch["distillation"].views[name].taught[row] & batch["distillation"].mask[row].bool()
         torch.testing.assert_close(logps[index, row].double()[taught], wanted[taught], rtol=1e-4, atol=1e-5)

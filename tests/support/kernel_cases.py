@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import reference
+from devices import device
 from trl_opsd.kernels import Head, LinearDivergenceInputs, PolicyTerm, chunks, linear_divergence, tile
 from trl_opsd.losses import DivergenceSpec
 
@@ -109,15 +110,17 @@ class Case:
 
 
 def make(n=10, k=2, dtype=torch.float64, bias=True, seed=0, v=V, m=None, **other) -> Case:
-    """A random case. Weights and old log-probabilities are float32, or float64 with such inputs."""
+    """A random case, the same numbers on every device. Weights and old log-probabilities are float32, or float64 with
+    such inputs."""
     generator = torch.Generator().manual_seed(seed)
     wide = torch.promote_types(dtype, torch.float32)
     m = n if m is None else m
 
     def randn(*shape, to=dtype):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(to)
+        drawn = torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")
+        return drawn.to(device(), to)
 
-    weights = torch.rand(k, m, generator=generator, dtype=torch.float64).to(wide) + 0.1
+    weights = torch.rand(k, m, generator=generator, dtype=torch.float64, device="cpu").to(device(), wide) + 0.1
     weights[:, 1::4] = 0  # a masked token
     weights[-1, 2::4] = 0  # a view that a row lacks
     return Case(
@@ -127,7 +130,7 @@ def make(n=10, k=2, dtype=torch.float64, bias=True, seed=0, v=V, m=None, **other
         teacher_hidden=randn(k, m, TEACHER_H),
         teacher_weight=randn(v, TEACHER_H).mul_(0.6),
         teacher_bias=randn(v) if bias else None,
-        labels=torch.randint(v, (n,), generator=generator),
+        labels=torch.randint(v, (n,), generator=generator, device="cpu").to(device()),
         weights=weights,
         old_logps=randn(m, to=wide) - 2.5,
         **other,
@@ -166,6 +169,7 @@ def tiles_of(monkeypatch, tokens: int, v: int = V) -> list[int]:
         seen.append(len(pair.p))
         return inner(pair, spec)
 
-    monkeypatch.setattr(chunks, "_CPU_TILE", tokens * v + v // 2)
+    for name in ("_CPU_TILE", "_TILE"):
+        monkeypatch.setattr(chunks, name, tokens * v + v // 2)
     monkeypatch.setattr(tile, "token_loss", token_loss)
     return seen

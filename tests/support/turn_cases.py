@@ -41,10 +41,11 @@ def row_loss(
     model = copy.deepcopy(trainer.model).double()
     model.__dict__.pop("forward", None)
     mask = batch["completion_mask"] * batch["tool_mask"]
-    total = torch.zeros((), dtype=torch.float64)
+    total = torch.zeros((), dtype=torch.float64, device=model.device)
     for row, (head, tail) in enumerate(zip(student_prompts(batch), completions(batch), strict=True)):
-        logits = type(model).forward(model, input_ids=torch.tensor([head + tail])).logits[0, len(head) - 1 : -1]
-        logps = logits.log_softmax(-1).gather(1, torch.tensor(tail).unsqueeze(1)).squeeze(1)
+        ids = torch.tensor([head + tail], device=model.device)
+        logits = type(model).forward(model, input_ids=ids).logits[0, len(head) - 1 : -1]
+        logps = logits.log_softmax(-1).gather(1, ids[0, len(head) :].unsqueeze(1)).squeeze(1)
         own = advantages[row].double().expand(mask.shape[1])[: len(tail)]
         kept = mask[row, : len(tail)]
         if score is None:

@@ -18,6 +18,7 @@ import tiny
 from batches import batch_of
 from conftest import length_reward, retaken
 from dense import dense_logits
+from devices import device
 from trl_opsd import OPSDConfig
 from trl_opsd.trainer.setup_checks import check_student_lengths
 
@@ -78,7 +79,7 @@ def disagreeing(trainer, per_token):
     inputs = dict(batch_of(trainer))
     generator = torch.Generator().manual_seed(3)
     rows, tokens = inputs["completion_mask"].shape
-    noise = 0.5 * torch.randn(3, rows, tokens, generator=generator)
+    noise = 0.5 * torch.randn(3, rows, tokens, generator=generator).to(device())
     _, log_p = dense_logits(trainer.model, inputs["prompt_ids"], inputs["prompt_mask"], inputs, dtype=torch.float32)
     own = log_p.detach().gather(-1, inputs["completion_ids"].unsqueeze(-1)).squeeze(-1)
     inputs["old_per_token_logps"] = own + noise[0]
@@ -165,7 +166,7 @@ def test_a_mixed_loss_corrects_each_term_once(make_trainer, tokenizer):
     options = {"reward_funcs": length_reward, "policy_weight": 0.7, "distillation_weight": 0.3, "seed": 1}
     trainer = moved(make_trainer, tokenizer, **options)
     inputs = disagreeing(trainer, True)
-    inputs["advantages"] = torch.tensor([1.0, -1.0, 0.5, 2.0] * 2)
+    inputs["advantages"] = torch.tensor([1.0, -1.0, 0.5, 2.0] * 2, device=device())
     trainer.use_vllm = True
     policy = GRPOTrainer._compute_loss(trainer, trainer.model, inputs).item()
     _, _, _, divergence, mask = dense_parts(trainer, inputs)

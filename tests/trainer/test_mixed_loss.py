@@ -10,6 +10,7 @@ from trl import GRPOTrainer
 import tiny
 from batches import batch_of
 from conftest import length_reward, retaken
+from devices import device
 from families import small_model
 from runs import SAMPLED
 
@@ -45,9 +46,9 @@ def off_policy(inputs: dict) -> dict:
     """Old log-probabilities that give ratios on both sides of the clip, and advantages of both signs."""
     generator = torch.Generator().manual_seed(5)
     shape = inputs["completion_mask"].shape
-    noise = torch.randn(shape, generator=generator) * 0.3
-    old = inputs["old_per_token_logps"] + noise
-    return retaken(inputs | {"old_per_token_logps": old, "advantages": torch.tensor([1.0, -1.0, 0.5, 2.0])})
+    noise = torch.randn(shape, generator=generator).to(device()) * 0.3
+    old, advantages = inputs["old_per_token_logps"] + noise, torch.tensor([1.0, -1.0, 0.5, 2.0], device=device())
+    return retaken(inputs | {"old_per_token_logps": old, "advantages": advantages})
 
 
 def check_sum_of_terms(trainer, inputs: dict) -> None:
@@ -87,11 +88,11 @@ def test_mixed_loss_is_the_sum_of_its_terms(make_trainer, case):
 def test_weight_of_the_verifiers_advantage_in_sampled_token_mode(make_trainer):
     trainer = make_trainer(reward_funcs=length_reward, policy_weight=0.3, **SAMPLED)
     batch = batch_of(trainer)["distillation"]
-    stats = {name: torch.randn(batch.mask.shape) for name in ("student_logps", "student_entropy")}
-    stats |= {name: torch.randn(batch.shares.shape) for name in ("teacher_logps", "teacher_entropy")}
-    batch.advantages = torch.zeros(4)
+    stats = {name: torch.randn(batch.mask.shape, device=device()) for name in ("student_logps", "student_entropy")}
+    stats |= {name: torch.randn(batch.shares.shape, device=device()) for name in ("teacher_logps", "teacher_entropy")}
+    batch.advantages = torch.zeros(4, device=device())
     gap = trainer.objective.sampled_advantages(batch, stats)
-    batch.advantages = torch.tensor([1.0, -1.0, 0.5, 2.0])
+    batch.advantages = torch.tensor([1.0, -1.0, 0.5, 2.0], device=device())
     both = trainer.objective.sampled_advantages(batch, stats)
     torch.testing.assert_close(both - gap, 0.3 * batch.advantages.unsqueeze(1).expand_as(gap))
 

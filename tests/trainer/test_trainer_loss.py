@@ -15,6 +15,7 @@ import tiny
 from batches import batch_of
 from conftest import backbone_inputs, length_reward
 from dense import reference_loss
+from devices import device
 from families import FAMILIES, SMALL
 from pairwise import pairwise
 from trl_opsd.privileged import rollouts_of
@@ -106,7 +107,7 @@ def test_weights_of_a_generation_batch_that_spans_several_updates(make_trainer, 
 def test_mixed_loss_is_the_weighted_sum_of_the_two_terms(make_trainer):
     trainer = make_trainer(reward_funcs=length_reward, policy_weight=0.7, distillation_weight=0.3, seed=1)
     inputs = batch_of(trainer)
-    inputs["advantages"] = torch.tensor([1.0, -1.0, 0.5, 2.0])
+    inputs["advantages"] = torch.tensor([1.0, -1.0, 0.5, 2.0], device=device())
     mixed = trainer._compute_loss(trainer.model, inputs)
     policy = super(type(trainer), trainer)._compute_loss(trainer.model, inputs)
     distillation, _ = reference_loss(trainer, inputs)

@@ -10,6 +10,7 @@ from peft import CPTConfig, LoraConfig, MultitaskPromptTuningConfig, PeftModel, 
 import tiny
 from batches import batch_of, completions, student_prompts, teacher_reads
 from conftest import length_reward
+from devices import device
 from families import small_model
 from runs import assert_same_run, interrupted, move
 from trl_opsd import View
@@ -47,7 +48,7 @@ def written_by_whole_forwards(model, prompt, count=8):
     """Likeliest tokens, one by one, each by a forward of all tokens before it."""
     ids = list(prompt)
     for _ in range(count):
-        read = torch.tensor([ids])
+        read = torch.tensor([ids], device=model.device)
         with torch.no_grad():
             ids.append(model(input_ids=read, attention_mask=torch.ones_like(read)).logits[0, -1].argmax().item())
     return ids[len(prompt) :]
@@ -71,11 +72,11 @@ def test_the_base_teacher_is_the_model_without_it(make_trainer, tokenizer, name)
     trainer = make_trainer(peft_config=adapter(name), teacher_model_kind="base")
     move(trainer.model, 0.5)
     assert type(trainer.teacher.weights) is StudentWeights
-    ids = torch.arange(9, 19).unsqueeze(0)
+    ids = torch.arange(9, 19, device=device()).unsqueeze(0)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     with trainer.teacher.teacher_forward(trainer.model) as teacher:
         given = teacher(**inputs).logits
-    torch.testing.assert_close(given, tiny.model(tokenizer).eval()(**inputs).logits)
+    torch.testing.assert_close(given, tiny.model(tokenizer).to(device()).eval()(**inputs).logits)
     assert not torch.allclose(given, trainer.model.eval()(**inputs).logits[:, -10:], atol=1e-3)
 
 
@@ -97,13 +98,14 @@ def test_gradients_of_a_batch_are_those_of_its_rows(make_trainer, tokenizer, nam
 
     student = get_peft_model(tiny.model(tokenizer), adapter(name))
     student.load_state_dict(trainer.model.state_dict())
-    student, teacher = student.double().eval(), tiny.model(tokenizer).double().eval()
-    total, tokens = torch.zeros((), dtype=torch.float64), 0
+    student, teacher = (one.to(device()).double().eval() for one in (student, tiny.model(tokenizer)))
+    total, tokens = torch.zeros((), dtype=torch.float64, device=device()), 0
     for prompt, read, completion in zip(student_prompts(batch), teacher_reads(batch), completions(batch), strict=True):
         log_p, log_q = (
-            reader(input_ids=torch.tensor([ids + completion])).logits[0, -len(completion) - 1 : -1].log_softmax(-1)
+            reader(input_ids=torch.tensor([ids + completion], device=device())).logits[0, -len(completion) - 1 : -1]
             for reader, ids in ((student, prompt), (teacher, read))
         )
+        log_p, log_q = log_p.log_softmax(-1), log_q.log_softmax(-1)
         total = total + (log_q.detach().exp() * (log_q.detach() - log_p)).sum()
         tokens += len(completion)
     (total / tokens).backward()
@@ -140,8 +142,8 @@ def test_a_saved_adapter_is_plain_peft(make_trainer, tokenizer, tmp_path, name):
         assert torch.equal(value, start[key]) != trained, key
     trainer.save_model(str(tmp_path / "saved"))
     trainer.create_model_card()
-    loaded = PeftModel.from_pretrained(tiny.model(tokenizer), tmp_path / "saved").eval()
-    ids = torch.arange(9, 19).unsqueeze(0)
+    loaded = PeftModel.from_pretrained(tiny.model(tokenizer), tmp_path / "saved").to(device()).eval()
+    ids = torch.arange(9, 19, device=device()).unsqueeze(0)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     torch.testing.assert_close(loaded(**inputs).logits, trainer.model.eval()(**inputs).logits)
     mend_generation(loaded)

@@ -54,12 +54,12 @@ def dense(trainer, prompt_ids, images, completion, temperature=1.0):
     """Log-probabilities `(C, V)` of one row in float64, from the processor's own tensors of its images."""
     model = copy.deepcopy(trainer.model).double().eval()
     model.__dict__.pop("forward", None)
-    ids = torch.tensor([prompt_ids + completion])
+    ids = torch.tensor([prompt_ids + completion], device=model.device)
     seen = {}
     if images:
         text = [trainer.processing_class.image_token * len(images)]
         seen = dict(trainer.processing_class(images=[images], text=text, return_tensors="pt"))
-        seen = {name: value for name, value in seen.items() if name.startswith(("pixel", "image"))}
+        seen = {name: value.to(model.device) for name, value in seen.items() if name.startswith(("pixel", "image"))}
         seen["pixel_values"] = seen["pixel_values"].double()
     types = {"qwen2_vl": "mm_token_type_ids", "gemma3": "token_type_ids"}.get(model.config.model_type)
     if types is not None:
@@ -196,7 +196,7 @@ def test_rows_are_dealt_with_their_pixels(make, kind, accumulation):
 
 
 def assert_scores(scores, dense_logps, tokens):
-    wanted = dense_logps.gather(1, torch.tensor(tokens).unsqueeze(1)).squeeze(1)
+    wanted = dense_logps.gather(1, torch.tensor(tokens, device=scores.device).unsqueeze(1)).squeeze(1)
     torch.testing.assert_close(scores[: len(tokens)].double(), wanted, rtol=1e-4, atol=1e-4)
 
 
