@@ -133,7 +133,7 @@ CONTENDERS: dict[str, list[Options]] = {
     "atesd, share 1": exposure(share=1.0),
     "atesd, random share": exposure(share="random"),
     "rft": [
-        collected(["answer"], RIGHT, reward=REWARD, distillation_weight=1.0, num_generations=4),
+        collected(["answer"], RIGHT, reward=REWARD, privileged_source="none", num_generations=4),
         sft(1, 1.0),
     ],
     "sd_zero": [

@@ -4,6 +4,7 @@
 
 import random
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from datasets import Dataset
@@ -18,6 +19,7 @@ from trl_opsd.rollouts.view import View, Views
 TRAIN = {"sum": 2000, "product": 300, "sort": 2000, "rewriting": 300}  # of some there are not more
 
 
+@cache
 def make_rows(task: str) -> Dataset:
     """
     Questions that neither the pre-training nor the scores have, each with its contexts: `solution`, `wrong` (a careless

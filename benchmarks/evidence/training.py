@@ -5,6 +5,7 @@
 import tempfile
 import time
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from trl import SFTConfig, SFTTrainer
 
 from benchmarks.evidence import rows as rows_module
 from benchmarks.evidence.experiments import CHECK, ROWS, SOLUTION, Options
+from benchmarks.lab.contexts import Example
 from benchmarks.lab.make import held_out, load
+from benchmarks.lab.pretraining import encode, padded
 from benchmarks.lab.scores import answers
 from benchmarks.lab.tasks import TASKS, correct, feedback_on
 from trl_opsd import OPSDConfig, OPSDTrainer
@@ -55,7 +58,7 @@ class Lab:
     problems: int
     steps: int
 
-    @property
+    @cached_property
     def asked(self) -> list[str]:
         return held_out(TASKS[self.task], self.problems)
 
@@ -68,20 +71,23 @@ class Score:
     tokenizer: PreTrainedTokenizerBase
     most: int = MOST
 
-    def greedy(self, model: PreTrainedModel) -> list[float]:
-        return correct(answers(model, self.tokenizer, self.lab.asked, most=self.most), self.lab.asked)
+    def greedy(self, model: PreTrainedModel) -> list[str]:
+        return answers(model, self.tokenizer, self.lab.asked, most=self.most)
 
     def all(self, model: PreTrainedModel) -> dict[str, Any]:
-        asked, task = self.lab.asked, TASKS[self.lab.task]
-        sampled = correct(answers(model, self.tokenizer, asked, sample=True, most=self.most), asked)
+        """
+        Scores after a training: `right`, a digit a question; shares of answers that are right when sampled, when
+        greedy in every step, and when the model reads a hint or the solution; loss of critiques.
+        """
+        asked, task, greedy = self.lab.asked, TASKS[self.lab.task], self.greedy(model)
+        sampled = answers(model, self.tokenizer, asked, sample=True, most=self.most)
         notes = [feedback_on(task.worked(one, lambda: False), one) for one in asked]
         hinted = [f"{one} feedback: {note}" for one, note in zip(asked, notes, strict=True)]
         solved = [one + SOLUTION.format(privileged_context=task.worked(one)) for one in asked]
-        greedy = answers(model, self.tokenizer, asked, most=self.most)
         return {
             "right": "".join(str(int(one)) for one in correct(greedy, asked)),
             "every_step": mean([float(feedback_on(*one) == "all right") for one in zip(greedy, asked, strict=True)]),
-            "sampled": mean(sampled),
+            "sampled": mean(correct(sampled, asked)),
             "with_hint": mean(correct(answers(model, self.tokenizer, hinted, most=self.most), asked)),
             "with_solution": mean(correct(answers(model, self.tokenizer, solved, most=self.most), asked)),
             "critique_loss": self.critique_loss(model),
@@ -90,25 +96,25 @@ class Score:
 
     def critique_loss(self, model: PreTrainedModel) -> float:
         """Nats a token of true feedback on careless attempts at the held-out questions."""
-        total, tokens = 0.0, 0
-        task = TASKS[self.lab.task]
+        shown = []
+        for question in self.lab.asked:
+            attempt = TASKS[self.lab.task].worked(question, lambda: False)
+            asked = CHECK.format(question=question, attempt=attempt)
+            shown.append(encode(self.tokenizer, Example(asked, feedback_on(attempt, question))))
+        ids, labels = padded(shown)
         with torch.no_grad():
-            for question in self.lab.asked:
-                attempt = task.worked(question, lambda: False)
-                asked = CHECK.format(question=question, attempt=attempt)
-                read, said = (
-                    self.tokenizer(part, add_special_tokens=False)["input_ids"]
-                    for part in (f"<user>{asked}<bot>", f"{feedback_on(attempt, question)}<eos>")
-                )
-                logits = model(input_ids=torch.tensor([read + said])).logits[0, len(read) - 1 : -1]
-                total += torch.nn.functional.cross_entropy(logits, torch.tensor(said), reduction="sum").item()
-                tokens += len(said)
-        return total / tokens
+            return model.eval()(input_ids=ids, labels=labels).loss.item()
+
+
+@cache
+def scores_at_the_start(lab: Lab) -> dict[str, Any]:
+    model, tokenizer = load(lab.folder)
+    return Score(lab, tokenizer).all(model)
 
 
 @dataclass
 class Looks(TrainerCallback):
-    """Greedy scores a few times in a run, by the steps of the whole contender; their time is taken off the run's."""
+    """Greedy scores within a training, by the steps of the whole contender; their time is taken off the run's."""
 
     score: Score
     every: int
@@ -119,12 +125,17 @@ class Looks(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step % self.every == 0 or state.global_step == state.max_steps:
             start = time.process_time()
-            self.scores[self.before + state.global_step] = mean(self.score.greedy(kwargs["model"]))
+            asked = self.score.lab.asked
+            self.scores[self.before + state.global_step] = mean(correct(self.score.greedy(kwargs["model"]), asked))
             self.seconds += time.process_time() - start
 
 
 def mean(values: list[float]) -> float:
     return sum(values) / len(values)
+
+
+def share(digits: str) -> float:
+    return digits.count("1") / len(digits)
 
 
 class Contender:
@@ -143,7 +154,7 @@ class Contender:
         self.weights: dict[int, dict[str, torch.Tensor]] = {0: _copied(model)}  # by the number of the phase
         self.collected: dict[int, Dataset] = {}
         self.steps, self.seconds, self.tokens = 0, 0.0, 0.0
-        self.scores: dict[int, float] = {0: mean(self.score.greedy(model))}
+        self.scores: dict[int, float] = {0: share(scores_at_the_start(lab)["right"])}
         self.metrics: dict[str, list[float]] = {}
         self.counts: dict[str, int] = {}
 
@@ -178,6 +189,7 @@ class Contender:
         self.score.most = options["max_completion_length"]
         if teacher is not None:
             self._model(teacher).save_pretrained(folder / "teacher")
+            self.tokenizer.save_pretrained(folder / "teacher")
             options |= {"teacher_model_kind": "checkpoint", "teacher_model_name_or_path": str(folder / "teacher")}
         args = OPSDConfig(str(folder / "opsd"), **options)
         rows = rows_module.make_rows(self.lab.task)

@@ -37,11 +37,12 @@ def held_out(task: Task, count: int, size: int | None = None, part: int = 0) -> 
     Raises:
         ValueError: If the task has not so many.
     """
-    drawn = itertools.islice(questions(task, size or task.size, part, random.Random(part)), 50 * count)
-    found = list(dict.fromkeys(drawn))[:count]
-    if len(found) < count:
-        raise ValueError(f"The task {task.name!r} has {len(found)} questions of that size and part, and not {count}.")
-    return found
+    found: dict[str, None] = {}
+    for question in itertools.islice(questions(task, size or task.size, part, random.Random(part)), 50 * count):
+        found[question] = None
+        if len(found) == count:
+            return list(found)
+    raise ValueError(f"The task {task.name!r} has {len(found)} questions of that size and part, and not {count}.")
 
 
 def prompts_by_context(task: Task, asked: list[str]) -> dict[str, list[str]]:

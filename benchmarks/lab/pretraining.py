@@ -64,12 +64,15 @@ def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[tuple[tor
         starts = list(range(0, len(rows), ROWS))
         rng.shuffle(starts)
         for start in starts:
-            part = rows[start : start + ROWS]
-            width = max(len(ids) for ids, _ in part)
-            # Padding on the right, which no real token can attend to
-            ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in part])
-            labels = [[-100] * read + ids[read:] + [-100] * (width - len(ids)) for ids, read in part]
-            yield ids, torch.tensor(labels)
+            yield padded(rows[start : start + ROWS])
+
+
+def padded(rows: list[tuple[list[int], int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and labels, `(B, T)` each, of encoded examples, padded on the right: no real token sees it."""
+    width = max(len(ids) for ids, _ in rows)
+    ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in rows])
+    labels = torch.tensor([[-100] * read + ids[read:] + [-100] * (width - len(ids)) for ids, read in rows])
+    return ids, labels
 
 
 def pretrain(seed: int = 0, steps: int = STEPS, every: int = 500) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:

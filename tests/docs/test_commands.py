@@ -244,4 +244,6 @@ def test_every_program_can_be_imported(path):
 
 def test_every_benchmark_has_a_command():
     has_main = {path.stem for path in (ROOT / "benchmarks").glob("*.py") if "\ndef main(" in path.read_text()}
+    packages = (ROOT / "benchmarks").glob("*/__init__.py")
+    has_main |= {path.parent.name for path in packages if " import main\n" in path.read_text()}
     assert has_main - {"__main__"} == {*benchmarks.BENCHMARKS, "methods"}  # which `step --methods` runs
