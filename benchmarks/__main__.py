@@ -86,7 +86,7 @@ def evidence_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--contenders", nargs="+", help="those whose names begin so; default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--task", default="sum", choices=["sum", "product", "sort", "rewriting"])
-    parser.add_argument("--steps", type=int, default=60, help="optimizer steps of a run")
+    parser.add_argument("--steps", type=int, default=30, help="optimizer steps of a run")
     parser.add_argument("--problems", type=int, default=256, help="held-out questions")
     parser.add_argument("--table", action="store_true", help="print the runs so far and do none")
     parser.add_argument("--model", type=Path, default=ROOT / "demo" / "lab" / "model")

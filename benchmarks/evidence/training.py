@@ -25,13 +25,13 @@ from trl_opsd import OPSDConfig, OPSDTrainer
 from trl_opsd.phases.collect import collect
 
 
-LOOKS = 2  # scores of a run, beside that of the start
+LOOKS = 3  # scores within a run, beside that of the start
 MOST = 36  # tokens of an answer
 COLLECTED = 256  # prompts of a phase that collects
 COMMON: Options = {
     "bf16": False, "report_to": "none", "disable_tqdm": True, "gradient_checkpointing": False, "save_strategy": "no",
     "use_cpu": True, "dataloader_pin_memory": False, "lr_scheduler_type": "constant",
-    "per_device_train_batch_size": ROWS, "learning_rate": 1e-4,
+    "per_device_train_batch_size": ROWS, "learning_rate": 2e-5,
 }  # fmt: skip
 KEPT = (
     "reward", "self_distillation/divergence", "completions/mean_length", "self_distillation/leak/quotes",
