@@ -9,6 +9,8 @@ python -m benchmarks step --methods
 python -m benchmarks scaling
 python -m benchmarks compare opsd rlsd opsd+no_pi opsd+wrong_pi grpo --task addition --seeds 1 2
 python -m benchmarks key_lookup
+python -m benchmarks lab
+python -m benchmarks evidence turns --seeds 1 2 3
 python -m benchmarks tokens --seed 1
 python -m benchmarks agents --config smollm2_calculator_hint -- --seed 1
 python -m benchmarks score demo/models/smollm2-135m --problems 64
@@ -72,6 +74,26 @@ def key_lookup_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--max_steps", type=int, default=60)
     parser.add_argument("--copying", type=int, default=300, help="steps that teach the model to copy a context")
+
+
+def lab_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, default=0, help="of weights and texts")
+    parser.add_argument("--steps", type=int, default=3000, help="optimizer steps, of 32 texts")
+    parser.add_argument("--problems", type=int, default=128, help="held-out questions of each task and context")
+    parser.add_argument("--table", action="store_true", help="make no model, and show what the one there does")
+    parser.add_argument("--output", type=Path, default=ROOT / "demo" / "lab" / "model")
+
+
+def evidence_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("experiments", nargs="*", help="names of experiments; default: all")
+    parser.add_argument("--contenders", nargs="+", help="those whose names begin so; default: all")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--task", default="sum", choices=["sum", "product", "sort", "rewriting"])
+    parser.add_argument("--steps", type=int, default=30, help="optimizer steps of a run")
+    parser.add_argument("--problems", type=int, default=256, help="held-out questions")
+    parser.add_argument("--table", action="store_true", help="print the runs so far and do none")
+    parser.add_argument("--model", type=Path, default=ROOT / "demo" / "lab" / "model")
+    parser.add_argument("--output", type=Path, default=PAGES / "lab", help="folder of the results, one file a run")
 
 
 def tokens_options(parser: argparse.ArgumentParser) -> None:
@@ -139,6 +161,8 @@ BENCHMARKS = {
     "scaling": (scaling_options, "growth with tokens, context, views, vocabulary and processes"),
     "compare": (compare_options, "scores of methods on one task with one budget, with controls"),
     "key_lookup": (key_lookup_options, "methods of turns on a made-up task, with a tiny model and controls"),
+    "lab": (lab_options, "the lab model: a small model trained from nothing, and what it does with contexts"),
+    "evidence": (evidence_options, "experiments on the lab model: contenders and controls on several seeds"),
     "tokens": (tokens_options, "sampled tokens to a score, by self-distillation and by GRPO"),
     "agents": (agents_options, "errors of tool calls on held-out tasks, before and after a recipe"),
     "score": (score_options, "greedy answers of models to unseen sums, and nats of a text"),

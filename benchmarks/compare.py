@@ -12,7 +12,6 @@ import gc
 import json
 import os
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from transformers import TrainerCallback
 
 from benchmarks.controls import control_of
 from benchmarks.environment import ROOT
+from benchmarks.kept import kept
 from benchmarks.report import figure, save, table
 from examples.demo import DIVERGENCE, answers
 from trl_opsd.cli import train as opsd
@@ -168,6 +168,7 @@ class Scores(TrainerCallback):
 
 def run(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Train one contender and score it."""
+    print(f"{args.task}, {name}, seed {seed}", flush=True)
     task = TASKS[args.task]
     recipe, options = setting(name, args.task)
     options = {**task.budget, **options, "seed": seed, "max_steps": args.max_steps, "disable_tqdm": "true"}
@@ -193,24 +194,14 @@ def run(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def kept(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
-    """A run's results: those in its file, or new ones. A failure is a result too."""
+def result_of(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """A run's results: those in its file, or new ones."""
     path = args.output / f"{args.task}-{name}-{seed}.json"
     key = {"task": args.task, "contender": name, "seed": seed}
     for option in OPTIONS:
         value = getattr(args, option)
         key[option] = str(value) if isinstance(value, Path) else value
-    if path.exists():
-        result = json.loads(path.read_text())
-        if "error" not in result and key.items() <= result.items():
-            return result
-    print(f"{args.task}, {name}, seed {seed}", flush=True)
-    try:
-        result = {**key, **run(name, seed, args)}
-    except (Exception, SystemExit) as error:
-        traceback.print_exc()
-        result = {**key, "error": f"{type(error).__name__}: {error}"}
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    result = kept(path, key, lambda: run(name, seed, args))
     gc.collect()
     return result
 
@@ -226,7 +217,7 @@ def main(args: argparse.Namespace) -> None:
         data.prepare(args.task)
     for seed in args.seeds:
         for name in args.contenders:
-            kept(name, seed, args)
+            result_of(name, seed, args)
     print(report_of(args.output))
 
 
