@@ -99,10 +99,12 @@ def test_policy_stays_off(make_trainer):
 
 def test_the_controls_of_plain_settings_are_what_they_were(make_trainer):
     """Those that docs/comparison.md reports lost nothing: another row's context, and the template's own words."""
-    template = {"template": " Here is the reference solution: {privileged_context}. Use it to answer the question in "
-                "your own words."}  # fmt: skip
-    for name in ("opsd", "base"):
-        described = own_and_controls(name)
+    templates = {
+        "opsd": " Here is the reference solution: {privileged_context}. Use it to answer the question in your own words.",
+        "base": " The full equation is {privileged_context}. Write the full equation as your answer.",
+    }
+    for name, text in templates.items():
+        template, described = {"template": text}, own_and_controls(name)
         views, _ = views_of(make_trainer, *described[1:], {"other_row": template}, {"empty": template})
         assert views[0] == views[2] and views[1] == views[3]
 
