@@ -51,9 +51,9 @@ gpu: .venv/.ready  ## check on one GPU in ten minutes: values, the loss, a step,
 test: .venv/.ready  ## the tests, in minutes, without those of `make test-engines`
 	@$(BIN)/python -m pytest -m "not engines" -n 2 --dist loadfile $(ARGS)
 
-# Those of vLLM run in .venv-vllm, with the oldest transformers supported, as do the files that depend most on transformers,
-# and what needs Triton, which vLLM brings
-OLDEST = tests/distributed/test_vllm_*.py tests/trainer/test_trl_pins.py tests/trainer/test_trainer_loss.py tests/trainer/test_generation.py tests/trainer/test_planted.py tests/benchmarks/test_triton_tile.py
+# Those of vLLM run in .venv-vllm, with the oldest transformers supported, as do the files that depend most on
+# transformers, and those that want Triton
+OLDEST = tests/kernels/test_faked_cuda.py tests/benchmarks/test_triton_tile.py tests/distributed/test_vllm_*.py tests/trainer/test_trl_pins.py tests/trainer/test_trainer_loss.py tests/trainer/test_generation.py tests/trainer/test_planted.py
 
 test-engines: .venv/.ready .venv-vllm/.ready  ## tests with several processes, engines that shard, vLLM, kills, the whole demo: half an hour
 	@$(BIN)/python -m pytest -m engines $(ARGS)

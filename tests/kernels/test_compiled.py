@@ -17,6 +17,7 @@ from torch._dynamo.utils import counters
 from torch._inductor import config as inductor
 from torch._inductor.utils import fresh_inductor_cache
 
+from conftest import length_reward
 from devices import device
 from kernel_cases import SINGLE, SPECS, TARGETS, TRANSFORMS, Case, check, close, make, tiles_of
 from pairwise import pairwise
@@ -181,6 +182,41 @@ def test_a_switch_that_is_neither(monkeypatch):
 
 
 EVERY = pairwise(name=list(SPECS), dtype=[torch.float32, torch.bfloat16, torch.float16])
+
+
+@pytest.mark.engines
+def test_a_compiler_that_fails_in_the_middle_of_a_chunk(compiling, monkeypatch):
+    """Rows whose gradient stands in the place of their logits already are not done again."""
+    case, spec = make(n=7, dtype=torch.float32, seed=54), SPECS["stop-gradient"]
+    want = uncompiled(case, spec, monkeypatch)
+    # Top-k goes in parts, here of 3, 3 and 1 tokens, and a single token would need a graph of its own
+    monkeypatch.setitem(compiled.DYNAMO, "recompile_limit", 1)
+    with pytest.warns(UserWarning, match="`torch.compile` failed on `distilled_tile`"):
+        close(everything(case, spec), want, **NEAR)
+    assert graphs() == 1
+
+
+@pytest.mark.engines
+def test_a_training(compiling, make_trainer, monkeypatch):
+    """Weighted tokens and a live teacher, whose forward runs in inference mode."""
+    options = {
+        "reward_funcs": length_reward,
+        "method": "pw_opsd",
+        "teacher_model_kind": "live",
+        "max_steps": 1,
+    }
+    logs = []
+    for switch, expected in (("1", True), ("0", False)):
+        monkeypatch.setenv(compiled.SWITCH, switch)
+        counters.clear()
+        torch.manual_seed(0)
+        trainer = make_trainer(**options)
+        trainer.train()
+        assert (graphs() > 0) == expected
+        logs.append(trainer.state.log_history[0])
+    first, second = ({key: value for key, value in log.items() if "time" not in key} for log in logs)
+    assert first.keys() == second.keys()
+    assert {key: value for key, value in first.items() if value != pytest.approx(second[key], rel=1e-3, abs=1e-5)} == {}
 
 
 @pytest.mark.engines
