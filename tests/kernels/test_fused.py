@@ -14,7 +14,7 @@ import torch
 
 import reference
 from devices import device
-from kernel_cases import DOUBLE, SINGLE, Case, V, close, make, tiles_of
+from kernel_cases import DOUBLE, SINGLE, Case, V, close, drawn, make, tiles_of
 from trl_opsd.kernels import DivergenceStats, fused_linear_divergence
 from trl_opsd.losses import DivergenceSpec
 
@@ -129,7 +129,7 @@ def test_weights(target):
     case = make(k=3, seed=43)
     tokens = torch.tensor([1.0, 0, 1, 2, 0.5, 1, 1, 0, 1, 1], dtype=torch.float64)
     views = torch.tensor([0.5, 0.0, 0.3], dtype=torch.float64)
-    per_token = torch.rand(3, 10, generator=torch.Generator(device()).manual_seed(44), dtype=torch.float64)
+    per_token = drawn(torch.rand, 3, 10, seed=44)
     for token_weight, view_weight in ((tokens, None), (None, views), (tokens, views), (tokens, per_token)):
         one = torch.full((10,), 0.1, dtype=torch.float64) if token_weight is None else token_weight
         share = torch.full((3,), 1 / 3, dtype=torch.float64) if view_weight is None else view_weight
@@ -177,9 +177,7 @@ def test_a_bias_rules_tokens_out():
 @pytest.mark.parametrize("bias", [True, False])
 def test_teacher_with_the_head_of_the_student(bias):
     case = make(k=2, seed=47, bias=bias)
-    case.teacher_hidden = torch.randn(
-        2, 10, 6, dtype=torch.float64, generator=torch.Generator(device()).manual_seed(48)
-    )
+    case.teacher_hidden = drawn(torch.randn, 2, 10, 6, seed=48)
     case.teacher_hidden.requires_grad_()
     case.weights = mean_over_tokens_and_views(2, 10)
     got = call(case, teacher_weight=None, teacher_bias=None, logit_softcap=3.0, logit_scale=0.7)

@@ -14,8 +14,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 import reference
-from devices import device
-from kernel_cases import DOUBLE, SINGLE, SPECS, TRANSFORMS, V, check, close, every_transform, make, tiles_of
+from kernel_cases import DOUBLE, SINGLE, SPECS, TRANSFORMS, V, check, close, drawn, every_transform, make, tiles_of
 from pairwise import pairwise
 from trl_opsd.kernels import Head, PolicyTerm, chunks, label_scores
 from trl_opsd.losses.divergences import LOG_ZERO
@@ -23,8 +22,7 @@ from trl_opsd.losses.divergences import LOG_ZERO
 
 def grpo(n: int, seed: int = 30) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """A clipped ratio, an estimate of the KL to a reference model and an entropy bonus."""
-    generator = torch.Generator(device()).manual_seed(seed)
-    old, reference_logps, advantages = torch.randn(3, n, generator=generator, dtype=torch.float64)
+    old, reference_logps, advantages = drawn(torch.randn, 3, n, seed=seed)
     old, reference_logps = old - 2.5, reference_logps - 2.5
 
     def loss(logps: torch.Tensor, entropies: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ Inputs and comparisons of the tests of `trl_opsd.kernels`.
 Legend: N tokens, the first M of them distilled, H hidden size of the student, V vocabulary, K views.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -135,6 +136,12 @@ def make(n=10, k=2, dtype=torch.float64, bias=True, seed=0, v=V, m=None, **other
         old_logps=randn(m, to=wide) - 2.5,
         **other,
     )
+
+
+def drawn(draw: Callable[..., torch.Tensor], *shape: int, seed: int) -> torch.Tensor:
+    """`torch.rand` or `torch.randn` in float64, with the same numbers on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    return draw(*shape, generator=generator, dtype=torch.float64, device="cpu").to(device())
 
 
 def check(case: Case, spec: DivergenceSpec, factor: float = 1.0, **tolerance) -> None:
