@@ -100,7 +100,8 @@ def test_policy_stays_off(make_trainer):
 def test_the_controls_of_plain_settings_are_what_they_were(make_trainer):
     """Those that docs/comparison.md reports lost nothing: another row's context, and the template's own words."""
     templates = {
-        "opsd": " Here is the reference solution: {privileged_context}. Use it to answer the question in your own words.",
+        "opsd": " Here is the reference solution: {privileged_context}. Use it to answer the question in your own "
+        "words.",
         "base": " The full equation is {privileged_context}. Write the full equation as your answer.",
     }
     for name, text in templates.items():
