@@ -64,7 +64,8 @@ def everything(case: Case, spec: DivergenceSpec) -> list[torch.Tensor]:
 
 def compare(name: str, dtype: torch.dtype, monkeypatch, **options) -> None:
     """Against the uncompiled function, and against float64."""
-    case, spec = make(dtype=dtype, seed=50, **options), SPECS[name]
+    # With this seed no two logits that a top-k set parts are equal in half precision
+    case, spec = make(dtype=dtype, seed=51, **options), SPECS[name]
     gots, wants = everything(case, spec), uncompiled(case, spec, monkeypatch)
     for got, want in zip(gots, wants, strict=True):
         assert got.dtype == want.dtype
