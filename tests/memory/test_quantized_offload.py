@@ -69,7 +69,7 @@ def test_nothing_to_offload(wrong):
 
 def test_offload_is_a_remedy():
     """Where a copy is what is too much: before anything that changes what is trained."""
-    run = Run(Shape(MODELS["qwen3-1.7b"]), **ONE, gpu_gb=25.0, rows=1, accumulation=8)
+    run = Run(Shape(MODELS["qwen3-1.7b"]), **ONE, gpu_gb=22.0, rows=1, accumulation=8)
     assert judge(run).fits != YES
     first = remedies(run)[0]
     assert first.run.offload and not first.changes_training and judge(first.run).fits == YES

@@ -80,7 +80,7 @@ class Server(Teacher):
         self.num_updates = None if self.live else 0
         self.topk = self.args.distillation_topk or 0
         self._sent: WeakKeyDictionary[TeacherBatch, list[Future | None]] = WeakKeyDictionary()
-        self._waited = self._retries = 0.0
+        self._waited, self._retries_told = 0.0, 0
         embeddings = self.core.get_output_embeddings()
         rows = getattr(embeddings.weight, "ds_shape", embeddings.weight.shape)[0]  # ZeRO-3 leaves empty tensors
         self.vocabulary = int(rows)
@@ -131,7 +131,7 @@ class Server(Teacher):
         return self.client.submit(score, self.client, self.facts.model, ids, start, self.topk, self.vocabulary)
 
     def answer(self, batch: TeacherBatch) -> Outputs:
-        begin, retried = time.monotonic(), self.client.retried
+        begin = time.monotonic()
         with raise_on_all_ranks(self.accelerator, "the teacher's server"):
             try:
                 rows = [one and one.result() for one in self._begin(batch)]
@@ -142,7 +142,6 @@ class Server(Teacher):
         if batch.uses_left <= 0:
             del self._sent[batch]
         self._waited += time.monotonic() - begin
-        self._retries += self.client.retried - retried
         return _at_tokens(rows, batch, self.topk, self.accelerator.device)
 
     def write(self, prompts: list[list[int]], options: dict[str, Any], ends: list[int]) -> list[list[int]]:
@@ -153,9 +152,9 @@ class Server(Teacher):
         return [text.result() for text in texts]
 
     def metrics(self) -> dict[str, tuple[float, float]]:
-        waited, retries = self._waited, self._retries
-        self._waited = self._retries = 0.0
-        return {"teacher_server/wait_seconds": (waited, 1.0), "teacher_server/retries": (retries, 1.0)}
+        waited, self._waited = self._waited, 0.0
+        retries, self._retries_told = self.client.retried - self._retries_told, self.client.retried
+        return {"teacher_server/wait_seconds": (waited, 1.0), "teacher_server/retries": (float(retries), 1.0)}
 
 
 def _sequences(batch: TeacherBatch) -> list[tuple[list[int], int]]:
