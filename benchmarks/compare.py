@@ -46,7 +46,6 @@ class Task:
         plain, mixed (`str`): Recipes of the plain settings, without and with the reward.
         reward (`str`): The reward that `mixed` learns from.
         budget (`dict[str, Any]`): What all contenders have in common.
-        context (`dict[str, Any]`): Options by which the plain settings read the context that the methods' recipes read.
         wrong_pi (`Any`): Source of the wrong contexts, as many as a method reads at once.
         score (`Callable`): From answers and held-out rows to 1 or 0 each.
     """
@@ -55,7 +54,6 @@ class Task:
     mixed: str
     reward: str
     budget: dict[str, Any]
-    context: dict[str, Any]
     wrong_pi: Any
     score: Callable[[list[str], list[tasks.Row]], list[float]]
 
@@ -66,7 +64,6 @@ TASKS = {
         "smollm2_addition_grpo.yaml",
         "trl_opsd.examples.tasks.correct_sum",
         {"per_device_train_batch_size": 16, "max_completion_length": 24, "learning_rate": 2e-5},
-        {},
         {"other_row": {"count": 8}},
         lambda texts, rows: tasks.correct_sum(texts, [row["answer"] for row in rows]),
     ),
@@ -75,7 +72,6 @@ TASKS = {
         "smollm2_json.yaml",
         "trl_opsd.examples.tasks.valid_json",
         {"per_device_train_batch_size": 8, "max_completion_length": 32, "learning_rate": 3e-5},
-        {},
         {"fixed": {"context": "Reply in one short sentence."}},  # every row's own context says the same
         lambda texts, rows: tasks.valid_json(texts),
     ),
@@ -113,7 +109,7 @@ def setting(name: str, task: str) -> tuple[Path, dict[str, Any]]:
         rewarded = {"reward_funcs": TASKS[task].reward, "num_generations": 4} if mixed else {}
         if name in method_names() and method_of(name).reads_reward and not mixed:  # rewards that train nothing
             rewarded = {"reward_funcs": TASKS[task].reward, "policy_weight": 0.0}
-        options = {**TASKS[task].context, **rewarded, **options}
+        options = {**rewarded, **options}
     if control and control not in ("no_pi", "wrong_pi"):
         raise ValueError(f"A control is no_pi or wrong_pi, got {control!r}.")
     if control:
